@@ -1,0 +1,53 @@
+"""Gold tokens: which tokens of an answer a model should produce after a prompt.
+
+The server scores with them and the embedded models are trained on them, so there is one definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+
+class GoldTokens(NamedTuple):
+    """The tokens of a prompt and of its answer.
+
+    Attributes:
+        prompt: token ids of the prompt alone, with the tokenizer's special tokens.
+        gold: token ids of the answer, at least one, without EOS.
+        joint: whether `gold` is how the tokenizer goes on after this prompt. False where it merges the last prompt
+            token with the answer's first (about half of Thai answers under byte-level BPE), so that separator and
+            answer were tokenized apart.
+    """
+
+    prompt: tuple[int, ...]
+    gold: tuple[int, ...]
+    joint: bool
+
+
+def gold_tokens(
+    encode: Callable[[str], Sequence[int]],
+    encode_bare: Callable[[str], Sequence[int]],
+    prompt: str,
+    separator: str,
+    answer: str,
+) -> GoldTokens:
+    """Freeze the prompt's tokens and find the answer's, for a causal language model.
+
+    Args:
+        encode: text to token ids, with the special tokens that the model has (BOS; a trailing EOS is not allowed).
+        encode_bare: text to token ids, without special tokens.
+        prompt: the text before the answer.
+        separator: the text between them, `" "` or `""`.
+        answer: the answer's text.
+
+    Raises:
+        ValueError: the answer has no tokens.
+    """
+    frozen = tuple(encode(prompt))
+    whole = tuple(encode(prompt + separator + answer))
+    joint = whole[: len(frozen)] == frozen and len(whole) > len(frozen)
+    gold = whole[len(frozen) :] if joint else tuple(encode_bare(separator + answer))
+    if not gold:
+        raise ValueError(f"the answer {answer!r} has no tokens")
+    return GoldTokens(frozen, gold, joint)

@@ -1,0 +1,1 @@
+"""Generated from proto/neuroglot/v1 by `make proto`."""
