@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+FAMILY ?= bloom
 INSTALLED := $(VENV)/.installed
 PROTOS := $(wildcard proto/neuroglot/v1/*.proto)
 STUBS := client/neuroglot/v1
@@ -19,8 +20,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[analysis,cpu,exporter,dev]'
 	@touch $@
 
-demo: $(INSTALLED)  ## the main job on the embedded model: export, serve, analyse, report
-	@$(BIN)/neuroglot demo --out build/demo
+demo: $(INSTALLED)  ## the main job on an embedded model: export, serve, analyse, report (FAMILY=llama for another)
+	@$(BIN)/neuroglot demo --family $(FAMILY) --out build/demo
 
 test: $(INSTALLED)  ## every test but the slow ones
 	$(BIN)/pytest -m 'not slow'

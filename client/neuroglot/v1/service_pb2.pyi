@@ -270,7 +270,7 @@ class AnalyzeGroupsRequest(_message.Message):
 
     @_builtins.property
     def analysis(self) -> _analysis_pb2.Analysis:
-        """What is wanted. May be left out after the first message: then it is the previous message's."""
+        """What is wanted. May be left out: then it is the previous message's, and in the first message an empty one."""
 
     def __init__(
         self,

@@ -33,7 +33,8 @@ class NeuroglotServiceStub(object):
     A request with fields that this server does not know, at any depth, is refused too: it must
     not answer a newer client's intervention with the baseline.
     NOT_FOUND           the model is not served; the message names those that are.
-    RESOURCE_EXHAUSTED  the queue is full; a google.rpc.RetryInfo says how long to wait.
+    RESOURCE_EXHAUSTED  the queue is full; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+    FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
     UNAVAILABLE         the server is going down.
     INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
@@ -80,7 +81,8 @@ class NeuroglotServiceServicer(object):
     A request with fields that this server does not know, at any depth, is refused too: it must
     not answer a newer client's intervention with the baseline.
     NOT_FOUND           the model is not served; the message names those that are.
-    RESOURCE_EXHAUSTED  the queue is full; a google.rpc.RetryInfo says how long to wait.
+    RESOURCE_EXHAUSTED  the queue is full; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+    FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
     UNAVAILABLE         the server is going down.
     INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
@@ -166,7 +168,8 @@ class NeuroglotService(object):
     A request with fields that this server does not know, at any depth, is refused too: it must
     not answer a newer client's intervention with the baseline.
     NOT_FOUND           the model is not served; the message names those that are.
-    RESOURCE_EXHAUSTED  the queue is full; a google.rpc.RetryInfo says how long to wait.
+    RESOURCE_EXHAUSTED  the queue is full; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+    FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
     UNAVAILABLE         the server is going down.
     INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
