@@ -1,13 +1,15 @@
 """Everything that neuroglot raises.
 
 NeuroglotError
-├── InvalidGroupError        a group that no server could answer, found before it is sent   (also ValueError)
-├── InvalidSelectionError    a neuron set or a selection that makes no sense                (also ValueError)
+├── InvalidGroupError        a group that no server could answer, found before it is sent         (also ValueError)
+├── InvalidSelectionError    a neuron set, a selection or an intervention that makes no sense     (also ValueError)
+├── InvalidTargetError       to connect to: neither an address nor a bundle's folder              (also ValueError)
+├── NotInResultError         a part of a result that was not asked for, or that cannot be         (also LookupError)
 ├── BundleError              a folder that is no bundle, or a damaged or a newer one
-├── AnalysisError            an analysis that makes no sense: mixed languages, an unknown task  (also ValueError)
+├── AnalysisError            an analysis that makes no sense: mixed languages, an unknown task    (also ValueError)
 ├── RunError                 a run's folder that is damaged, or that holds another run
 ├── InstallationError        an extra that the command needs is missing
-└── ServerError              what the server said, with its status code and request id
+└── ServerError              what the server said, with its status code and request id; any status but these:
     ├── InvalidRequestError  INVALID_ARGUMENT, with the fields that were wrong
     ├── NotFoundError        NOT_FOUND: the message names what exists
     ├── OverloadedError      RESOURCE_EXHAUSTED: carries how long to wait

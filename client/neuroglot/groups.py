@@ -36,7 +36,8 @@ class Group:
         cluster: examples that are not independent of each other share a cluster (three templates of one fact).
 
     Raises:
-        InvalidGroupError: no prompt, an empty prompt, or an answer or a separator for a language without a prompt.
+        InvalidGroupError: no prompt, an empty prompt or answer, an answer or a separator for a language without a
+            prompt, or a separator that is neither a space nor nothing.
     """
 
     prompts: Mapping[str, str]
@@ -64,7 +65,11 @@ class Group:
         for language, aliases in answers.items():
             if not aliases or not all(aliases):
                 raise InvalidGroupError(f"{name}: an answer of {language!r} is empty: give a word or leave it out")
+        for language, separator in self.separators.items():
+            if separator not in ("", " "):
+                raise InvalidGroupError(f"{name}: the separator of {language!r} is {separator!r}: give ' ' or ''")
         separators = {language: self.separators.get(language, default_separator(language)) for language in self.prompts}
+        object.__setattr__(self, "prompts", dict(self.prompts))
         object.__setattr__(self, "answers", answers)
         object.__setattr__(self, "separators", separators)
 

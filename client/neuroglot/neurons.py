@@ -1,0 +1,245 @@
+"""Types of neurons, and sets of neurons: what an analysis finds and what an intervention acts on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroglot.errors import InvalidSelectionError
+from neuroglot.packing import pack_bits, unpack_bits
+
+SET_FORMAT = "neuroglot.neuron_set"
+SET_FORMAT_VERSION = 1
+
+
+class NeuronType(IntEnum):
+    """What a neuron is to a group of L rows; s is the number of rows in which it is active (Eq. 4 to 7).
+
+    The value is the code in packed type maps and the column in counts.
+    """
+
+    NON_ACTIVATED = 0
+    """s = 0."""
+    SPECIFIC = 1
+    """s = 1."""
+    PARTIAL_SHARED = 2
+    """1 < s < L."""
+    ALL_SHARED = 3
+    """s = L."""
+
+    @property
+    def label(self) -> str:
+        """The type in the paper's spelling: `all-shared`."""
+        return self.name.lower().replace("_", "-")
+
+    @classmethod
+    def from_label(cls, label: str) -> NeuronType:
+        """The type of a label.
+
+        >>> NeuronType.from_label("all-shared")
+        <NeuronType.ALL_SHARED: 3>
+
+        Raises:
+            InvalidSelectionError: no type has that label; the message names those that exist.
+        """
+        for member in cls:
+            if member.label == label:
+                return member
+        raise InvalidSelectionError(
+            f"{label!r} is no type of neuron: the types are {', '.join(member.label for member in cls)}"
+        )
+
+
+NON_ACTIVATED = NeuronType.NON_ACTIVATED
+SPECIFIC = NeuronType.SPECIFIC
+PARTIAL_SHARED = NeuronType.PARTIAL_SHARED
+ALL_SHARED = NeuronType.ALL_SHARED
+
+
+@dataclass(frozen=True, repr=False)
+class NeuronSet:
+    """An immutable set of neurons of one component of one model, with the operators of Python's sets.
+
+    >>> early = NeuronSet.from_indices([(0, 3), (1, 3)], component="decoder", layers=2, neurons=5)
+    >>> late = NeuronSet.from_indices([(1, 3), (1, 4)], component="decoder", layers=2, neurons=5)
+    >>> list(early & late), len(early | late), (0, 3) in early - late
+    ([(1, 3)], 3, True)
+
+    Two sets combine if component and geometry are the same and the sources do not contradict each other; an empty
+    source fits any. Two exports of one checkpoint have the same source, so their sets combine.
+
+    Attributes:
+        component: `decoder` or `encoder`.
+        layers: number of layers of the component.
+        neurons: neurons a layer.
+        bits: one bit a neuron, as `neuroglot.packing.pack_bits` gives them for `[layers, neurons]`.
+        source: where the model's checkpoint came from (`bigscience/bloomz-560m`); empty where the set is bound to none.
+
+    Raises:
+        InvalidSelectionError: the bits do not fit the geometry; or, of an operator, the sets do not fit each other.
+    """
+
+    component: str
+    layers: int
+    neurons: int
+    bits: bytes = field(repr=False)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse bits that do not fit, so that every set that exists can be trusted."""
+        if min(self.layers, self.neurons) < 1:
+            raise InvalidSelectionError(f"no neuron set: {self.layers} layers of {self.neurons} neurons hold none")
+        try:
+            self.to_mask()
+        except ValueError as error:
+            raise InvalidSelectionError(f"no neuron set: {error}") from None
+
+    @classmethod
+    def from_mask(cls, mask: NDArray[np.bool_], *, component: str, source: str = "") -> NeuronSet:
+        """The set of the neurons at which a mask of shape `[layers, neurons]` is true."""
+        if mask.ndim != 2 or mask.dtype != np.bool_:
+            raise InvalidSelectionError(
+                f"a mask of neurons is a bool array of shape [layers, neurons], and this is {mask.dtype} of shape "
+                f"{list(mask.shape)}"
+            )
+        return cls(component, mask.shape[0], mask.shape[1], pack_bits(mask), source)
+
+    @classmethod
+    def from_indices(
+        cls, indices: Iterable[tuple[int, int]], *, component: str, layers: int, neurons: int, source: str = ""
+    ) -> NeuronSet:
+        """The set of the neurons given as pairs (layer, neuron), both counted from 0.
+
+        Raises:
+            InvalidSelectionError: a layer or a neuron that the component does not have.
+        """
+        mask = np.zeros((layers, neurons), dtype=np.bool_)
+        for layer, neuron in indices:
+            for what, index, count in (("layer", layer, layers), ("neuron", neuron, neurons)):
+                if not 0 <= index < count:
+                    raise InvalidSelectionError(
+                        f"{what} {index} of {component!r} does not exist: it has {count} (0 to {count - 1})"
+                        + (" a layer" if what == "neuron" else "")
+                    )
+            mask[layer, neuron] = True
+        return cls.from_mask(mask, component=component, source=source)
+
+    def to_mask(self) -> NDArray[np.bool_]:
+        """A new array `[layers, neurons]`, true at the set's neurons."""
+        return unpack_bits(self.bits, (self.layers, self.neurons))
+
+    def counts(self) -> NDArray[np.int64]:
+        """How many neurons of each layer are in the set, `[layers]`."""
+        counts: NDArray[np.int64] = self.to_mask().sum(axis=1, dtype=np.int64)
+        return counts
+
+    def bound_to(self, source: str) -> NeuronSet:
+        """The same neurons of another model of the same geometry: those of a base model in its fine-tuned twin."""
+        return replace(self, source=source)
+
+    def __or__(self, other: NeuronSet) -> NeuronSet:
+        return self._combined(other, np.bitwise_or)
+
+    def __and__(self, other: NeuronSet) -> NeuronSet:
+        return self._combined(other, np.bitwise_and)
+
+    def __xor__(self, other: NeuronSet) -> NeuronSet:
+        return self._combined(other, np.bitwise_xor)
+
+    def __sub__(self, other: NeuronSet) -> NeuronSet:
+        return self._combined(other, lambda ours, theirs: ours & ~theirs)
+
+    def __invert__(self) -> NeuronSet:
+        return replace(self, bits=pack_bits(~self.to_mask()))
+
+    def __le__(self, other: NeuronSet) -> bool:
+        return not self - other
+
+    def __lt__(self, other: NeuronSet) -> bool:
+        return self <= other and self.bits != other.bits
+
+    def __len__(self) -> int:
+        return int.from_bytes(self.bits, "little").bit_count()
+
+    def __contains__(self, neuron: tuple[int, int]) -> bool:
+        layer, index = neuron
+        if not (0 <= layer < self.layers and 0 <= index < self.neurons):
+            return False
+        return bool(self.bits[layer * -(-self.neurons // 8) + index // 8] >> index % 8 & 1)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Pairs (layer, neuron), in order."""
+        return ((int(layer), int(neuron)) for layer, neuron in np.argwhere(self.to_mask()))
+
+    def __repr__(self) -> str:
+        return f"<NeuronSet: {len(self)} of {self.layers * self.neurons} neurons of {self._home}>"
+
+    @property
+    def _home(self) -> str:
+        source = f", {self.source}" if self.source else ""
+        return f"{self.component} ({self.layers} x {self.neurons}{source})"
+
+    def _combined(
+        self, other: NeuronSet, operation: Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.uint8]]
+    ) -> NeuronSet:
+        if not isinstance(other, NeuronSet):
+            return NotImplemented
+        same_geometry = (self.component, self.layers, self.neurons) == (other.component, other.layers, other.neurons)
+        sources = {self.source, other.source} - {""}
+        if not same_geometry or len(sources) > 1:
+            raise InvalidSelectionError(
+                f"neurons of {self._home} do not combine with neurons of {other._home}: component, layers, neurons and "
+                "source must be the same (`bound_to` moves a set to a model of the same geometry)"
+            )
+        ours, theirs = (np.frombuffer(one.bits, dtype=np.uint8) for one in (self, other))
+        return replace(self, bits=operation(ours, theirs).tobytes(), source="".join(sources))
+
+    def save(self, path: str | Path) -> None:
+        """Write the set to a file: one line of JSON that describes it, then the packed bits."""
+        header = {
+            "format": SET_FORMAT,
+            "version": SET_FORMAT_VERSION,
+            "source": self.source,
+            "component": self.component,
+            "layers": self.layers,
+            "neurons": self.neurons,
+            "count": len(self),
+            "sha256": hashlib.sha256(self.bits).hexdigest(),
+        }
+        Path(path).write_bytes(json.dumps(header, ensure_ascii=False).encode() + b"\n" + self.bits)
+
+    @classmethod
+    def load(cls, path: str | Path) -> NeuronSet:
+        """Read a set that `save` wrote.
+
+        Raises:
+            InvalidSelectionError: the file is something else, of a newer version, or damaged.
+        """
+        line, _, bits = Path(path).read_bytes().partition(b"\n")
+        try:
+            header = json.loads(line)
+            written_as, version = header["format"], header["version"]
+        except (ValueError, KeyError, TypeError):
+            written_as, version = None, None
+        if written_as != SET_FORMAT:
+            raise InvalidSelectionError(f"{path} holds no neuron set: give a file that `NeuronSet.save` wrote")
+        if version != SET_FORMAT_VERSION:
+            raise InvalidSelectionError(
+                f"{path} has version {version} of the format, this neuroglot reads version {SET_FORMAT_VERSION}: "
+                "upgrade neuroglot"
+            )
+        if hashlib.sha256(bits).hexdigest() != header.get("sha256"):
+            raise InvalidSelectionError(f"{path} is damaged: its {len(bits)} bytes of neurons are not those written")
+        try:
+            return cls(header["component"], header["layers"], header["neurons"], bits, header["source"])
+        except (KeyError, TypeError) as error:
+            raise InvalidSelectionError(
+                f"{path} is damaged: its first line lacks or garbles a field ({error})"
+            ) from None

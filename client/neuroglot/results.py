@@ -1,0 +1,194 @@
+"""Results: the server's answer about one group.
+
+A result wraps the message of the contract and reads from it when asked. What was not asked for is not empty but an
+error that says which argument gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError
+
+from neuroglot.errors import NotInResultError
+from neuroglot.type_maps import Types
+from neuroglot.v1 import result_pb2
+
+BASELINE = "baseline"
+"""The name of the variant without interventions."""
+
+_Item = TypeVar("_Item")
+
+
+class _Named(dict[str, _Item]):
+    """A dictionary whose error for an unknown name says which there are."""
+
+    def __init__(self, what: str, items: Mapping[str, _Item]) -> None:
+        super().__init__(items)
+        self._what = what
+
+    def __missing__(self, name: str) -> _Item:
+        raise NotInResultError(f"there is no {self._what} {name!r} in this result: it has {', '.join(map(repr, self))}")
+
+
+@dataclass(frozen=True)
+class RowPrediction:
+    """What the model says after a prompt, under one variant.
+
+    Attributes:
+        error: why there is no prediction (an intervention made the numbers overflow); empty where there is one.
+        exact: whether every gold token is the most likely one given those before it; None without an answer.
+        gold_log_probability: of the gold tokens, summed, in nats; None without an answer.
+        token_ids: the tokens generated, EOS excluded; empty unless generation was asked for.
+        text: their text, less leading and trailing white space.
+        matches: whether the normalised text equals any normalised answer; None without an answer or generation.
+        starts_with_answer: whether it starts with any of them; None without an answer or generation.
+        selected_neurons: neurons that the interventions chose in this row, over all layers and components.
+        selected_active_neurons: those of them that were active in the baseline.
+    """
+
+    error: str
+    exact: bool | None
+    gold_log_probability: float | None
+    token_ids: tuple[int, ...]
+    text: str
+    matches: bool | None
+    starts_with_answer: bool | None
+    selected_neurons: int
+    selected_active_neurons: int
+
+    @classmethod
+    def from_message(cls, message: result_pb2.RowPrediction) -> RowPrediction:
+        """Read the message; what is unset there is None here, where protobuf's getters say False or 0."""
+        return cls(
+            error=message.error,
+            exact=message.exact if message.HasField("exact") else None,
+            gold_log_probability=message.gold_log_probability if message.HasField("gold_log_probability") else None,
+            token_ids=tuple(message.token_ids),
+            text=message.text,
+            matches=message.matches if message.HasField("matches") else None,
+            starts_with_answer=message.starts_with_answer if message.HasField("starts_with_answer") else None,
+            selected_neurons=message.selected_neurons,
+            selected_active_neurons=message.selected_active_neurons,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ComponentResult:
+    """The neurons of one component.
+
+    Attributes:
+        name: `decoder` or `encoder`.
+        layers: number of layers.
+        neurons: neurons a layer.
+        thresholds: types at each threshold that was asked for, in their order.
+    """
+
+    name: str
+    layers: int
+    neurons: int
+    thresholds: tuple[Types, ...]
+
+
+class GroupResult:
+    """The answer about one group.
+
+    Attributes:
+        message: the message of the contract (`neuroglot.v1.GroupResult`), which everything here is read from.
+    """
+
+    def __init__(self, message: result_pb2.GroupResult) -> None:
+        self.message = message
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> GroupResult:
+        """Undo `to_bytes`.
+
+        Raises:
+            ValueError: the bytes are something else.
+        """
+        try:
+            return cls(result_pb2.GroupResult.FromString(data))
+        except DecodeError as error:
+            raise ValueError(f"these {len(data)} bytes are no result that `to_bytes` wrote: {error}") from None
+
+    def to_bytes(self) -> bytes:
+        """The answer as bytes, to keep; equal answers give equal bytes."""
+        return self.message.SerializeToString(deterministic=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GroupResult) and self.message == other.message
+
+    def __repr__(self) -> str:
+        return f"<GroupResult {self.group_id!r}: {', '.join(self.labels)} by {self.provenance.model}>"
+
+    @property
+    def group_id(self) -> str:
+        """The id of the group."""
+        return self.message.group_id
+
+    @property
+    def rows(self) -> tuple[result_pb2.RowResult, ...]:
+        """What was run for each row: `label`, `prompt_tokens`, `gold_token_ids`, `gold_is_joint`."""
+        return tuple(self.message.rows)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the rows: the group's languages."""
+        return tuple(row.label for row in self.message.rows)
+
+    @property
+    def provenance(self) -> result_pb2.Provenance:
+        """What made the answer: model, source, bundle identity, server version, times in milliseconds."""
+        return self.message.provenance
+
+    @cached_property
+    def components(self) -> Mapping[str, ComponentResult]:
+        """The neurons, by component; an unknown name raises NotInResultError."""
+        source = self.provenance.source
+        components = {
+            component.component: ComponentResult(
+                name=component.component,
+                layers=component.layers,
+                neurons=component.neurons,
+                thresholds=tuple(Types(one, component, self.labels, source) for one in component.thresholds),
+            )
+            for component in self.message.components
+        }
+        return _Named("component", components)
+
+    @property
+    def types(self) -> Types:
+        """The types in the only component, at the first threshold.
+
+        Raises:
+            NotInResultError: the model has several components.
+        """
+        if len(self.components) != 1:
+            names = list(self.components)
+            raise NotInResultError(
+                f"the model has the components {' and '.join(names)}: say which, "
+                f"`result.components[{names[-1]!r}].thresholds[0]`"
+            )
+        (component,) = self.components.values()
+        return component.thresholds[0]
+
+    @cached_property
+    def predictions(self) -> Mapping[str, Mapping[str, RowPrediction]]:
+        """Predictions by variant, `baseline` first, and by label; an unknown name raises NotInResultError.
+
+        Raises:
+            NotInResultError: predictions were not asked for.
+        """
+        if not self.message.variants:
+            raise NotInResultError("predictions were not asked for: analyze with predict=True")
+        variants = {
+            variant.name: _Named(
+                "row", dict(zip(self.labels, map(RowPrediction.from_message, variant.predictions), strict=True))
+            )
+            for variant in self.message.variants
+        }
+        return _Named("variant", variants)

@@ -1,0 +1,96 @@
+"""Many questions on one bidirectional stream, and their answers as they come."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+
+from neuroglot.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from grpc import _CallIterator as CallIterator
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last thing that comes in: the stream is over, by an error or not."""
+
+    error: grpc.RpcError | None
+
+
+def exchange(
+    start: Callable[[Iterator[_Request]], CallIterator[_Response]],
+    requests: Iterator[_Request],
+    in_flight: int,
+) -> Generator[_Response, None, None]:
+    """Send requests and yield their responses, in the order in which they come.
+
+    Requests are taken in the caller's thread, one for each response once `in_flight` are sent: so they may be without
+    end, and what taking one raises reaches the caller. A response that is there is not held back for more than one
+    request. Closing the generator cancels the call.
+
+    Args:
+        start: opens the stream with the requests it is to send.
+        requests: each gets one response.
+        in_flight: most requests without a response, at least 1.
+
+    Raises:
+        grpc.RpcError: the stream broke before every request had its response.
+        UnavailableError: the server ended it before that, and said nothing.
+    """
+    outgoing: SimpleQueue[_Request | None] = SimpleQueue()
+    incoming: SimpleQueue[_Response | _End] = SimpleQueue()
+    call = start(iter(outgoing.get, None))
+    receiver = threading.Thread(target=_receive, args=(call, incoming), name="neuroglot-receiver", daemon=True)
+    receiver.start()
+    # Closed in the `finally` below or, if the program ends before that, at its exit: a generator that was left behind
+    # is closed by the interpreter only when daemon threads stand still already, some of them with gRPC's locks in hand.
+    close = weakref.finalize(receiver, _close, call, outgoing, receiver)
+    unanswered, more = 0, True
+    try:
+        while more or unanswered:
+            if more:  # and so there is room: below, a full house waits for a response
+                request = next(requests, None)
+                outgoing.put(request)  # None, at the end, tells the server that no more will come
+                more = request is not None
+                unanswered += more
+            if unanswered == in_flight or (unanswered and not more) or not incoming.empty():
+                response = incoming.get()
+                if isinstance(response, _End):
+                    raise response.error or _ended_early(unanswered)
+                unanswered -= 1
+                yield response
+        receiver.join()  # the server sees an end, not a cancellation
+    finally:
+        close()
+
+
+def _receive(call: CallIterator[_Response], incoming: SimpleQueue[_Response | _End]) -> None:
+    error = None
+    try:
+        for response in call:
+            incoming.put(response)
+    except grpc.RpcError as raised:
+        error = raised
+    finally:
+        incoming.put(_End(error))
+
+
+def _close(call: CallIterator[_Response], outgoing: SimpleQueue[_Request | None], receiver: threading.Thread) -> None:
+    outgoing.put(None)  # gRPC's sending thread waits on this queue
+    call.cancel()
+    if receiver is not threading.current_thread():  # in which a generator may be collected
+        receiver.join()
+
+
+def _ended_early(unanswered: int) -> UnavailableError:
+    return UnavailableError("UNAVAILABLE", f"the server ended the stream and left {unanswered} questions unanswered")
