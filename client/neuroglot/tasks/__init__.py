@@ -1,0 +1,1 @@
+"""Tasks with parallel prompts: where the groups of an analysis come from."""
