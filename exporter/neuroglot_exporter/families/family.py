@@ -1,0 +1,68 @@
+"""What a family has to say: where its neurons are, and which attributes of its config are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class FfnLayer:
+    """Where the neurons of one layer are: the paths of two torch modules.
+
+    Attributes:
+        activation: its output is the activation, `act(x W_k)` or, gated, `act(gate)`.
+        down_projection: the linear layer whose weight is the value matrix.
+    """
+
+    activation: str
+    down_projection: str
+
+
+@dataclass(frozen=True)
+class Ffn:
+    """Where the neurons of one component are.
+
+    Attributes:
+        component: `decoder` or `encoder`.
+        activation: as in `FfnLayer`, with `{i}` for the layer: `transformer.h.{i}.mlp.gelu_impl`.
+        down_projection: as in `FfnLayer`, with `{i}` for the layer.
+        depth: how many layers there are, from the config.
+    """
+
+    component: str
+    activation: str
+    down_projection: str
+    depth: Callable[[Any], int]
+
+    def layers(self, config: Any) -> list[FfnLayer]:
+        """The layers in their order."""
+        return [
+            FfnLayer(self.activation.format(i=i), self.down_projection.format(i=i)) for i in range(self.depth(config))
+        ]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of models.
+
+    Attributes:
+        name: as the manifest and the command line say it.
+        model_types: the values of `model_type` in config.json.
+        ffns: one for each component.
+        output_embedding: module path of the linear layer that gives the logits.
+        activation_function: the FFN's non-linearity, from the config.
+        max_positions: longest row that the position embedding allows, from the config; None where nothing bounds it.
+        harmless: attributes of config.json that leave the FFN where this file says it is, whatever their value.
+        pinned: attributes that do so only with one of these values.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    ffns: tuple[Ffn, ...]
+    output_embedding: str
+    activation_function: Callable[[Any], str]
+    max_positions: Callable[[Any], int | None]
+    harmless: frozenset[str]
+    pinned: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)

@@ -1,0 +1,41 @@
+"""What tests share: random checkpoints, and their bundles, made once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuroglot_exporter import export
+from tests.checkpoints import RandomModel, random_checkpoint
+
+torch.set_num_threads(1)  # on tiny models threads only wait for each other
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RandomModel]:
+    """By family: a random model of 3 layers, hidden size 24 and vocabulary 320, exported when first asked for."""
+
+    @cache
+    def exported(family: str) -> RandomModel:
+        checkpoint = random_checkpoint(tmp_path_factory.mktemp("checkpoints") / f"random-{family}", family)
+        bundle = tmp_path_factory.mktemp("bundles") / f"random-{family}"
+        export(str(checkpoint), bundle)
+        return RandomModel(family, checkpoint, bundle)
+
+    return exported
+
+
+@pytest.fixture(scope="session")
+def bloom_checkpoint(random_model: Callable[[str], RandomModel]) -> Path:
+    """A random BLOOM of 3 layers, 96 neurons each, hidden size 24, 3 heads, vocabulary 320."""
+    return random_model("bloom").checkpoint
+
+
+@pytest.fixture(scope="session")
+def bloom_bundle(random_model: Callable[[str], RandomModel]) -> Path:
+    """Its bundle. Bundles are never changed: copy it to damage it."""
+    return random_model("bloom").bundle
