@@ -1,0 +1,46 @@
+"""The embedded models: one tiny trained model a family, so that the service can be tried without a checkpoint.
+
+    embedded.path("bloom")                      the stored checkpoint, a folder that transformers loads
+    python -m neuroglot_exporter.embedded.train bloom       trains it again
+    python -m neuroglot_exporter.embedded.evaluate bloom    measures it and writes its card
+
+They know the capitals of 130 states in ten languages and little else: stand-ins, no evidence about large models.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from neuroglot.bundle import hash_file
+
+MODELS = Path(__file__).parent / "models"
+"""Where the stored checkpoints are, a folder for each family."""
+
+
+def families() -> list[str]:
+    """The families of which a model is stored."""
+    return sorted(folder.parent.name for folder in MODELS.glob("*/config.json"))
+
+
+def path(family: str) -> Path:
+    """The folder of a family's stored checkpoint.
+
+    >>> path("bloom").name
+    'bloom'
+
+    Raises:
+        LookupError: no model of this family is embedded.
+    """
+    stored = families()
+    if family not in stored:
+        raise LookupError(f"no embedded model {family!r}: there is {', '.join(stored) or 'none'}")
+    return MODELS / family
+
+
+def revision(family: str) -> str:
+    """What names a stored checkpoint as it is now: the beginning of its weights' hash.
+
+    Raises:
+        LookupError: no model of this family is embedded.
+    """
+    return hash_file(path(family) / "model.safetensors")[:12]
