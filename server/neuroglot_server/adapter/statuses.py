@@ -1,0 +1,151 @@
+"""What a caller is told when something goes wrong: the one table from exceptions to gRPC statuses.
+
+    InvalidRequest   INVALID_ARGUMENT     google.rpc.BadRequest: each field
+    ModelNotFound    NOT_FOUND
+    QueueFull        RESOURCE_EXHAUSTED   google.rpc.RetryInfo: when to try again
+    NotFinite        FAILED_PRECONDITION  the same request fails again until the model is served in a wider dtype
+    ModelClosed      UNAVAILABLE
+    GoingDown        UNAVAILABLE
+    anything else    INTERNAL             google.rpc.RequestInfo: the id under which the log has the trace
+
+DEADLINE_EXCEEDED and CANCELLED are gRPC's own: it cancels the method's task, and with it what the core does for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+from google.rpc.error_details_pb2 import BadRequest, RequestInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from neuroglot.errors import Violation
+from neuroglot.v1 import result_pb2
+from neuroglot_server.adapter.gate import GoingDown
+from neuroglot_server.core import InvalidRequest, ModelClosed, ModelNotFound, NotFinite, QueueFull, RequestError
+
+_logger = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
+
+STATUS_OF: dict[type[RequestError], grpc.StatusCode] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    NotFinite: grpc.StatusCode.FAILED_PRECONDITION,
+    ModelClosed: grpc.StatusCode.UNAVAILABLE,
+    GoingDown: grpc.StatusCode.UNAVAILABLE,
+}
+
+DETAILS_KEY = "grpc-status-details-bin"
+
+# A client drops a status whose trailing metadata is longer than 8 KiB. The message is in it twice, once with three
+# characters for each byte that is not ASCII; the details are in it as base64.
+_LONGEST_MESSAGE_BYTES = 512
+_LONGEST_DETAILS_BYTES = 3072
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no answer.
+
+    Attributes:
+        code: the gRPC status.
+        message: one line.
+        violations: the fields that were wrong.
+        retry_after_seconds: when a try is likely to succeed; None where waiting does not help.
+        request_id: the id under which the log has the trace; empty where there is none.
+    """
+
+    code: grpc.StatusCode
+    message: str
+    violations: tuple[Violation, ...] = ()
+    retry_after_seconds: float | None = None
+    request_id: str = ""
+
+
+def failure_of(error: Exception) -> Failure:
+    """What to tell the caller. What nobody foresaw goes to the log, with its trace and the id that the caller gets."""
+    if isinstance(error, RequestError):
+        return Failure(
+            STATUS_OF[type(error)],
+            str(error),
+            getattr(error, "violations", ()),
+            getattr(error, "retry_after_seconds", None),
+        )
+    request_id = secrets.token_hex(8)
+    _logger.error("request %s failed", request_id, exc_info=error)
+    message = f"the server failed, and its log says why under {request_id}: report it to those who run the server"
+    return Failure(grpc.StatusCode.INTERNAL, message, request_id=request_id)
+
+
+async def attempt(work: Awaitable[_Answer]) -> _Answer | Failure:
+    """The answer, or why there is none. Cancellation passes through."""
+    try:
+        return await work
+    except Exception as error:  # noqa: BLE001 - this is where every error becomes a status, and `failure_of` logs it
+        return failure_of(error)
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], failure: Failure) -> NoReturn:
+    """End a call with a failure, its details beside it."""
+    await context.abort(
+        failure.code,
+        _cut(failure.message, _LONGEST_MESSAGE_BYTES),
+        ((DETAILS_KEY, _status(failure).SerializeToString()),),
+    )
+
+
+def group_error(failure: Failure) -> result_pb2.GroupError:
+    """The failure of one group of a stream, as a message."""
+    return result_pb2.GroupError(
+        code=_number(failure.code),
+        message=failure.message,
+        violations=[
+            result_pb2.FieldViolation(field=field, description=description) for field, description in failure.violations
+        ],
+        request_id=failure.request_id,
+    )
+
+
+def _status(failure: Failure) -> Status:
+    """The failure as the message that clients look for under `DETAILS_KEY`."""
+    status = Status(code=_number(failure.code), message=_cut(failure.message, _LONGEST_MESSAGE_BYTES))
+    if failure.violations:
+        status.details.add().Pack(_bad_request(failure.violations))
+    if failure.retry_after_seconds is not None:
+        retry = RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(failure.retry_after_seconds * 1000))
+        status.details.add().Pack(retry)
+    if failure.request_id:
+        status.details.add().Pack(RequestInfo(request_id=failure.request_id))
+    return status
+
+
+def _bad_request(violations: Sequence[Violation]) -> BadRequest:
+    """As many of the violations as fit."""
+    fitting = BadRequest()
+    for field, description in violations:
+        one_more = BadRequest()
+        one_more.CopyFrom(fitting)
+        one_more.field_violations.add(
+            field=_cut(field, _LONGEST_MESSAGE_BYTES), description=_cut(description, _LONGEST_MESSAGE_BYTES)
+        )
+        if one_more.ByteSize() > _LONGEST_DETAILS_BYTES:
+            break
+        fitting = one_more
+    return fitting
+
+
+def _number(code: grpc.StatusCode) -> int:
+    """The number of a status, as in google.rpc.Code."""
+    return int(code.value[0])
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    """The start of a text, at most so many bytes of it."""
+    encoded = text.encode()
+    return text if len(encoded) <= most_bytes else encoded[: most_bytes - 3].decode(errors="ignore") + "..."

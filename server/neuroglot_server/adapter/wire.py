@@ -1,0 +1,106 @@
+"""Reads a request from the wire and refuses what protobuf would let pass.
+
+Protobuf drops fields that it does not know, keeps enum numbers that it has no name for, and accepts a oneof in which
+nothing is set. Each could turn a newer client's intervention into the baseline, so each is a violation here. What the
+values mean (is there such a layer?) is for the core to check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar, cast
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from neuroglot.errors import Violation
+from neuroglot.v1 import analysis_pb2
+from neuroglot_server.core import InvalidRequest
+from neuroglot_server.validation import refuse
+
+_Request = TypeVar("_Request", bound=Message)
+
+_MUST_BE_SET = {
+    analysis_pb2.Intervention.DESCRIPTOR.full_name: ("selection",),
+    analysis_pb2.Control.DESCRIPTOR.full_name: ("of",),
+}
+"""Messages inside of messages that have no meaning when left out."""
+
+_ZERO_HAS_A_MEANING = frozenset({analysis_pb2.Scope.DESCRIPTOR.full_name})
+"""Enums whose `_UNSPECIFIED` the contract gives a meaning."""
+
+
+def parse(kind: type[_Request], raw: bytes) -> _Request:
+    """Parse a request.
+
+    Raises:
+        InvalidRequest: the bytes are no message of this kind.
+    """
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        wrong = f"is {len(raw)} bytes that are no {kind.DESCRIPTOR.full_name}: generate the client from the contract"
+        raise InvalidRequest([Violation("request", wrong)]) from None
+
+
+def check(request: Message) -> None:
+    """Refuse unknown fields, unknown or unspecified enum values and unset oneofs, at any depth.
+
+    Raises:
+        InvalidRequest: names every field that is wrong, up to a limit.
+    """
+    refuse(_in_message(request, ""))
+
+
+def _in_message(message: Message, prefix: str) -> Iterator[Violation]:
+    """What is wrong in a message and in those inside of it; `prefix` is its path with a dot, or nothing."""
+    kind = cast(Descriptor, message.DESCRIPTOR)  # the stubs allow for another implementation of the same class
+    unknown = UnknownFieldSet(message)
+    for index in range(len(unknown)):
+        number = unknown[index].field_number
+        yield Violation(
+            f"{prefix}{number}",
+            f"is a field that {kind.full_name} does not have here: leave it out, or ask a server that knows it",
+        )
+    for oneof in kind.oneofs:
+        # To protobuf a field that is `optional` is a oneof of its own, with a name that starts with an underscore.
+        if not oneof.name.startswith("_") and message.WhichOneof(oneof.name) is None:
+            names = ", ".join(field.name for field in oneof.fields)
+            yield Violation(f"{prefix}{oneof.name}", f"is not set, expected one of {names}")
+    for name in _MUST_BE_SET.get(kind.full_name, ()):
+        if not message.HasField(name):
+            yield Violation(f"{prefix}{name}", "is not set, and there is no default")
+    for field in kind.fields:
+        if field.enum_type is None and field.message_type is None:
+            continue
+        if field.has_presence and not message.HasField(field.name):
+            continue
+        path = f"{prefix}{field.name}"
+        value = getattr(message, field.name)
+        if field.enum_type is not None:
+            yield from _in_enum(field.enum_type, value, path)
+        else:
+            for place, item in _messages(value):
+                yield from _in_message(item, f"{path}{place}.")
+
+
+def _messages(value: object) -> Iterator[tuple[str, Message]]:
+    """The messages that a field holds, each with what its path adds to the field's: `[2]`, `["en"]`, or nothing."""
+    if isinstance(value, Message):
+        yield "", value
+    elif isinstance(value, Mapping):
+        yield from ((f'["{key}"]', item) for key, item in value.items() if isinstance(item, Message))
+    else:
+        assert isinstance(value, Iterable)
+        yield from ((f"[{index}]", item) for index, item in enumerate(value))
+
+
+def _in_enum(enum: EnumDescriptor, value: int | Iterable[int], path: str) -> Iterator[Violation]:
+    """The numbers in an enum field that have no name or no meaning."""
+    allowed = [number for number in enum.values_by_number if number != 0 or enum.full_name in _ZERO_HAS_A_MEANING]
+    numbers = [("", value)] if isinstance(value, int) else ((f"[{i}]", number) for i, number in enumerate(value))
+    for place, number in numbers:
+        if number not in allowed:
+            names = ", ".join(f"{enum.values_by_number[known].name} = {known}" for known in allowed)
+            yield Violation(f"{path}{place}", f"is {number}, expected one of {names}")

@@ -1,0 +1,230 @@
+"""What a request asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum, auto
+
+
+class NeuronType(IntEnum):
+    """What a neuron is to a group of L rows; s is the number of rows in which it is active (Eqs. 4 to 7).
+
+    The numbers are the codes in packed maps and the order of the columns of counts.
+    """
+
+    NON_ACTIVATED = 0
+    SPECIFIC = 1
+    PARTIAL_SHARED = 2
+    ALL_SHARED = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt and its answers.
+
+    Attributes:
+        label: its name, unique in the group: by convention the language.
+        prompt: text, or the prompt's token ids as they are to be run.
+        answers: accepted answers, the gold one first; may be empty.
+        separator: what stands between prompt and answer; None for the language's default.
+    """
+
+    label: str
+    prompt: str | tuple[int, ...]
+    answers: tuple[str, ...] = ()
+    separator: str | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """One example in L languages, a row each."""
+
+    id: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class ByType:
+    """Neurons of these types in the group's own baseline, at the analysis' first threshold."""
+
+    types: tuple[NeuronType, ...]
+
+
+@dataclass(frozen=True)
+class ByNeuron:
+    """Neurons of one component, one by one.
+
+    Attributes:
+        component: its name; empty for the model's only one.
+        layers: number of layers, as the model has.
+        neurons: neurons a layer, as the model has.
+        bits: one bit a neuron, the lowest first, each layer starting on a byte.
+    """
+
+    component: str
+    layers: int
+    neurons: int
+    bits: bytes
+
+
+class ControlKind(Enum):
+    """From which neurons a control is drawn."""
+
+    RANDOM = auto()
+    """From all neurons of the layer, as many as the selection has."""
+    RANDOM_ACTIVE = auto()
+    """From the neurons active in the row, as many as the selection has active ones in that row."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """Random neurons, as many a layer as another selection has, drawn anew in every row."""
+
+    of: Selection
+    kind: ControlKind
+    draw: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Union:
+    """Neurons that are in any of the selections."""
+
+    selections: tuple[Selection, ...]
+
+
+@dataclass(frozen=True)
+class Intersection:
+    """Neurons that are in all of the selections."""
+
+    selections: tuple[Selection, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Neurons that are in the first selection and in none of the others."""
+
+    selections: tuple[Selection, ...]
+
+
+Selection = ByType | ByNeuron | Control | Union | Intersection | Difference
+
+
+@dataclass(frozen=True)
+class Deactivate:
+    """Sets activations to 0."""
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Sets activations to a value, of those chosen neurons that are inactive in the row.
+
+    Inactive is meant at the last prompt token of the baseline, at whichever positions the intervention acts.
+
+    Attributes:
+        value: None for the next float above the threshold.
+    """
+
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Override:
+    """Sets activations to a value."""
+
+    value: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiplies activations."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Add:
+    """Adds to activations."""
+
+    value: float
+
+
+Action = Deactivate | Convert | Override | Scale | Add
+
+
+class Scope(Enum):
+    """Positions at which an intervention acts."""
+
+    LAST_PROMPT_TOKEN = auto()
+    ALL_PROMPT_TOKENS = auto()
+    LAST_PROMPT_TOKEN_AND_GENERATED = auto()
+    ALL_TOKENS = auto()
+
+    @property
+    def before_last(self) -> bool:
+        """Whether it acts at the prompt tokens before the last one."""
+        return self in (Scope.ALL_PROMPT_TOKENS, Scope.ALL_TOKENS)
+
+    @property
+    def generated(self) -> bool:
+        """Whether it acts at the tokens of the answer."""
+        return self in (Scope.LAST_PROMPT_TOKEN_AND_GENERATED, Scope.ALL_TOKENS)
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """A change of FFN activations.
+
+    Attributes:
+        selection: which neurons.
+        action: what happens to them.
+        layers: in which layers; empty for all.
+        component: in which component; empty for all.
+        scope: at which positions.
+    """
+
+    selection: Selection
+    action: Action
+    layers: tuple[int, ...] = ()
+    component: str = ""
+    scope: Scope = Scope.LAST_PROMPT_TOKEN
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of running a group: its interventions act together, and of two on one neuron the later holds."""
+
+    name: str
+    interventions: tuple[Intervention, ...]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """How contributions are reduced: the `ceil(top_fraction * neurons)` largest of a layer are its top."""
+
+    top_fraction: float = 0.05
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """How predictions are made.
+
+    Attributes:
+        generate: also generate greedily; otherwise only the gold answer is scored.
+        max_tokens: most tokens to generate for a row without an answer.
+    """
+
+    generate: bool = False
+    max_tokens: int = 16
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is wanted of a group; counts of types and of active neurons always come back."""
+
+    thresholds: tuple[float, ...] = (0.0,)
+    type_map: bool = False
+    active_bitmaps: bool = False
+    contribution: Contribution | None = None
+    prediction: Prediction | None = None
+    variants: tuple[Variant, ...] = ()

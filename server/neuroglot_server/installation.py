@@ -1,0 +1,37 @@
+"""Which build of ONNX Runtime is installed: exactly one may be, for both live in one import folder."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from neuroglot.errors import InstallationError
+
+_BUILDS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-gpu": "CUDAExecutionProvider"}
+
+
+def execution_provider() -> str:
+    """The execution provider of the installed build: CPU or CUDA.
+
+    Raises:
+        InstallationError: no build is installed, or both are.
+    """
+    installed = [name for name in _BUILDS if _is_installed(name)]
+    if not installed:
+        raise InstallationError(
+            "onnxruntime is not installed, and the server needs it: install neuroglot[cpu], or neuroglot[gpu] on a "
+            "machine with CUDA"
+        )
+    if len(installed) > 1:
+        raise InstallationError(
+            "onnxruntime and onnxruntime-gpu are both installed, and one overwrites the other: "
+            "pip uninstall onnxruntime onnxruntime-gpu, then install neuroglot[cpu] or neuroglot[gpu]"
+        )
+    return _BUILDS[installed[0]]
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,58 @@
+"""Types of neurons: how many of a group's rows each is active in (Eqs. 4 to 7)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroglot_server.core import NeuronType
+
+NEAR = 1e-5
+"""How close to the threshold an activation must be for rounding to decide its side."""
+
+
+def active(activations: NDArray[np.floating], threshold: float) -> NDArray[np.bool_]:
+    """Which activations exceed the threshold, strictly.
+
+    Args:
+        activations: float16 or float32, any shape.
+        threshold: compared in float32, so that a float16 activation is not compared with a rounded threshold.
+    """
+    exceeding: NDArray[np.bool_] = activations > np.float32(threshold)
+    return exceeding
+
+
+def near_threshold(activations: NDArray[np.floating], threshold: float) -> int:
+    """How many activations lie within `NEAR` of the threshold."""
+    return int(np.count_nonzero(np.abs(activations - np.float32(threshold)) <= NEAR))
+
+
+def type_codes(activity: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The type of every neuron, from the number s of rows in which it is active.
+
+    s = R is all_shared (Eq. 4), s = 0 non_activated (Eq. 5), s = 1 specific (Eq. 6), and any other s partial_shared
+    (Eq. 7).
+
+    Args:
+        activity: bool `[R, layers, neurons]`, of at least two rows: with one, s = 1 is both Eq. 4 and Eq. 6.
+
+    Returns:
+        Codes of `NeuronType`, uint8 `[layers, neurons]`.
+    """
+    rows = activity.shape[0]
+    assert rows > 1, "the neurons of a single row have no types"
+    s = np.count_nonzero(activity, axis=0)
+    codes: NDArray[np.uint8] = np.minimum(s, NeuronType.PARTIAL_SHARED).astype(np.uint8)
+    codes[s == rows] = NeuronType.ALL_SHARED
+    return codes
+
+
+def type_counts(codes: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Neurons of each type, int64 `[layers, 4]`, from codes `[layers, neurons]`."""
+    return np.stack([np.count_nonzero(codes == kind, axis=-1) for kind in NeuronType], axis=-1)
+
+
+def active_counts(activity: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Active neurons, int64 `[layers, R]`, from bool `[R, layers, neurons]`."""
+    counts: NDArray[np.int64] = np.count_nonzero(activity, axis=-1)
+    return counts.T

@@ -1,0 +1,98 @@
+"""Text to tokens and back, with the tokenizer that travels in the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from neuroglot.errors import BundleError
+from neuroglot.gold import gold_tokens
+from neuroglot.groups import default_separator
+from neuroglot_server.core import Row, TokenizedText
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """A row as the model sees it.
+
+    Attributes:
+        label: the row's label.
+        prompt: token ids of the prompt, special tokens included.
+        gold: token ids of the gold answer; empty without one.
+        joint: whether the tokenizer goes on from this prompt to `gold` by itself.
+        answers: the accepted answers as they were given.
+    """
+
+    label: str
+    prompt: tuple[int, ...]
+    gold: tuple[int, ...]
+    joint: bool
+    answers: tuple[str, ...]
+
+
+class Text:
+    """The tokenizer of one model."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Take a tokenizer and turn off the truncation and padding that its file may ask for."""
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self.breaks_line = cache(self._breaks_line)
+
+    @classmethod
+    def load(cls, file: Path) -> Text:
+        """Read a `tokenizer.json`.
+
+        Raises:
+            BundleError: the file is no tokenizer.
+        """
+        try:
+            return cls(Tokenizer.from_str(file.read_text(encoding="utf-8")))
+        except Exception as error:  # noqa: BLE001 - the tokenizers package raises plain Exception
+            raise BundleError(f"{file} is no tokenizer ({error}): export the model again") from None
+
+    def encode(self, text: str, *, special_tokens: bool = True) -> tuple[int, ...]:
+        """Token ids of a text, by default with what the tokenizer's post-processor adds (BOS, `</s>`)."""
+        return tuple(self._tokenizer.encode(text, add_special_tokens=special_tokens).ids)
+
+    def tokenize(self, texts: Sequence[str], *, special_tokens: bool = True) -> list[TokenizedText]:
+        """Ids and spelling of the tokens of each text."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=special_tokens)
+        return [TokenizedText(tuple(encoding.ids), tuple(encoding.tokens)) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones left out."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def _breaks_line(self, token: int) -> bool:
+        return "\n" in self.decode((token,))
+
+    def encode_row(self, row: Row) -> EncodedRow:
+        """Tokens of a row's prompt and of its gold answer.
+
+        Gold tokens of a prompt that was given as token ids are those of separator and answer by themselves.
+
+        Raises:
+            ValueError: the gold answer has no tokens.
+        """
+        if not row.answers:
+            prompt = self.encode(row.prompt) if isinstance(row.prompt, str) else row.prompt
+            return EncodedRow(row.label, prompt, (), False, ())
+        separator = default_separator(row.label) if row.separator is None else row.separator
+        answer = row.answers[0]
+        if isinstance(row.prompt, str):
+            found = gold_tokens(self.encode, self._encode_bare, row.prompt, separator, answer)
+            return EncodedRow(row.label, found.prompt, found.gold, found.joint, row.answers)
+        gold = self._encode_bare(separator + answer)
+        if not gold:
+            raise ValueError(f"the answer {answer!r} has no tokens")
+        return EncodedRow(row.label, row.prompt, gold, False, row.answers)
+
+    def _encode_bare(self, text: str) -> tuple[int, ...]:
+        return self.encode(text, special_tokens=False)

@@ -1,0 +1,146 @@
+"""A server on a loopback port for the length of a block, and requests to send to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2_grpc
+from neuroglot_server.adapter.endpoint import Endpoint
+from neuroglot_server.adapter.servicer import SERVICE_NAME
+from neuroglot_server.core import Analysis, Group, GroupResult, Settings
+from neuroglot_server.model import Model
+
+NAME = "random-bloom"
+PROMPTS = {"en": "The capital of France is", "es": "La capital de Francia es", "th": "เมืองหลวงของฝรั่งเศสคือ"}
+
+
+class Live(NamedTuple):
+    """A server and a channel to it."""
+
+    endpoint: Endpoint
+    channel: grpc.aio.Channel
+    target: str
+
+    @property
+    def stub(self) -> service_pb2_grpc.NeuroglotServiceAsyncStub:
+        return service_pb2_grpc.NeuroglotServiceStub(self.channel)
+
+    def bytes_to(self, method: str) -> grpc.aio.UnaryUnaryMultiCallable:
+        """A unary method that takes and gives bytes."""
+        return self.channel.unary_unary(f"/{SERVICE_NAME}/{method}")
+
+
+@asynccontextmanager
+async def serving(*models: Model) -> AsyncIterator[Live]:
+    """Serve models, and close them at the end."""
+    endpoint = Endpoint()
+    target = f"127.0.0.1:{endpoint.bind('127.0.0.1:0')}"
+    await endpoint.start(models)
+    try:
+        # A channel of its own pool: it does not share a connection with the channels of other tests.
+        async with grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            yield Live(endpoint, channel, target)
+    finally:
+        await endpoint.stop()
+        for model in models:
+            await model.close()
+
+
+def load(bundle: Path, settings: Settings | None = None, kind: type[Model] = Model) -> Model:
+    return kind.load(bundle, name=NAME, settings=settings or Settings(threads=1))
+
+
+def group(group_id: str = "FR", repeat: int = 1, answers: bool = True) -> group_pb2.Group:
+    """A group of three languages, each prompt so many times in a row."""
+    rows = [
+        group_pb2.Row(label=label, text=" ".join([prompt] * repeat), answers=["Paris"] if answers else [])
+        for label, prompt in PROMPTS.items()
+    ]
+    return group_pb2.Group(id=group_id, rows=rows)
+
+
+def deactivate(*types: analysis_pb2.NeuronType.ValueType) -> analysis_pb2.Intervention:
+    return analysis_pb2.Intervention(
+        selection=analysis_pb2.Selection(types=analysis_pb2.TypeSelection(types=types)),
+        deactivate=analysis_pb2.Deactivate(),
+    )
+
+
+class Watched(Model):
+    """A model that counts who is inside, and does what a test wants before each analysis."""
+
+    inside = 0
+    most_inside = 0
+    seen = 0
+    cancelled = 0
+
+    async def before(self, group: Group) -> None:
+        """What happens before an analysis."""
+
+    async def analyze(self, group: Group, analysis: Analysis) -> GroupResult:
+        self.seen += 1
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        try:
+            await self.before(group)
+            return await super().analyze(group, analysis)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.inside -= 1
+
+
+class Held(Watched):
+    """A model that analyses nothing until it is let go."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.go = asyncio.Event()
+
+    async def before(self, group: Group) -> None:
+        await self.go.wait()
+
+
+class Said(NamedTuple):
+    """What a server said when a call failed."""
+
+    code: grpc.StatusCode
+    message: str
+    violations: dict[str, str]
+    retry_seconds: float | None
+    request_id: str
+
+
+def said(error: grpc.aio.AioRpcError) -> Said:
+    """The status of an error and its details."""
+    violations: dict[str, str] = {}
+    retry_seconds, request_id = None, ""
+    for key, value in error.trailing_metadata():
+        if key != "grpc-status-details-bin":
+            continue
+        status = status_pb2.Status.FromString(value)
+        assert (status.code, status.message) == (error.code().value[0], error.details())
+        for detail in status.details:
+            if detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+                bad = error_details_pb2.BadRequest.FromString(detail.value)
+                violations = {violation.field: violation.description for violation in bad.field_violations}
+            elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+                retry_seconds = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay.ToMilliseconds() / 1000
+            else:
+                request_id = error_details_pb2.RequestInfo.FromString(detail.value).request_id
+    return Said(error.code(), error.details(), violations, retry_seconds, request_id)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for something to become true."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)

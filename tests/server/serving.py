@@ -1,0 +1,65 @@
+"""A model that is loaded for the length of a block, and groups to ask it about."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from neuroglot.bundle import TOKENIZER, describe_files, read_manifest, write_manifest
+from neuroglot_server.core import Analysis, Group, GroupResult, Row, Settings
+from neuroglot_server.model import Model
+
+CAPITALS = Group(
+    "FR",
+    (
+        Row("en", "The capital of France is", ("Paris",)),
+        Row("es", "La capital de Francia es", ("París", "Paris")),
+        Row("ru", "Столица Франции —", ("Париж",)),
+        Row("th", "เมืองหลวงของฝรั่งเศสคือ", ("ปารีส",)),
+        Row("zh", "法国的首都是", ("巴黎",)),
+    ),
+)
+"""One group of five languages, whose prompts have different lengths."""
+
+
+@asynccontextmanager
+async def served(bundle: Path, settings: Settings | None = None) -> AsyncIterator[Model]:
+    """Load a bundle, and close it at the end."""
+    model = Model.load(bundle, "random-bloom", settings or Settings(threads=1))
+    try:
+        yield model
+    finally:
+        await model.close()
+
+
+def analyze(bundle: Path, group: Group, analysis: Analysis, settings: Settings | None = None) -> GroupResult:
+    """The answer to one request."""
+
+    async def ask() -> GroupResult:
+        async with served(bundle, settings) as model:
+            return await model.analyze(group, analysis)
+
+    return asyncio.run(ask())
+
+
+def changed_bundle(bundle: Path, folder: Path, *, eos: int | None = None, newline: int | None = None) -> Path:
+    """A copy of a bundle whose model ends with another token, or spells another token as a newline."""
+    shutil.copytree(bundle, folder)
+    manifest = read_manifest(folder)
+    model = manifest.model
+    if eos is not None:
+        model = replace(model, eos_token_ids=(eos,))
+    if newline is not None:
+        file = folder / TOKENIZER
+        content = json.loads(file.read_text(encoding="utf-8"))
+        vocabulary = content["model"]["vocab"]
+        spelling = next(token for token, index in vocabulary.items() if index == newline)
+        vocabulary[spelling], vocabulary["Ċ"] = vocabulary["Ċ"], newline
+        file.write_text(json.dumps(content), encoding="utf-8")
+    write_manifest(folder, replace(manifest, model=model, files=describe_files(folder)))
+    return folder

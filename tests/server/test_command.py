@@ -1,0 +1,216 @@
+"""`neuroglot serve`, as a program of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import pytest
+from click.testing import CliRunner
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from neuroglot.bundle import MANIFEST, read_manifest
+from neuroglot.cli import main
+from neuroglot.v1 import analysis_pb2, service_pb2, service_pb2_grpc
+from tests.server.live import group
+
+PROGRAM = [sys.executable, "-m", "neuroglot", "serve"]
+
+
+class Program(NamedTuple):
+    """A server that runs."""
+
+    process: subprocess.Popen[str]
+    lines: list[str]
+    channel: grpc.Channel
+
+    @property
+    def stub(self) -> service_pb2_grpc.NeuroglotServiceStub:
+        return service_pb2_grpc.NeuroglotServiceStub(self.channel)
+
+
+@contextmanager
+def started(*arguments: object) -> Iterator[Program]:
+    """Start the command and wait for its address."""
+    command = [*PROGRAM, *map(str, arguments), "--address", "127.0.0.1:0", "--threads", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line.rstrip("\n"))
+            if line.startswith("listening on "):
+                break
+        assert lines, process.stderr.read()
+        assert lines[-1].startswith("listening on "), process.stderr.read()
+        target = lines[-1].removeprefix("listening on ")
+        with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            yield Program(process, lines, channel)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def refused(*arguments: object) -> str:
+    """What the command says when it does not start: one line."""
+    result = CliRunner().invoke(main, ["serve", *map(str, arguments)])
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    line, end = result.stderr[:-1], result.stderr[-1]
+    assert end == "\n"
+    assert "\n" not in line
+    return line
+
+
+def long_request(model: str) -> service_pb2.AnalyzeGroupRequest:
+    """A request that runs for some seconds: it generates a token at a time."""
+    return service_pb2.AnalyzeGroupRequest(
+        model=model,
+        group=group(answers=False),
+        analysis=analysis_pb2.Analysis(prediction=analysis_pb2.Prediction(generate=True, max_tokens=800)),
+    )
+
+
+def test_it_says_what_it_serves_and_where(bloom_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bloom_bundle, tmp_path / "copy")
+    identity = read_manifest(bloom_bundle).identity[:12]
+    with started(bloom_bundle, tmp_path / "copy") as program:
+        assert program.lines[:-1] == [
+            f"model {name}: bloom, decoder 3 x 96 neurons, bundle {identity}" for name in (bloom_bundle.name, "copy")
+        ]
+        models = program.stub.ListModels(service_pb2.ListModelsRequest(), timeout=10).models
+        assert [model.name for model in models] == [bloom_bundle.name, "copy"]
+
+
+def test_its_options_reach_the_models(bloom_bundle: Path) -> None:
+    with started(bloom_bundle, "--row-tokens", 99) as program:
+        model = program.stub.GetModel(service_pb2.GetModelRequest(model=bloom_bundle.name), timeout=10).model
+        assert model.limits.tokens_per_row == 99
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_what_runs_end_and_takes_nothing_new(bloom_bundle: Path, number: signal.Signals) -> None:
+    with started(bloom_bundle) as program:
+        running = program.stub.AnalyzeGroup.future(long_request(bloom_bundle.name))
+        time.sleep(0.5)
+        assert not running.done()
+        program.process.send_signal(number)
+        time.sleep(0.2)
+        assert not running.done()
+        with pytest.raises(grpc.RpcError) as caught:
+            program.stub.AnalyzeGroup(long_request(bloom_bundle.name), timeout=10)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        check = health_pb2_grpc.HealthStub(program.channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert check.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        tokens = [len(row.token_ids) for row in running.result(timeout=60).result.variants[0].predictions]
+        assert max(tokens) == 800
+        assert program.process.wait(10) == 0
+        assert "Traceback" not in program.process.stderr.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(bloom_bundle: Path, number: signal.Signals) -> None:
+    with started(bloom_bundle) as program:
+        running = program.stub.AnalyzeGroup.future(long_request(bloom_bundle.name))
+        time.sleep(0.5)
+        program.process.send_signal(number)
+        time.sleep(0.2)
+        assert program.process.poll() is None
+        program.process.send_signal(number)
+        assert program.process.wait(5) == -number
+        assert running.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_the_grace_is_bounded(bloom_bundle: Path) -> None:
+    with started(bloom_bundle, "--grace", 0.2) as program:
+        running = program.stub.AnalyzeGroup.future(long_request(bloom_bundle.name))
+        time.sleep(0.5)
+        program.process.send_signal(signal.SIGTERM)
+        assert program.process.wait(10) == 0
+        assert running.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+def test_a_port_that_is_taken(bloom_bundle: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refused(bloom_bundle, "--address", f"127.0.0.1:{port}")
+    assert said == (
+        f"Error: 127.0.0.1:{port} is taken, another program listens there: give another port, or 0 for a free one"
+    )
+
+
+def test_an_address_that_others_reach_needs_a_word(bloom_bundle: Path) -> None:
+    said = refused(bloom_bundle, "--address", "0.0.0.0:0")
+    assert "neither encrypted nor authenticated" in said
+    assert "--insecure" in said
+
+
+def test_insecure_listens_there_and_warns(bloom_bundle: Path) -> None:
+    command = [*PROGRAM, str(bloom_bundle), "--address", "0.0.0.0:0", "--insecure", "--threads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline().startswith("model ")
+            assert process.stdout.readline().startswith("listening on 0.0.0.0:")
+        finally:
+            process.kill()
+        assert "neither encrypted nor authenticated" in process.stderr.read()
+
+
+def test_two_bundles_of_one_name(bloom_bundle: Path) -> None:
+    assert "would both be served as" in refused(bloom_bundle, bloom_bundle, "--address", "127.0.0.1:0")
+
+
+def damaged(bundle: Path, copy: Path, how: str) -> Path:
+    shutil.copytree(bundle, copy)
+    if how == "half written":
+        (copy / MANIFEST).unlink()
+    elif how == "newer":
+        manifest = json.loads((copy / MANIFEST).read_text())
+        (copy / MANIFEST).write_text(json.dumps({**manifest, "format_version": 99}))
+    elif how == "changed":
+        graph = copy / "decoder.onnx"
+        graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("half written", f"has no {MANIFEST}"), ("newer", "has bundle format 99"), ("changed", "was changed")],
+)
+def test_a_folder_that_is_no_sound_bundle(bloom_bundle: Path, tmp_path: Path, how: str, message: str) -> None:
+    assert message in refused(damaged(bloom_bundle, tmp_path / "copy", how), "--address", "127.0.0.1:0")
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert "there is no such folder" in refused(tmp_path / "missing", "--address", "127.0.0.1:0")
+
+
+def test_no_build_of_onnx_runtime(bloom_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = metadata.version
+
+    def version(name: str) -> str:
+        if name.startswith("onnxruntime"):
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    said = refused(bloom_bundle, "--address", "127.0.0.1:0")
+    assert "onnxruntime is not installed" in said
+    assert "neuroglot[cpu]" in said
+
+
+def test_an_address_that_is_none_is_a_mistake_of_usage(bloom_bundle: Path) -> None:
+    result = CliRunner().invoke(main, ["serve", str(bloom_bundle), "--address", "somewhere"])
+    assert result.exit_code == 2
+    assert "'somewhere' is no address: give HOST:PORT" in result.stderr

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from neuroglot.v1 import service_pb2
+from neuroglot_server.adapter.endpoint import Endpoint, health_name
+from neuroglot_server.adapter.servicer import SERVICE_NAME
+from neuroglot_server.address import AddressError
+from tests.server.live import NAME, Held, Live, group, load, said, serving, until
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def request() -> service_pb2.AnalyzeGroupRequest:
+    return service_pb2.AnalyzeGroupRequest(model=NAME, group=group())
+
+
+async def health(live: Live, service: str) -> health_pb2.HealthCheckResponse.ServingStatus.ValueType:
+    stub = health_pb2_grpc.HealthStub(live.channel)
+    return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
+
+
+def test_health_knows_the_server_the_service_and_each_model(bloom_bundle: Path) -> None:
+    async def conversation() -> list[int]:
+        async with serving(load(bloom_bundle)) as live:
+            known = [await health(live, service) for service in ("", SERVICE_NAME, health_name(NAME))]
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await health(live, health_name("other"))
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+            return known
+
+    assert health_name(NAME) == f"neuroglot.v1.NeuroglotService/{NAME}"
+    assert asyncio.run(conversation()) == [SERVING] * 3
+
+
+def test_reflection_gives_the_service_and_its_files(bloom_bundle: Path) -> None:
+    async def conversation() -> tuple[set[str], set[str]]:
+        async with serving(load(bloom_bundle)) as live:
+            asked = [
+                reflection_pb2.ServerReflectionRequest(list_services=""),
+                reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE_NAME),
+            ]
+            stub = reflection_pb2_grpc.ServerReflectionStub(live.channel)
+            services, file = [answer async for answer in stub.ServerReflectionInfo(iter(asked))]
+            described = descriptor_pb2.FileDescriptorProto.FromString(
+                file.file_descriptor_response.file_descriptor_proto[0]
+            )
+            return (
+                {service.name for service in services.list_services_response.service},
+                {method.name for method in described.service[0].method},
+            )
+
+    services, methods = asyncio.run(conversation())
+    assert services == {SERVICE_NAME, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert "AnalyzeGroups" in methods
+
+
+def test_two_servers_cannot_share_a_port(bloom_bundle: Path) -> None:
+    async def conversation() -> None:
+        async with serving(load(bloom_bundle)) as live:
+            second = Endpoint()
+            with pytest.raises(AddressError, match=f"cannot listen on {live.target}"):
+                second.bind(live.target)
+            await second.stop()
+
+    asyncio.run(conversation())
+
+
+def test_going_down_says_so_takes_nothing_new_and_lets_what_runs_end(bloom_bundle: Path) -> None:
+    async def conversation() -> None:
+        model = load(bloom_bundle, kind=Held)
+        async with serving(model) as live:
+            running = asyncio.ensure_future(live.stub.AnalyzeGroup(request()))
+            await until(lambda: model.inside == 1)
+            going_down = asyncio.create_task(live.endpoint.drain(10))
+            await asyncio.sleep(0.1)
+            assert [await health(live, service) for service in ("", health_name(NAME))] == [NOT_SERVING] * 2
+            for late in (
+                live.stub.AnalyzeGroup(request()),
+                live.stub.ListModels(service_pb2.ListModelsRequest()),
+                live.stub.AnalyzeGroups(iter([])).read(),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await late
+                assert said(caught.value).code is grpc.StatusCode.UNAVAILABLE
+                assert "going down" in said(caught.value).message
+            assert not going_down.done()
+            model.go.set()
+            assert (await running).result.group_id == "FR"
+            await going_down
+
+    asyncio.run(conversation())
+
+
+def test_an_idle_server_goes_down_at_once_though_health_is_watched(bloom_bundle: Path) -> None:
+    async def conversation() -> tuple[list[int], float]:
+        async with serving(load(bloom_bundle)) as live:
+            watch = health_pb2_grpc.HealthStub(live.channel).Watch(health_pb2.HealthCheckRequest(service=""))
+            seen = [(await watch.read()).status]
+            start = time.monotonic()
+            going_down = asyncio.create_task(live.endpoint.drain(60))
+            seen.append((await watch.read()).status)
+            await going_down
+            return seen, time.monotonic() - start
+
+    seen, seconds = asyncio.run(conversation())
+    assert seen == [SERVING, NOT_SERVING]
+    assert seconds < 5
+
+
+def test_what_outlasts_the_grace_is_cut_off(bloom_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def conversation() -> tuple[grpc.StatusCode, int]:
+        model = load(bloom_bundle, kind=Held)
+        async with serving(model) as live:
+            call = live.stub.AnalyzeGroup(request())
+            running = asyncio.ensure_future(call.code())
+            await until(lambda: model.inside == 1)
+            await live.endpoint.drain(0.2)
+            await live.endpoint.stop()
+            code = await running
+            await until(lambda: model.inside == 0)
+            return code, model.cancelled
+
+    code, cancelled = asyncio.run(conversation())
+    assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    assert cancelled == 1
+    assert "still run after 0.2 s" in caplog.text

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from neuroglot.packing import pack_bits
+from neuroglot_server.core import (
+    Action,
+    Add,
+    ByNeuron,
+    Convert,
+    Deactivate,
+    Intervention,
+    Override,
+    Scale,
+    Scope,
+)
+from neuroglot_server.interventions import above, row_edits
+from neuroglot_server.selections import Baseline
+from neuroglot_server.steps import Edit
+
+FLOAT = np.dtype(np.float32)
+# Two rows, two layers, three neurons.
+ACTIVITY = np.array([[[1, 0, 1], [0, 0, 1]], [[1, 1, 0], [0, 1, 0]]], dtype=np.bool_)
+BASELINE = Baseline("decoder", "g", ("en", "es"), ACTIVITY, None)
+
+
+def on(
+    action: Action, *neurons: tuple[int, int], scope: Scope = Scope.LAST_PROMPT_TOKEN, **more: object
+) -> Intervention:
+    mask = np.zeros((2, 3), dtype=np.bool_)
+    for layer, neuron in neurons:
+        mask[layer, neuron] = True
+    return Intervention(ByNeuron("", 2, 3, pack_bits(mask)), action, scope=scope, **more)  # type: ignore[arg-type]
+
+
+def applied(edit: Edit | None, activations: np.ndarray) -> np.ndarray:
+    """What the graph makes of activations `[layers, neurons]` under an edit."""
+    if edit is None:
+        return activations
+    changed = activations.copy()
+    layers = list(edit.layers)
+    changed[layers] = edit.mask * activations[layers] + edit.override
+    return changed
+
+
+A = np.array([[1.0, -0.1, 2.0], [-0.2, -0.3, 4.0]], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("action", "value"),
+    [(Deactivate(), 0.0), (Override(7.5), 7.5), (Scale(-3.0), -6.0), (Add(0.5), 2.5), (Convert(9.0), 2.0)],
+)
+def test_actions_change_the_chosen_neuron_alone(action: Action, value: float) -> None:
+    (edits, _) = row_edits([on(action, (0, 2))], BASELINE, 0.0, FLOAT)
+    expected = A.copy()
+    expected[0, 2] = value
+    assert (applied(edits.last, A) == expected).all()
+
+
+def test_convert_changes_what_is_inactive_in_the_row() -> None:
+    first, second = row_edits([on(Convert(9.0), (0, 0), (0, 1), (0, 2), (1, 1))], BASELINE, 0.0, FLOAT)
+    assert applied(first.last, A).tolist() == [[1.0, 9.0, 2.0], [A[1, 0], 9.0, 4.0]]
+    assert applied(second.last, A).tolist() == [[1.0, A[0, 1], 9.0], [A[1, 0], A[1, 1], 4.0]]
+    assert (first.selected, first.selected_active) == (4, 2)
+    assert (second.selected, second.selected_active) == (4, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.3, -0.7, 1e-30])
+def test_convert_without_a_value_goes_just_above_the_threshold(dtype: type[np.floating], threshold: float) -> None:
+    value = dtype(above(threshold, np.dtype(dtype)))
+    assert np.float32(value) > np.float32(threshold)
+    assert not np.float32(np.nextafter(value, dtype(-math.inf))) > np.float32(threshold)
+
+
+def test_of_two_on_one_neuron_the_later_one_holds() -> None:
+    (edits, _) = row_edits([on(Scale(2.0), (0, 0), (0, 1)), on(Add(5.0), (0, 0), (1, 2))], BASELINE, 0.0, FLOAT)
+    assert applied(edits.last, A).tolist() == [[6.0, 2 * A[0, 1], 2.0], [A[1, 0], A[1, 1], 9.0]]
+    assert edits.selected == 3
+    assert edits.selected_active == 2
+
+
+def test_scopes_say_at_which_positions_each_intervention_acts() -> None:
+    interventions = [
+        on(Add(1.0), (0, 0)),
+        on(Add(2.0), (0, 1), scope=Scope.ALL_PROMPT_TOKENS),
+        on(Add(3.0), (0, 2), scope=Scope.LAST_PROMPT_TOKEN_AND_GENERATED),
+        on(Add(4.0), (1, 0), scope=Scope.ALL_TOKENS),
+    ]
+    (edits, _) = row_edits(interventions, BASELINE, 0.0, FLOAT)
+    zero = np.zeros((2, 3), dtype=np.float32)
+    assert applied(edits.before_last, zero).tolist() == [[0, 2, 0], [4, 0, 0]]
+    assert applied(edits.last, zero).tolist() == [[1, 2, 3], [4, 0, 0]]
+    assert applied(edits.generated, zero).tolist() == [[0, 0, 3], [4, 0, 0]]
+
+
+def test_a_later_intervention_elsewhere_in_the_row_does_not_undo_an_earlier_one() -> None:
+    interventions = [on(Add(1.0), (0, 0), scope=Scope.ALL_TOKENS), on(Deactivate(), (0, 0))]
+    (edits, _) = row_edits(interventions, BASELINE, 0.0, FLOAT)
+    assert applied(edits.before_last, A)[0, 0] == 2.0
+    assert applied(edits.last, A)[0, 0] == 0.0
+    assert applied(edits.generated, A)[0, 0] == 2.0
+
+
+def test_layers_and_component_narrow_the_selection() -> None:
+    (edits, _) = row_edits([on(Add(1.0), (0, 0), (1, 0), layers=(1,))], BASELINE, 0.0, FLOAT)
+    assert edits.last is not None
+    assert edits.last.layers == (1,)
+    assert edits.selected == 1
+    (edits, _) = row_edits([on(Add(1.0), (0, 0), component="encoder")], BASELINE, 0.0, FLOAT)
+    assert not edits.changes
+    assert edits.selected == 0
+
+
+def test_a_row_where_nothing_is_chosen_is_left_alone() -> None:
+    first, second = row_edits([on(Convert(1.0), (0, 1))], BASELINE, 0.0, FLOAT)
+    assert first.changes
+    assert not second.changes
+    assert (second.selected, second.selected_active) == (1, 1)
+
+
+def test_edits_are_of_the_models_type() -> None:
+    (edits, _) = row_edits([on(Add(1.0), (0, 0))], BASELINE, 0.0, np.dtype(np.float16))
+    assert edits.last is not None
+    assert edits.last.mask.dtype == edits.last.override.dtype == np.float16

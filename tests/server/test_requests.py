@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neuroglot.bundle import Component, describe_files, read_manifest, write_manifest
+from neuroglot.errors import BundleError, InstallationError
+from neuroglot_server.core import (
+    Analysis,
+    ByType,
+    Deactivate,
+    Group,
+    Intervention,
+    InvalidRequest,
+    Limits,
+    ModelClosed,
+    NeuronType,
+    Prediction,
+    QueueFull,
+    Row,
+    Settings,
+    Variant,
+)
+from neuroglot_server.installation import execution_provider
+from neuroglot_server.model import Model
+from tests.server.serving import CAPITALS, analyze, changed_bundle, served
+
+DEACTIVATED = Analysis(
+    prediction=Prediction(generate=True),
+    variants=(Variant("v", (Intervention(ByType((NeuronType.PARTIAL_SHARED,)), Deactivate()),)),),
+)
+
+
+def violations(bundle: Path, group: Group, analysis: Analysis, limits: Limits) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as error:
+        analyze(bundle, group, analysis, Settings(threads=1, limits=limits))
+    return dict(error.value.violations)
+
+
+def test_the_description_says_what_the_bundle_is_and_what_may_be_asked(bloom_bundle: Path) -> None:
+    model = Model.load(bloom_bundle, "mine", Settings(threads=1, batch_tokens=100))
+    description = model.description
+    assert (description.name, description.family, description.dtype) == ("mine", "bloom", "float32")
+    assert description.bundle_identity == read_manifest(bloom_bundle).identity
+    (component,) = description.components
+    assert (component.name, component.layers, component.neurons, component.hidden_size) == ("decoder", 3, 96, 24)
+    assert description.limits == Limits(tokens_per_row=100), "a row must fit into a batch"
+
+
+def test_tokenize_spells_tokens_and_gives_their_ids(bloom_bundle: Path) -> None:
+    model = Model.load(bloom_bundle, "mine", Settings(threads=1))
+    one, other = model.tokenize(["The capital", "法"])
+    assert "".join(one.tokens) == "TheĠcapital"
+    assert len(other.ids) == len(other.tokens) >= 1
+    assert model.tokenize(["The capital"], special_tokens=False) == [one], "this tokenizer adds none"
+
+
+@pytest.mark.parametrize(("prompt", "field"), [("The capital " * 20, "text"), (tuple(range(4, 60)), "token_ids.ids")])
+def test_a_row_over_the_token_limit_is_refused(bloom_bundle: Path, prompt: str, field: str) -> None:
+    group = Group("g", (Row("en", "The", ("Paris",)), Row("es", prompt, ("París",))))
+    found = violations(bloom_bundle, group, Analysis(prediction=Prediction()), Limits(tokens_per_row=50))
+    ((path, description),) = found.items()
+    assert path == f"group.rows[1].{field}"
+    assert "expected at most 50 together: shorten it" in description
+
+
+def test_what_may_be_generated_counts_against_the_limit(bloom_bundle: Path) -> None:
+    group, limits = Group("g", (Row("en", (5,) * 40),)), Limits(tokens_per_row=50)
+    asked = Analysis(prediction=Prediction(generate=True, max_tokens=10))
+    assert len(analyze(bloom_bundle, group, asked, Settings(threads=1, limits=limits)).variants) == 1
+    too_many = Analysis(prediction=Prediction(generate=True, max_tokens=11))
+    assert list(violations(bloom_bundle, group, too_many, limits)) == ["group.rows[0].token_ids.ids"]
+
+
+def test_a_full_queue_says_when_to_come_again(bloom_bundle: Path) -> None:
+    async def ask() -> None:
+        async with served(bloom_bundle, Settings(threads=1, queue_tokens=300)) as model:
+            outcomes = await asyncio.gather(
+                *(model.analyze(CAPITALS, DEACTIVATED) for _ in range(3)), return_exceptions=True
+            )
+            assert [isinstance(outcome, QueueFull) for outcome in outcomes] == [False, True, True]
+            await model.analyze(CAPITALS, DEACTIVATED)
+
+    asyncio.run(ask())
+
+
+def test_a_cancelled_request_leaves_at_once_and_harms_no_other(bloom_bundle: Path) -> None:
+    async def ask() -> None:
+        async with served(bloom_bundle) as model:
+            expected = await model.analyze(CAPITALS, DEACTIVATED)
+            for moment in range(12):
+                gone = asyncio.create_task(model.analyze(CAPITALS, DEACTIVATED))
+                stays = asyncio.create_task(model.analyze(CAPITALS, DEACTIVATED))
+                await asyncio.sleep(moment * 0.002)
+                gone.cancel()
+                await asyncio.wait([gone])
+                for one, other in zip((await stays).variants, expected.variants, strict=True):
+                    for prediction, alike in zip(one.predictions, other.predictions, strict=True):
+                        assert prediction.token_ids == alike.token_ids
+
+    asyncio.run(ask())
+
+
+def test_closing_answers_every_request_with_a_result_or_with_going_down(bloom_bundle: Path) -> None:
+    async def ask(moment: float) -> list[object]:
+        model = Model.load(bloom_bundle, "mine", Settings(threads=1))
+        tasks = [asyncio.create_task(model.analyze(CAPITALS, DEACTIVATED)) for _ in range(4)]
+        await asyncio.sleep(moment)
+        await model.close()
+        assert all(task.done() for task in tasks)
+        with pytest.raises(ModelClosed):
+            await model.analyze(CAPITALS, DEACTIVATED)
+        return list(await asyncio.gather(*tasks, return_exceptions=True))
+
+    for moment in range(25):
+        for outcome in asyncio.run(ask(moment * 0.001)):
+            assert isinstance(outcome, ModelClosed) or getattr(outcome, "group_id", None) == "FR"
+
+
+def test_an_encoder_decoder_is_refused(bloom_bundle: Path, tmp_path: Path) -> None:
+    bundle = changed_bundle(bloom_bundle, tmp_path / "mt0")
+    manifest = read_manifest(bundle)
+    (decoder,) = manifest.model.components
+    encoder = Component(**{**dataclasses.asdict(decoder), "name": "encoder"})
+    facts = dataclasses.replace(manifest.model, components=(encoder, decoder), decoder_start_token_id=0)
+    write_manifest(bundle, dataclasses.replace(manifest, model=facts))
+    with pytest.raises(BundleError, match=r"'mine' is an encoder-decoder \(encoder, decoder\)"):
+        Model.load(bundle, "mine", Settings())
+
+
+def test_norms_of_another_shape_are_refused(bloom_bundle: Path, tmp_path: Path) -> None:
+    bundle = changed_bundle(bloom_bundle, tmp_path / "damaged")
+    np.save(bundle / "decoder.norms.npy", np.ones((3, 95), dtype=np.float32))
+    write_manifest(bundle, dataclasses.replace(read_manifest(bundle), files=describe_files(bundle)))
+    with pytest.raises(BundleError, match=r"has float32 \(3, 95\), expected float32 \(3, 96\)"):
+        Model.load(bundle, "mine", Settings())
+
+
+def test_a_graph_without_the_taps_that_the_manifest_promises_is_refused(bloom_bundle: Path, tmp_path: Path) -> None:
+    bundle = changed_bundle(bloom_bundle, tmp_path / "gated")
+    manifest = read_manifest(bundle)
+    (decoder,) = manifest.model.components
+    facts = dataclasses.replace(manifest.model, components=(dataclasses.replace(decoder, gated=True),))
+    write_manifest(bundle, dataclasses.replace(manifest, model=facts))
+    with pytest.raises(BundleError, match=r"lacks ffn\.0\.coefficient, ffn\.1\.coefficient, ffn\.2\.coefficient"):
+        Model.load(bundle, "mine", Settings())
+
+
+@pytest.mark.parametrize(
+    ("installed", "says"),
+    [
+        ([], r"onnxruntime is not installed.*neuroglot\[cpu\]"),
+        (["onnxruntime", "onnxruntime_gpu"], "both installed.*pip uninstall onnxruntime onnxruntime-gpu"),
+    ],
+)
+def test_none_or_two_builds_of_onnx_runtime_are_refused(
+    installed: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in installed:
+        metadata = tmp_path / f"{name}-1.22.0.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.22.0\n")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    with pytest.raises(InstallationError, match=says):
+        execution_provider()

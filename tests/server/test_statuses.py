@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import logging
+import re
+
+import grpc
+import pytest
+from google.rpc import code_pb2
+
+from neuroglot.errors import Violation
+from neuroglot_server import core
+from neuroglot_server.adapter.statuses import STATUS_OF, failure_of, group_error
+
+
+def test_every_error_of_the_core_has_a_status() -> None:
+    assert set(core.RequestError.__subclasses__()) == set(STATUS_OF)
+
+
+def test_the_statuses_are_those_of_the_contract() -> None:
+    assert {error.__name__: code.name for error, code in STATUS_OF.items()} == {
+        "InvalidRequest": "INVALID_ARGUMENT",
+        "ModelNotFound": "NOT_FOUND",
+        "QueueFull": "RESOURCE_EXHAUSTED",
+        "NotFinite": "FAILED_PRECONDITION",
+        "ModelClosed": "UNAVAILABLE",
+        "GoingDown": "UNAVAILABLE",
+    }
+
+
+def test_a_group_s_error_has_the_code_and_the_fields() -> None:
+    error = core.InvalidRequest([Violation("group.rows[0].text", "is empty"), Violation("analysis", "is odd")])
+    message = group_error(failure_of(error))
+    assert message.code == code_pb2.INVALID_ARGUMENT
+    assert message.message == "group.rows[0].text: is empty (and 1 more)"
+    assert [(violation.field, violation.description) for violation in message.violations] == list(error.violations)
+    assert not message.request_id
+
+
+def test_what_nobody_foresaw_goes_to_the_log_and_nowhere_else(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise KeyError("/etc/secret")
+    except KeyError as error:
+        failure = failure_of(error)
+    assert failure.code is grpc.StatusCode.INTERNAL
+    assert "secret" not in failure.message
+    assert re.fullmatch("[0-9a-f]{16}", failure.request_id)
+    assert failure.request_id in failure.message
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert failure.request_id in record.getMessage()
+    assert "Traceback" in caplog.text
+    assert "/etc/secret" in caplog.text
+    assert group_error(failure).request_id == failure.request_id

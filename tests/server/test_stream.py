@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import code_pb2
+
+from neuroglot.v1 import analysis_pb2, result_pb2, service_pb2
+from neuroglot_server.adapter.servicer import SERVICE_NAME
+from neuroglot_server.core import Group, Limits, Settings
+from tests.server.live import NAME, Held, Live, Watched, deactivate, group, load, said, serving, until
+
+PREDICTED = analysis_pb2.Analysis(prediction=analysis_pb2.Prediction())
+
+
+def message(group_id: str, **changes: object) -> service_pb2.AnalyzeGroupsRequest:
+    return service_pb2.AnalyzeGroupsRequest(**{"group": group(group_id), **changes})
+
+
+def first(group_id: str, **changes: object) -> service_pb2.AnalyzeGroupsRequest:
+    return message(group_id, **{"model": NAME, "analysis": PREDICTED, **changes})
+
+
+async def all_answers(
+    live: Live, requests: Iterable[service_pb2.AnalyzeGroupsRequest]
+) -> list[service_pb2.AnalyzeGroupsResponse]:
+    return [answer async for answer in live.stub.AnalyzeGroups(iter(requests))]
+
+
+def answers(
+    bundle: Path, requests: Iterable[service_pb2.AnalyzeGroupsRequest], settings: Settings | None = None
+) -> dict[str, service_pb2.AnalyzeGroupsResponse]:
+    """What comes back for a stream, by group."""
+
+    async def conversation() -> list[service_pb2.AnalyzeGroupsResponse]:
+        async with serving(load(bundle, settings)) as live:
+            return await all_answers(live, requests)
+
+    received = asyncio.run(conversation())
+    by_id = {answer.group_id: answer for answer in received}
+    assert len(by_id) == len(received)
+    return by_id
+
+
+def error(answer: service_pb2.AnalyzeGroupsResponse) -> tuple[int, list[str]]:
+    assert answer.WhichOneof("outcome") == "error"
+    return answer.error.code, [violation.field for violation in answer.error.violations]
+
+
+def test_every_group_is_answered_under_its_id_and_as_it_would_be_alone(bloom_bundle: Path) -> None:
+    names = [f"group {index}" for index in range(100)]
+    received = answers(bloom_bundle, [first(names[0]), *map(message, names[1:])])
+    assert received.keys() == set(names)
+
+    async def alone() -> result_pb2.GroupResult:
+        async with serving(load(bloom_bundle)) as live:
+            request = service_pb2.AnalyzeGroupRequest(model=NAME, group=group(names[7]), analysis=PREDICTED)
+            return (await live.stub.AnalyzeGroup(request)).result
+
+    expected, result = asyncio.run(alone()), received[names[7]].result
+    assert result.components == expected.components
+    for ours, theirs in zip(result.variants[0].predictions, expected.variants[0].predictions, strict=True):
+        assert ours.exact == theirs.exact
+        assert ours.gold_log_probability == pytest.approx(theirs.gold_log_probability, abs=1e-4)
+
+
+def test_an_empty_stream_has_no_answers(bloom_bundle: Path) -> None:
+    assert answers(bloom_bundle, []) == {}
+
+
+def test_a_later_group_may_be_answered_first(bloom_bundle: Path) -> None:
+    class HoldsTheFirst(Held):
+        async def before(self, group: Group) -> None:
+            if group.id == "first":
+                await super().before(group)
+
+    async def conversation() -> list[str]:
+        model = load(bloom_bundle, kind=HoldsTheFirst)
+        order = []
+        async with serving(model) as live:
+            async for answer in live.stub.AnalyzeGroups(iter([first("first"), message("second")])):
+                order.append(answer.group_id)
+                model.go.set()
+        return order
+
+    assert asyncio.run(conversation()) == ["second", "first"]
+
+
+def test_a_group_that_fails_does_not_end_the_stream(bloom_bundle: Path) -> None:
+    bad_row = message("bad row")
+    bad_row.group.rows[1].text = ""
+    newer = message("newer")
+    newer.group.rows[0].MergeFromString(b"\x88\x7d\x01")
+    received = answers(bloom_bundle, [first("a"), bad_row, newer, message("b")])
+    assert error(received["bad row"]) == (code_pb2.INVALID_ARGUMENT, ["group.rows[1].text"])
+    assert error(received["newer"]) == (code_pb2.INVALID_ARGUMENT, ["group.rows[0].2001"])
+    assert "is empty" in received["bad row"].error.message
+    assert {name for name, answer in received.items() if answer.HasField("result")} == {"a", "b"}
+
+
+def test_model_and_analysis_are_those_of_the_message_before_until_they_change(bloom_bundle: Path) -> None:
+    off = analysis_pb2.Variant(name="off", interventions=[deactivate(analysis_pb2.NEURON_TYPE_SPECIFIC)])
+    other = analysis_pb2.Analysis(prediction=analysis_pb2.Prediction(), variants=[off])
+    wrong = analysis_pb2.Analysis(
+        variants=[analysis_pb2.Variant(name="w", interventions=[analysis_pb2.Intervention()])]
+    )
+    requests = [
+        first("one"),
+        message("two"),
+        message("three", analysis=other),
+        message("four"),
+        message("five", model="nobody"),
+        message("six"),
+        message("seven", model=NAME, analysis=wrong),
+        message("eight"),
+    ]
+    received = answers(bloom_bundle, requests)
+    variants = {
+        name: [variant.name for variant in received[name].result.variants] for name in ("one", "two", "three", "four")
+    }
+    assert variants == {
+        "one": ["baseline"],
+        "two": ["baseline"],
+        "three": ["baseline", "off"],
+        "four": ["baseline", "off"],
+    }
+    assert error(received["five"]) == error(received["six"]) == (code_pb2.NOT_FOUND, [])
+    # What was wrong before is wrong still: it is not replaced by something older.
+    path = "analysis.variants[0].interventions[0]"
+    assert error(received["seven"]) == error(received["eight"])
+    assert error(received["eight"]) == (code_pb2.INVALID_ARGUMENT, [f"{path}.action", f"{path}.selection"])
+
+
+def test_the_first_message_needs_a_model_but_no_analysis(bloom_bundle: Path) -> None:
+    assert error(answers(bloom_bundle, [message("a")])["a"]) == (code_pb2.NOT_FOUND, [])
+    counted = answers(bloom_bundle, [message("a", model=NAME)])["a"].result
+    assert counted.components[0].thresholds[0].type_counts
+    assert not counted.variants
+
+
+def test_a_group_needs_an_id_of_its_own_for_as_long_as_it_is_in_flight(bloom_bundle: Path) -> None:
+    async def conversation() -> None:
+        model = load(bloom_bundle, kind=Held)
+        async with serving(model) as live:
+            call = live.stub.AnalyzeGroups()
+            await call.write(first("twin"))
+            await call.write(message("twin"))
+            again = await call.read()
+            assert again.group_id == "twin"
+            assert error(again) == (code_pb2.INVALID_ARGUMENT, ["group.id"])
+            assert "in flight" in again.error.message
+            await call.write(message(""))
+            assert error(await call.read()) == (code_pb2.INVALID_ARGUMENT, ["group.id"])
+            model.go.set()
+            assert (await call.read()).HasField("result")
+            await call.write(message("twin"))  # answered by now, so the id is free again
+            assert (await call.read()).HasField("result")
+            await call.done_writing()
+            assert await call.read() is grpc.aio.EOF
+
+    asyncio.run(conversation())
+
+
+def test_malformed_messages_get_an_error_each_and_the_stream_goes_on(bloom_bundle: Path) -> None:
+    noise = random.Random(1)
+    malformed = [b"\xff" + noise.randbytes(length) for length in (0, 5, 50, 500)]
+
+    async def conversation() -> list[service_pb2.AnalyzeGroupsResponse]:
+        async with serving(load(bloom_bundle)) as live:
+            method = live.channel.stream_stream(
+                f"/{SERVICE_NAME}/AnalyzeGroups",
+                response_deserializer=service_pb2.AnalyzeGroupsResponse.FromString,
+            )
+            sent = [*malformed, first("good").SerializeToString()]
+            return [answer async for answer in method(iter(sent))]
+
+    *errors, good = sorted(asyncio.run(conversation()), key=lambda answer: answer.group_id)
+    assert [error(answer) for answer in errors] == [(code_pb2.INVALID_ARGUMENT, ["request"])] * len(malformed)
+    assert good.HasField("result")
+
+
+def test_no_more_groups_are_in_flight_than_the_limit(bloom_bundle: Path) -> None:
+    async def conversation() -> tuple[int, int]:
+        model = load(bloom_bundle, Settings(Limits(groups_in_flight=3), threads=1), Held)
+        sent = 0
+
+        async def requests() -> AsyncIterator[service_pb2.AnalyzeGroupsRequest]:
+            nonlocal sent
+            for index in range(10):
+                yield first(str(index))
+                sent += 1
+
+        async with serving(model) as live:
+            call = live.stub.AnalyzeGroups(requests())
+            await until(lambda: model.inside == 3)
+            await asyncio.sleep(0.2)
+            seen = model.seen
+            model.go.set()
+            received = [answer async for answer in call]
+            assert len(received) == sent == 10
+            return seen, model.most_inside
+
+    assert asyncio.run(conversation()) == (3, 3)
+
+
+def test_a_reader_that_does_not_read_holds_the_server_back(
+    bloom_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """HTTP/2 buffers some megabytes of answers, and then nothing more is even taken in."""
+    analysis = analysis_pb2.Analysis(type_map=True, active_bitmaps=True, thresholds=[i / 64 for i in range(32)])
+    total, places = 2000, 4
+
+    def requests() -> Iterable[service_pb2.AnalyzeGroupsRequest]:
+        rows = [row for number in range(20) for row in group().rows]
+        for index in range(total):
+            request = first(str(index), analysis=analysis) if not index else message(str(index))
+            del request.group.rows[:]
+            request.group.rows.extend(rows)
+            for number, row in enumerate(request.group.rows):
+                row.label = str(number)
+            yield request
+
+    async def conversation() -> tuple[int, int]:
+        model = load(bloom_bundle, Settings(Limits(groups_in_flight=places), threads=1), Watched)
+        async with serving(model) as live:
+            call = live.stub.AnalyzeGroups(requests())
+            size = (await call.read()).ByteSize()
+            settled, before = 0, -1
+            while settled < 4:  # until nothing has been taken in for a second
+                settled = settled + 1 if model.seen == before else 0
+                before = model.seen
+                await asyncio.sleep(0.25)
+            call.cancel()
+            await until(lambda: model.inside == 0)
+            return model.seen, size
+
+    seen, size = asyncio.run(conversation())
+    print(f"{seen} of {total} groups taken in, answers of {size} bytes")
+    assert seen < total / 4
+    # The client then went away while answers waited to be written: nothing went wrong.
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_full_queue_makes_a_stream_wait_instead_of_failing(bloom_bundle: Path) -> None:
+    names = [str(index) for index in range(20)]
+    received = answers(bloom_bundle, [first(names[0]), *map(message, names[1:])], Settings(queue_tokens=1, threads=1))
+    assert all(received[name].HasField("result") for name in names)
+
+
+def test_a_client_that_goes_away_takes_all_its_groups_with_it(bloom_bundle: Path) -> None:
+    async def conversation() -> tuple[int, int]:
+        model = load(bloom_bundle, kind=Held)
+        async with serving(model) as live:
+            other = grpc.aio.insecure_channel(live.target, options=[("grpc.use_local_subchannel_pool", 1)])
+            call = other.stream_stream(
+                f"/{SERVICE_NAME}/AnalyzeGroups",
+                request_serializer=service_pb2.AnalyzeGroupsRequest.SerializeToString,
+            )()
+            for index in range(5):
+                await call.write(first(str(index)))
+            await until(lambda: model.inside == 5)
+            await other.close()  # the connection goes, not just the call
+            await until(lambda: model.inside == 0)
+            model.go.set()
+            assert len(await all_answers(live, [first("still here")])) == 1
+            return model.cancelled, model.seen
+
+    assert asyncio.run(conversation()) == (5, 6)
+
+
+def test_a_fault_of_ours_costs_its_own_group_only(bloom_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class BreaksOnB(Watched):
+        async def before(self, group: Group) -> None:
+            if group.id == "b":
+                raise RuntimeError("cannot open /srv/secret")
+
+    async def conversation() -> dict[str, service_pb2.AnalyzeGroupsResponse]:
+        async with serving(load(bloom_bundle, kind=BreaksOnB)) as live:
+            received = await all_answers(live, [first("a"), message("b"), message("c")])
+            return {answer.group_id: answer for answer in received}
+
+    received = asyncio.run(conversation())
+    assert error(received["b"]) == (code_pb2.INTERNAL, [])
+    assert "secret" not in received["b"].error.message
+    assert received["b"].error.request_id in caplog.text
+    assert received["a"].HasField("result")
+    assert received["c"].HasField("result")
+
+
+def test_when_the_server_goes_down_what_is_in_flight_is_answered_first(bloom_bundle: Path) -> None:
+    async def conversation() -> tuple[set[str], grpc.aio.AioRpcError]:
+        model = load(bloom_bundle, kind=Held)
+        async with serving(model) as live:
+            call = live.stub.AnalyzeGroups()
+            for name in ("a", "b"):
+                await call.write(first(name))
+            await until(lambda: model.inside == 2)
+            going_down = asyncio.create_task(live.endpoint.drain(10))
+            await asyncio.sleep(0.1)
+            await call.write(message("too late"))
+            model.go.set()
+            received = {(await call.read()).group_id for _ in range(2)}
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call.read()
+            await going_down
+            return received, caught.value
+
+    received, failure = asyncio.run(conversation())
+    assert received == {"a", "b"}
+    assert failure.code() is grpc.StatusCode.UNAVAILABLE
+    assert said(failure).message.startswith("the server is going down")
