@@ -1,0 +1,174 @@
+"""Group results made from random activations by a plain reading of the definitions, without a server."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroglot.analyses.ablations import ABLATED, Ablations
+from neuroglot.results import GroupResult
+from neuroglot.runs import Run, Settings, data_hash, to_lines
+from neuroglot.tasks import capitals
+from neuroglot.v1 import result_pb2
+
+IDENTITY = "5e" * 32
+
+
+@dataclass(frozen=True)
+class Example:
+    """A random group: its result, and the activations `[languages, layers, neurons]` that it was made from."""
+
+    result: GroupResult
+    activations: NDArray[np.float64]
+    norms: NDArray[np.float64]
+
+
+def random_examples(
+    seed: int,
+    languages: Sequence[str],
+    count: int,
+    ablations: Ablations,
+    layers: int = 3,
+    neurons: int = 41,
+    component: str = "decoder",
+) -> list[Example]:
+    """Groups `S0/0`, `S0/1`, `S0/2`, `S1/0`, ...: three wordings of one fact each, alike in difficulty."""
+    rng = np.random.default_rng(seed)
+    norms = rng.uniform(0.5, 2, size=(layers, neurons))
+    easy = rng.uniform(-0.05, 0.05, size=count // 3 + 1)
+    lean = rng.normal(-0.6, 0.6, size=(layers, neurons))
+    examples = []
+    for number in range(count):
+        common = rng.normal(0, 0.7, size=(layers, neurons))
+        activations = lean + common + rng.normal(0, 0.8, size=(len(languages), layers, neurons))
+        message = result_pb2.GroupResult(group_id=f"S{number // 3}/{number % 3}")
+        for language in languages:
+            gold = rng.integers(0, 30, size=rng.integers(1, 4)).tolist()
+            message.rows.add(
+                label=language, prompt_tokens=5, gold_token_ids=gold, gold_is_joint=bool(rng.random() < 0.8)
+            )
+        message.components.append(_component(component, activations, norms))
+        _add_predictions(message, rng, easy[number // 3], activations, ablations)
+        message.provenance.bundle_identity = IDENTITY
+        message.provenance.model = "random"
+        message.provenance.server_version = "0.1.0"
+        examples.append(Example(GroupResult(message), activations, norms))
+    return examples
+
+
+def two_components(decoder: Example, encoder: Example) -> GroupResult:
+    """The first example's result, with the components of both."""
+    message = result_pb2.GroupResult()
+    message.CopyFrom(decoder.result.message)
+    message.components.extend(encoder.result.message.components)
+    return GroupResult(message)
+
+
+def type_code(active: Sequence[bool]) -> int:
+    """Eq. 4 to 7: 0 non-activated, 1 specific, 2 partial-shared, 3 all-shared."""
+    count = sum(active)
+    if count == len(active):
+        return 3
+    return min(count, 2)
+
+
+def top_contributors(magnitudes: NDArray[np.float64]) -> set[int]:
+    """The ceil(5 %) neurons of a layer with the largest contribution."""
+    k = math.ceil(0.05 * len(magnitudes))
+    return set(sorted(range(len(magnitudes)), key=lambda neuron: -magnitudes[neuron])[:k])
+
+
+def _component(name: str, activations: NDArray[np.float64], norms: NDArray[np.float64]) -> result_pb2.ComponentResult:
+    rows, layers, neurons = activations.shape
+    counts = [[0] * 4 for _ in range(layers)]
+    top = [[[0] * 4 for _ in range(layers)] for _ in range(rows)]
+    sums = [[[0.0] * 4 for _ in range(layers)] for _ in range(rows)]
+    for layer in range(layers):
+        codes = [
+            type_code([bool(activations[row, layer, neuron] > 0) for row in range(rows)]) for neuron in range(neurons)
+        ]
+        for code in codes:
+            counts[layer][code] += 1
+        for row in range(rows):
+            magnitudes = np.abs(activations[row, layer]) * norms[layer]
+            best = top_contributors(magnitudes)
+            for neuron, code in enumerate(codes):
+                top[row][layer][code] += neuron in best
+                sums[row][layer][code] += magnitudes[neuron] / magnitudes.sum()
+    threshold = result_pb2.ThresholdResult(
+        type_counts=np.ravel(counts).tolist(),
+        active_counts=(activations > 0).sum(axis=2).T.ravel().tolist(),
+        near_threshold=2,
+        contribution=result_pb2.ContributionResult(
+            top_k=math.ceil(0.05 * neurons), top_counts=np.ravel(top).tolist(), sums=np.ravel(sums).tolist()
+        ),
+    )
+    return result_pb2.ComponentResult(component=name, layers=layers, neurons=neurons, thresholds=[threshold])
+
+
+def _add_predictions(
+    message: result_pb2.GroupResult,
+    rng: np.random.Generator,
+    easy: float,
+    activations: NDArray[np.float64],
+    ablations: Ablations,
+) -> None:
+    accuracies = {"baseline": 0.95}
+    for kind, without, control in zip(ABLATED, (0.90, 0.93, 0.2), (0.91, 0.93, 0.7), strict=True):
+        accuracies[ablations.without(kind)] = without
+        accuracies |= dict.fromkeys(ablations.controls(kind), control)
+    for name, accuracy in accuracies.items():
+        variant = message.variants.add(name=name)
+        for row in range(len(activations)):
+            right = bool(rng.random() < accuracy + easy - 0.015 * row)
+            chosen = int(rng.integers(5, 20)) if name != "baseline" else 0
+            variant.predictions.add(
+                exact=right,
+                gold_log_probability=float(-rng.exponential(0.2 if right else 5)),
+                token_ids=[1],
+                text="right" if right else "wrong",
+                matches=right,
+                starts_with_answer=right or bool(rng.random() < 0.1),
+                selected_neurons=chosen,
+                selected_active_neurons=chosen // 2,
+            )
+
+
+def random_run(folder: Path, count: int, answered: int | None = None, layers: int = 3, neurons: int = 41) -> Run:
+    """A run of `count` groups about capitals, of which the first `answered` (all by default) have random answers."""
+    languages, ablations = capitals.LANGUAGES, Ablations(draws=3, seed=0)
+    examples = random_examples(0, languages, count, ablations, layers, neurons)
+    asked = [
+        replace(group, id=example.result.group_id)
+        for group, example in zip(capitals.groups(languages), examples, strict=False)
+    ]
+    settings = Settings(
+        task="capitals",
+        task_title="Capitals",
+        task_kind="fact probing",
+        task_data="Random answers.",
+        data_sha256=data_hash(to_lines(asked)),
+        groups=count,
+        languages=languages,
+        model="random",
+        bundle_identity=IDENTITY,
+        family="bloom",
+        source="embedded:bloom",
+        source_revision="",
+        dtype="float32",
+        variants=tuple(ablations.variants()),
+        draws=ablations.draws,
+        seed=ablations.seed,
+        threshold=0.0,
+        top_fraction=0.05,
+    )
+    run = Run.create(folder, settings, asked)
+    with run.session("pytest", {"neuroglot": "0.1.0"}) as recorder:
+        for example in examples[:answered]:
+            recorder.keep(example.result)
+    return run
