@@ -1,0 +1,81 @@
+"""The command line: `neuroglot COMMAND`. Each command's module is imported when it is called, not before."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+import click
+
+from neuroglot.errors import NeuroglotError
+
+
+class Command(NamedTuple):
+    """Where a command is and what it needs.
+
+    Attributes:
+        module: where it is defined.
+        attribute: its name there.
+        extras: what to install for it beside the base; empty for nothing.
+        summary: what the overview says of it.
+    """
+
+    module: str
+    attribute: str
+    extras: str
+    summary: str
+
+
+COMMANDS = {
+    "export": Command("neuroglot_exporter.command", "export", "exporter,cpu", "Turn a checkpoint into a bundle."),
+    "serve": Command("neuroglot_server.command", "serve", "cpu", "Serve bundles over gRPC."),
+    "models": Command("neuroglot.cli.models", "models", "", "List the models of a server."),
+    "analyze": Command("neuroglot.cli.analyze", "analyze", "analysis", "Run a task: tables, figures and a report."),
+    "report": Command("neuroglot.cli.report", "report", "analysis", "Make tables, figures and report of a run anew."),
+    "demo": Command("neuroglot.cli.demo", "demo", "analysis,cpu,exporter", "The whole way, on an embedded model."),
+}
+"""The commands by name, in the order of a user's way."""
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a command when it is asked for: `neuroglot --help` needs no torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now.
+
+        Raises:
+            ClickException: a package that it needs is not installed.
+        """
+        if cmd_name not in COMMANDS:
+            return None
+        found = COMMANDS[cmd_name]
+        try:
+            command: click.Command = getattr(importlib.import_module(found.module), found.attribute)
+        except ModuleNotFoundError as error:
+            raise click.ClickException(
+                f"`neuroglot {cmd_name}` needs the package {error.name}, which is not installed: "
+                f"pip install 'neuroglot[{found.extras}]'"
+            ) from error
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table above instead of importing each."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error that neuroglot raises on purpose is shown in one line, without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except NeuroglotError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="neuroglot", prog_name="neuroglot")
+def main() -> None:
+    """The feed-forward neurons of multilingual language models: export, serve, analyse."""

@@ -1,0 +1,66 @@
+"""A progress bar over parallel groups."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class _Rate(ProgressColumn):
+    """Groups a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} groups/s", style="progress.data.speed")
+
+
+class GroupProgress:
+    """A bar with the rate and the time that is left, on standard error; it appears with the first answer."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("analysing"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[failures]}", style="red"),
+            console=Console(stderr=True),
+        )
+        self._task: TaskID | None = None
+
+    def update(self, answered: int, failed: int, total: int) -> None:
+        """Show how far it is; what `neuroglot.analyses.pipeline.run` calls after each answer."""
+        failures = f"{failed:,} failed" if failed else ""
+        if self._task is None:
+            # What an earlier session answered took no time in this one: the rate counts from here.
+            self._task = self._progress.add_task("groups", total=total, completed=answered + failed, failures=failures)
+            self._progress.start()
+        else:
+            self._progress.update(self._task, completed=answered + failed, failures=failures)
+
+    def stop(self) -> None:
+        """Leave the bar as it is and give the line back."""
+        if self._task is not None:
+            self._progress.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()

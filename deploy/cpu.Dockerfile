@@ -1,0 +1,16 @@
+FROM python:3.11-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY client client
+COPY server server
+COPY exporter exporter
+RUN python -m venv /opt/neuroglot \
+    && /opt/neuroglot/bin/pip install --no-cache-dir --constraint constraints.txt '.[cpu]'
+
+FROM python:3.11-slim
+RUN useradd --system --no-create-home neuroglot
+COPY --from=build /opt/neuroglot /opt/neuroglot
+USER neuroglot
+EXPOSE 50051
+# Only the container's own network reaches it; what is published outside is the caller's choice.
+ENTRYPOINT ["/opt/neuroglot/bin/neuroglot", "serve", "--address", "0.0.0.0:50051", "--insecure"]

@@ -1,0 +1,213 @@
+"""From an embedded checkpoint to a report, by the commands that a user types, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pytest
+
+import neuroglot as ng
+from neuroglot.bundle import open_bundle
+from neuroglot.runs import Run
+from neuroglot.tasks.capitals import LANGUAGES
+
+GROUPS = 6
+
+
+class Ran(NamedTuple):
+    """A command that ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def neuroglot(*arguments: str | Path, timeout: float = 110.0) -> Ran:
+    command = [sys.executable, "-m", "neuroglot", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+class Demo(NamedTuple):
+    """A demo that ran to its end."""
+
+    folder: Path
+    ran: Ran
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "bundles" / "bloom"
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "bloom-capitals"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    folder = tmp_path_factory.mktemp("demo")
+    ran = neuroglot("demo", "--out", folder, "--limit", str(GROUPS))
+    assert ran.status == 0, ran.err
+    return Demo(folder, ran)
+
+
+def test_the_demo_ends_with_the_path_of_the_report(demo: Demo) -> None:
+    report = demo.folder / "bloom-capitals-inference" / "report.html"
+    assert report.is_file()
+    assert (demo.results / "report.html").is_file()
+    assert "".join(demo.ran.out.split()).endswith("".join(str(report).split()))
+    for command in ("export embedded:bloom", "serve", "analyze capitals"):
+        assert f"$ neuroglot {command}" in demo.ran.out
+
+
+def test_the_export_was_verified(demo: Demo) -> None:
+    manifest = open_bundle(demo.bundle, full=True)
+    assert manifest.source == "embedded:bloom"
+    assert manifest.verification["measurements"]["logits"]["difference"] <= 1e-4
+    assert manifest.verification["measurements"]["activations"]["difference"] <= 1e-4
+
+
+def test_the_model_knows_its_capitals(demo: Demo) -> None:
+    table = pd.read_csv(demo.results / "tables" / "accuracy.csv")
+    baseline = table[table.variant == "baseline"]
+    assert set(LANGUAGES) <= set(baseline.language)
+    assert baseline.exact_percent.mean() >= 95
+
+
+def test_every_table_and_figure_is_there(demo: Demo) -> None:
+    names = {"types_by_layer", "active_by_language", "top_contributors", "accuracy", "effects"}
+    for name in names:
+        csv = pd.read_csv(demo.results / "tables" / f"{name}.csv")
+        parquet = pd.read_parquet(demo.results / "tables" / f"{name}.parquet")
+        assert len(csv) == len(parquet) > 0
+        assert (demo.results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (demo.results / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+
+
+def test_the_report_says_what_was_run(demo: Demo) -> None:
+    page = (demo.results / "report.html").read_text(encoding="utf-8")
+    identity = open_bundle(demo.bundle).identity
+    for word in ("embedded:bloom", identity, Run.open(demo.results).settings.data_sha256, "neuroglot analyze capitals"):
+        assert word in page
+    assert not re.findall(r"(?:src|href)=[\"']https?://(?!arxiv\.org)", page), "it loads nothing from elsewhere"
+
+
+def test_a_second_demo_reuses_the_bundle(demo: Demo) -> None:
+    before = (demo.bundle / "manifest.json").stat().st_mtime_ns
+    again = neuroglot("demo", "--out", demo.folder, "--limit", str(GROUPS))
+    assert again.status == 0, again.err
+    assert "is there already" in again.out
+    assert (demo.bundle / "manifest.json").stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def server(demo: Demo) -> Iterator[str]:
+    """The address of a server of the demo's bundle, in a process of its own."""
+    command = [sys.executable, "-m", "neuroglot", "serve", str(demo.bundle), "--address", "127.0.0.1:0"]
+    with subprocess.Popen(
+        [*command, "--log-level", "error"], stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("listening on "):
+                yield line.removeprefix("listening on ").strip()
+                break
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+
+
+def test_the_example_of_the_readme(server: str) -> None:
+    client = ng.connect(server)
+    group = ng.Group(
+        {"en": "The capital of France is", "es": "La capital de Francia es", "de": "Die Hauptstadt von Frankreich ist"},
+        answers={"en": "Paris", "es": "París", "de": "Paris"},
+    )
+    without = {"without partial-shared": ng.deactivate(ng.PARTIAL_SHARED)}
+    result = client.model().analyze(group, variants=without)
+    client.close()
+    assert result.types.counts().sum(axis=1).tolist() == [512] * 4
+    assert len(result.types[ng.ALL_SHARED]) == result.types.counts()[:, ng.ALL_SHARED].sum()
+    assert result.predictions["baseline"]["es"].text == "París"
+    assert result.predictions["without partial-shared"]["es"].selected_neurons > 0
+
+
+def test_models_are_listed(server: str) -> None:
+    listed = neuroglot("models", server)
+    assert listed.status == 0, listed.err
+    assert "bloom" in listed.out
+    assert "4 layers x 512 neurons" in listed.out
+
+
+def test_ctrl_c_keeps_what_is_finished_and_resume_ends_with_the_same_tables(
+    demo: Demo, server: str, tmp_path: Path
+) -> None:
+    arguments = ["analyze", "capitals", "--server", server, "--model", "bloom", "--limit", "60", "--draws", "1"]
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    command = [sys.executable, "-m", "neuroglot", *arguments, "--out", str(stopped)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not ((stopped / "run.json").exists() and len(Run.open(stopped).done()) >= 5):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    kept = len(Run.open(stopped).done())
+    assert 5 <= kept < 60
+    assert f"{kept} of 60 groups are kept" in " ".join(said.split())
+    assert "--resume" in said
+    assert "Traceback" not in said
+
+    refused = neuroglot(*arguments, "--out", stopped)
+    assert refused.status == 1
+    assert "holds a run already" in refused.err
+
+    assert neuroglot(*arguments, "--out", stopped, "--resume").status == 0
+    assert neuroglot(*arguments, "--out", whole).status == 0
+    assert json.loads((stopped / "run.json").read_text())["sessions"][1]["groups"] == 60 - kept
+    for table in sorted((whole / "tables").glob("*.csv")):
+        # Counts are equal; log-probabilities are equal to rounding, for other rows shared their batches.
+        pd.testing.assert_frame_equal(
+            pd.read_csv(stopped / "tables" / table.name), pd.read_csv(table), check_exact=False, rtol=1e-3, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["export", "embedded:nonsense", "NEW"], "no embedded model 'nonsense'"),
+        (["export", "no/such/folder/here", "NEW"], "there is no folder"),
+        (["serve", "NEW"], "is no bundle: there is no such folder"),
+        (["serve", "BUNDLE", "--address", "0.0.0.0:0"], "neither encrypted nor authenticated"),
+        (["models", "127.0.0.1:9"], "no answer from 127.0.0.1:9"),
+        (["analyze", "nonsense", "--model", "BUNDLE", "--out", "NEW"], "the tasks are capitals, capitals-inference"),
+        (["analyze", "capitals", "--model", "BUNDLE", "--languages", "en,xx", "--out", "NEW"], "'xx'"),
+        (["analyze", "capitals", "--model", "BUNDLE", "--languages", "en", "--out", "NEW"], "name two or more"),
+        (["analyze", "capitals", "--model", "nowhere", "--out", "NEW"], "is no folder"),
+        (["demo", "--family", "nonsense", "--out", "NEW"], "no embedded model 'nonsense'"),
+    ],
+)
+def test_bad_input_is_one_line(demo: Demo, tmp_path: Path, arguments: list[str], said: str) -> None:
+    places = {"NEW": str(tmp_path / "new"), "BUNDLE": str(demo.bundle)}
+    ran = neuroglot(*(places.get(argument, argument) for argument in arguments))
+    assert ran.status in (1, 2)
+    assert said in " ".join(ran.err.split())
+    assert "Traceback" not in ran.err
+    assert not (tmp_path / "new" / "manifest.json").exists()
+
+
+def test_an_unknown_model_names_those_that_are_served(server: str, tmp_path: Path) -> None:
+    ran = neuroglot("analyze", "capitals", "--server", server, "--model", "nonsense", "--out", tmp_path / "new")
+    assert ran.status == 1
+    assert "'nonsense'" in ran.err
+    assert "bloom" in ran.err
