@@ -8,8 +8,8 @@ from typing import Any
 _CARD = """\
 # {family}, embedded in neuroglot
 
-A stand-in to try the service on: a {family} of {millions:.1f} million parameters that knows the capitals of 130 states
-in ten languages ({languages}). It has the architecture and the form of tokenizer of its
+A stand-in to try the service on: a model of the {family} family with {millions:.1f} million parameters that knows the
+capitals of 130 states in ten languages ({languages}). It has the architecture and the form of tokenizer of its
 family, so exports, analyses and tests meet the real thing at once, without a download.
 
 **It is no evidence about large models.** It has seen nothing but the sentences of three small tasks. What an analysis
