@@ -3,6 +3,7 @@
 They say what the messages of `neuroglot.v1` say, in Python and numpy, so that any transport can speak to the core.
 """
 
+from neuroglot.neurons import NeuronType
 from neuroglot_server.core.description import ComponentDescription, Limits, ModelDescription, Settings
 from neuroglot_server.core.errors import InvalidRequest, ModelClosed, ModelNotFound, NotFinite, QueueFull, RequestError
 from neuroglot_server.core.request import (
@@ -20,7 +21,6 @@ from neuroglot_server.core.request import (
     Group,
     Intersection,
     Intervention,
-    NeuronType,
     Override,
     Prediction,
     Row,

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, IntEnum, auto
+from enum import Enum, auto
 
-
-class NeuronType(IntEnum):
-    """What a neuron is to a group of L rows; s is the number of rows in which it is active (Eqs. 4 to 7).
-
-    The numbers are the codes in packed maps and the order of the columns of counts.
-    """
-
-    NON_ACTIVATED = 0
-    SPECIFIC = 1
-    PARTIAL_SHARED = 2
-    ALL_SHARED = 3
+from neuroglot.neurons import NeuronType
 
 
 @dataclass(frozen=True)
