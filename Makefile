@@ -8,7 +8,7 @@ PROTOS := $(wildcard proto/neuroglot/v1/*.proto)
 STUBS := client/neuroglot/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format proto bench train constraints clean
+.PHONY: help install demo test check format proto bench train constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,11 +23,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## the main job on an embedded model: export, serve, analyse, report (FAMILY=llama for another)
 	@$(BIN)/neuroglot demo --family $(FAMILY) --out build/demo
 
-test: $(INSTALLED)  ## every test but the slow ones
-	$(BIN)/pytest -m 'not slow'
-
-test-slow: $(INSTALLED)  ## the tests that take minutes
-	$(BIN)/pytest -m slow --timeout 1800
+test: $(INSTALLED)  ## every test
+	$(BIN)/pytest
 
 check: $(INSTALLED)  ## style, types, the contract, and that the stubs are those of the contract
 	$(BIN)/ruff check .
@@ -57,8 +54,8 @@ stubs-into:
 bench: $(INSTALLED)  ## the benchmarks, as JSON and a table under build/bench
 	$(BIN)/python -m tests.benchmarks --out build/bench
 
-train: $(INSTALLED)  ## train the embedded models anew (about an hour on two cores)
-	$(BIN)/python -m neuroglot_exporter.embedded.train bloom
+train: $(INSTALLED)  ## train an embedded model anew, tens of minutes on two cores (FAMILY=llama for another)
+	$(BIN)/python -m neuroglot_exporter.embedded.train $(FAMILY)
 
 constraints:  ## pin what development installs, from a fresh environment
 	rm -rf build/pins && $(PYTHON) -m venv build/pins

@@ -31,6 +31,16 @@ class Scope(StrEnum):
     ALL_TOKENS = auto()
     """Every token of the prompt and of the answer."""
 
+    @property
+    def before_last(self) -> bool:
+        """Whether it acts at the prompt tokens before the last one."""
+        return self in (Scope.ALL_PROMPT_TOKENS, Scope.ALL_TOKENS)
+
+    @property
+    def generated(self) -> bool:
+        """Whether it acts at the tokens of the answer."""
+        return self in (Scope.LAST_PROMPT_TOKEN_AND_GENERATED, Scope.ALL_TOKENS)
+
 
 @dataclass(frozen=True)
 class Deactivate:
@@ -39,9 +49,12 @@ class Deactivate:
 
 @dataclass(frozen=True)
 class Convert:
-    """`a` becomes `value` where it is inactive in the row; with None, the next float above the threshold."""
+    """`a` becomes `value` where it is inactive in the row; with None, the next float above the threshold.
 
-    value: float | None
+    Inactive is meant at the last prompt token of the baseline, at whichever positions the intervention acts.
+    """
+
+    value: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
@@ -21,6 +21,7 @@ from neuroglot.runs import Run
 from neuroglot.tasks.capitals import LANGUAGES
 
 GROUPS = 6
+README = Path(__file__).parents[2] / "README.md"
 
 
 class Ran(NamedTuple):
@@ -126,17 +127,15 @@ def server(demo: Demo) -> Iterator[str]:
 
 
 def test_the_example_of_the_readme(server: str) -> None:
-    client = ng.connect(server)
-    group = ng.Group(
-        {"en": "The capital of France is", "es": "La capital de Francia es", "de": "Die Hauptstadt von Frankreich ist"},
-        answers={"en": "Paris", "es": "París", "de": "Paris"},
-    )
-    without = {"without partial-shared": ng.deactivate(ng.PARTIAL_SHARED)}
-    result = client.model().analyze(group, variants=without)
-    client.close()
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert "127.0.0.1:50051" in example
+    names: dict[str, Any] = {}
+    exec(example.replace("127.0.0.1:50051", server), names)
+    names["client"].close()
+    result = names["result"]
     assert result.types.counts().sum(axis=1).tolist() == [512] * 4
-    assert len(result.types[ng.ALL_SHARED]) == result.types.counts()[:, ng.ALL_SHARED].sum()
-    assert result.predictions["baseline"]["es"].text == "París"
+    assert len(names["shared"]) == result.types.counts()[:, ng.ALL_SHARED].sum()
+    assert result.predictions["baseline"]["es"].text == "París"  # as the comment beside it says
     assert result.predictions["without partial-shared"]["es"].selected_neurons > 0
 
 

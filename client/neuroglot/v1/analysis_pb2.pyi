@@ -335,7 +335,7 @@ Global___Deactivate: _TypeAlias = Deactivate  # noqa: Y015
 
 @_typing.final
 class Convert(_message.Message):
-    """Makes neurons active that are inactive in a row."""
+    """Makes neurons active that are inactive in a row: at the last prompt token of the baseline, wherever it acts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -3,29 +3,23 @@
 They say what the messages of `neuroglot.v1` say, in Python and numpy, so that any transport can speak to the core.
 """
 
+from neuroglot.interventions import Action, Add, Convert, Deactivate, Override, Scale, Scope
 from neuroglot.neurons import NeuronType
+from neuroglot.selections import ControlKind
 from neuroglot_server.core.description import ComponentDescription, Limits, ModelDescription, Settings
 from neuroglot_server.core.errors import InvalidRequest, ModelClosed, ModelNotFound, NotFinite, QueueFull, RequestError
 from neuroglot_server.core.request import (
-    Action,
-    Add,
     Analysis,
     ByNeuron,
     ByType,
     Contribution,
     Control,
-    ControlKind,
-    Convert,
-    Deactivate,
     Difference,
     Group,
     Intersection,
     Intervention,
-    Override,
     Prediction,
     Row,
-    Scale,
-    Scope,
     Selection,
     Union,
     Variant,

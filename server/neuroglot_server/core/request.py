@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, auto
 
+from neuroglot.interventions import Action, Scope
 from neuroglot.neurons import NeuronType
+from neuroglot.selections import ControlKind
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,6 @@ class ByNeuron:
     bits: bytes
 
 
-class ControlKind(Enum):
-    """From which neurons a control is drawn."""
-
-    RANDOM = auto()
-    """From all neurons of the layer, as many as the selection has."""
-    RANDOM_ACTIVE = auto()
-    """From the neurons active in the row, as many as the selection has active ones in that row."""
-
-
 @dataclass(frozen=True)
 class Control:
     """Random neurons, as many a layer as another selection has, drawn anew in every row."""
@@ -98,67 +90,6 @@ class Difference:
 
 
 Selection = ByType | ByNeuron | Control | Union | Intersection | Difference
-
-
-@dataclass(frozen=True)
-class Deactivate:
-    """Sets activations to 0."""
-
-
-@dataclass(frozen=True)
-class Convert:
-    """Sets activations to a value, of those chosen neurons that are inactive in the row.
-
-    Inactive is meant at the last prompt token of the baseline, at whichever positions the intervention acts.
-
-    Attributes:
-        value: None for the next float above the threshold.
-    """
-
-    value: float | None = None
-
-
-@dataclass(frozen=True)
-class Override:
-    """Sets activations to a value."""
-
-    value: float
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Multiplies activations."""
-
-    factor: float
-
-
-@dataclass(frozen=True)
-class Add:
-    """Adds to activations."""
-
-    value: float
-
-
-Action = Deactivate | Convert | Override | Scale | Add
-
-
-class Scope(Enum):
-    """Positions at which an intervention acts."""
-
-    LAST_PROMPT_TOKEN = auto()
-    ALL_PROMPT_TOKENS = auto()
-    LAST_PROMPT_TOKEN_AND_GENERATED = auto()
-    ALL_TOKENS = auto()
-
-    @property
-    def before_last(self) -> bool:
-        """Whether it acts at the prompt tokens before the last one."""
-        return self in (Scope.ALL_PROMPT_TOKENS, Scope.ALL_TOKENS)
-
-    @property
-    def generated(self) -> bool:
-        """Whether it acts at the tokens of the answer."""
-        return self in (Scope.LAST_PROMPT_TOKEN_AND_GENERATED, Scope.ALL_TOKENS)
 
 
 @dataclass(frozen=True)
