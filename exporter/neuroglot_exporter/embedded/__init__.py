@@ -4,16 +4,32 @@
     python -m neuroglot_exporter.embedded.train bloom       trains it again
     python -m neuroglot_exporter.embedded.evaluate bloom    measures it and writes its card
 
-They know the capitals of 130 states in ten languages and little else: stand-ins, no evidence about large models.
+They know the capitals of 130 states in ten languages and little else: stand-ins, no evidence about large models. The
+checkpoints are a distribution of their own, `neuroglot-models`, so that a client does not carry them.
+
+Raises:
+    InstallationError: on import, that distribution is not installed.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from neuroglot.bundle import hash_file
+from neuroglot.errors import InstallationError
 
-MODELS = Path(__file__).parent / "models"
+
+def _stored_models() -> Path:
+    package = find_spec("neuroglot_models")
+    if package is None or package.origin is None:
+        raise InstallationError(
+            "the embedded models are not installed: pip install neuroglot-models (in a checkout: pip install ./models)"
+        )
+    return Path(package.origin).parent
+
+
+MODELS = _stored_models()
 """Where the stored checkpoints are, a folder for each family."""
 
 
