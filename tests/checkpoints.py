@@ -9,10 +9,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     BloomConfig,
     LlamaConfig,
+    MT5Config,
     PretrainedConfig,
     PreTrainedTokenizerFast,
+    T5Config,
     XGLMConfig,
 )
 
@@ -81,7 +84,18 @@ def _xglm(tokenizer: PreTrainedTokenizerFast, **geometry: Any) -> PretrainedConf
     return XGLMConfig(**shape, bos_token_id=1, eos_token_id=2, pad_token_id=3, decoder_start_token_id=2)
 
 
-CONFIGS = {"bloom": _bloom, "llama": _llama, "xglm": _xglm}
+def _t5(tokenizer: PreTrainedTokenizerFast, **geometry: Any) -> PretrainedConfig:
+    return T5Config(**_T5_SHAPE | {"vocab_size": len(tokenizer)} | geometry, **_T5_TOKENS)
+
+
+def _mt0(tokenizer: PreTrainedTokenizerFast, **geometry: Any) -> PretrainedConfig:
+    return MT5Config(**_T5_SHAPE | {"vocab_size": len(tokenizer)} | geometry, **_T5_TOKENS)
+
+
+_T5_SHAPE = {"d_model": 24, "d_kv": 7, "d_ff": 70, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 3}
+_T5_TOKENS = {"eos_token_id": 2, "pad_token_id": 3, "decoder_start_token_id": 3}
+
+CONFIGS = {"bloom": _bloom, "llama": _llama, "xglm": _xglm, "mt0": _mt0, "t5": _t5}
 """By family: makes a config of odd geometry for a tokenizer; keywords of the family's config change it."""
 
 
@@ -104,13 +118,17 @@ def random_checkpoint(
         `folder`.
     """
     tokenizer = byte_level_tokenizer()
-    model = AutoModelForCausalLM.from_config(CONFIGS[family](tokenizer, **geometry))
+    config = CONFIGS[family](tokenizer, **geometry)
+    kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = kind.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() == 2:
-                parameter.copy_(noise * gain / parameter.shape[1] ** 0.5)
+                # T5 does not divide its scores by the square root of the head's width.
+                fan_in = parameter.shape[1] * (config.d_kv if name.endswith(".q.weight") else 1)
+                parameter.copy_(noise * gain / fan_in**0.5)
             elif name.endswith("bias"):
                 parameter.copy_(noise * 0.2)
             else:

@@ -3,7 +3,7 @@
     bloomz-560m/
     ├── manifest.json         what this module reads and writes; always written last
     ├── decoder.onnx          one graph a component, without weights
-    ├── decoder.onnx.data     its weights
+    ├── weights.data          the weights of all graphs, each once
     ├── decoder.norms.npy     float32 [layers, neurons]: the norm of every neuron's value row
     └── tokenizer.json
 
@@ -28,6 +28,7 @@ from neuroglot.errors import BundleError
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+WEIGHTS = "weights.data"
 
 HASH_ON_LOAD_BYTES = 64 * 2**20
 """Files up to this size are hashed at every load; of larger ones only the size is checked, unless `check` is `full`."""

@@ -47,7 +47,24 @@ def gold_tokens(
     frozen = tuple(encode(prompt))
     whole = tuple(encode(prompt + separator + answer))
     joint = whole[: len(frozen)] == frozen and len(whole) > len(frozen)
-    gold = whole[len(frozen) :] if joint else tuple(encode_bare(separator + answer))
+    gold = whole[len(frozen) :] if joint else answer_tokens(encode_bare, separator + answer)
+    return GoldTokens(frozen, gold, joint)
+
+
+def answer_tokens(encode_bare: Callable[[str], Sequence[int]], answer: str) -> tuple[int, ...]:
+    """The tokens of an answer by itself: the gold tokens of an encoder-decoder, whose decoder begins anew.
+
+    Args:
+        encode_bare: text to token ids, without special tokens.
+        answer: the answer's text; nothing stands before it.
+
+    Returns:
+        At least one token, without EOS.
+
+    Raises:
+        ValueError: the answer has no tokens.
+    """
+    gold = tuple(encode_bare(answer))
     if not gold:
         raise ValueError(f"the answer {answer!r} has no tokens")
-    return GoldTokens(frozen, gold, joint)
+    return gold

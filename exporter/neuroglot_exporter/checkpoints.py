@@ -77,18 +77,23 @@ class Checkpoint:
         except OSError as error:
             raise CheckpointError(f"{self.source} cannot be downloaded: {_first_line(error)}") from None
 
-    def load_model(self, folder: Path) -> PreTrainedModel:
-        """The model in float32 on the CPU, in eval mode.
+    def load_model(self, folder: Path, dtype: str = "float32") -> PreTrainedModel:
+        """The model on the CPU, in eval mode.
+
+        Args:
+            folder: of the checkpoint.
+            dtype: of its weights: `float32`, or `float16`; what the model keeps in float32 then (T5's `wo`) stays so.
 
         Raises:
             CheckpointError: its weights cannot be loaded, or some are missing.
         """
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+        kind: Any = AutoModelForSeq2SeqLM if self.family.encoder_decoder else AutoModelForCausalLM
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, gguf_file=self.gguf_file, dtype=torch.float32, output_loading_info=True
+            loaded: Any = kind.from_pretrained(
+                folder, gguf_file=self.gguf_file, dtype=getattr(torch, dtype), output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"the weights of {self.source} cannot be loaded: {_first_line(error)}") from None

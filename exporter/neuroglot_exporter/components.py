@@ -1,4 +1,4 @@
-"""Writes one component of a bundle: its graph, its weights, and the norms of its value rows."""
+"""Writes the components of a bundle: their graphs, weights, and the norms of their value rows."""
 
 from __future__ import annotations
 
@@ -9,57 +9,76 @@ import numpy as np
 import onnx
 import torch
 
-from neuroglot.bundle import Component
+from neuroglot.bundle import WEIGHTS, Component
 from neuroglot_exporter.families.family import Family, Ffn
+from neuroglot_exporter.rewrite.document import document
 from neuroglot_exporter.rewrite.expose_ffn import expose_ffn
 from neuroglot_exporter.rewrite.fold_transposes import fold_transposes
 from neuroglot_exporter.rewrite.graph import GraphIndex
 from neuroglot_exporter.rewrite.keep_sign import keep_sign
 from neuroglot_exporter.rewrite.keep_trailing import keep_trailing_logits, keep_trailing_outputs
 from neuroglot_exporter.rewrite.output_head import output_head
-from neuroglot_exporter.tracing import describe_causal, trace
-from neuroglot_exporter.weights import write_weights
+from neuroglot_exporter.t5_graphs import trace_decoder, trace_encoder
+from neuroglot_exporter.tracing import TracedGraph, trace_causal
+from neuroglot_exporter.weights import WeightsFile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_ELEMENT_TYPES = {torch.float32: onnx.TensorProto.FLOAT, torch.float16: onnx.TensorProto.FLOAT16}
 
-def write_component(model: PreTrainedModel, family: Family, ffn: Ffn, folder: Path) -> Component:
-    """Trace a component, open its FFN, and write `NAME.onnx`, `NAME.onnx.data` and `NAME.norms.npy`.
 
-    The graph's metadata name the initializers that attribution needs: `value_matrix.{i}` `[neurons, hidden]` for every
-    layer i, and `output_embedding` `[vocabulary, hidden]`.
+def write_components(model: PreTrainedModel, family: Family, folder: Path) -> tuple[Component, ...]:
+    """Trace every component, open its FFN, and write `NAME.onnx`, `NAME.norms.npy`, and the weights of all of them.
+
+    The graphs' metadata name the initializers that attribution needs: `value_matrix.{i}` `[neurons, hidden]` for every
+    layer i, and where there are logits `output_embedding` `[vocabulary, hidden]`.
 
     Args:
-        model: in float32 and eval mode, on the CPU.
+        model: in eval mode, on the CPU.
         family: its family.
-        ffn: where the component's neurons are.
         folder: of the bundle.
 
     Raises:
-        RewriteError: the traced graph is not what the family says.
+        RewriteError: a traced graph is not what the family says.
     """
+    traces = {"encoder": trace_encoder, "decoder": trace_decoder if family.encoder_decoder else trace_causal}
+    with (folder / WEIGHTS).open("wb") as file:
+        weights = WeightsFile(file)
+        components = tuple(
+            _write_component(model, family, ffn, traces[ffn.component](model), weights, folder) for ffn in family.ffns
+        )
+    for component in components:
+        onnx.checker.check_model(folder / component.graph, full_check=True)
+    return components
+
+
+def _write_component(
+    model: PreTrainedModel, family: Family, ffn: Ffn, traced: TracedGraph, weights: WeightsFile, folder: Path
+) -> Component:
     layers = ffn.layers(model.config)
     values = [value_matrix(model, layer.down_projection) for layer in layers]
     hidden_size, neurons = values[0].shape
 
-    traced = trace(model, describe_causal(model))
-    gated = expose_ffn(traced.model, layers, neurons, onnx.TensorProto.FLOAT)
+    graph = traced.model
+    gated = expose_ffn(graph, layers, neurons, _ELEMENT_TYPES[model.dtype])
     for i, layer in enumerate(layers):
-        keep_sign(traced.model, layer.activation, f"ffn.{i}.activation")
-    taps = [output.name for output in traced.model.graph.output if output.name.startswith("ffn.")]
-    keep_trailing_outputs(traced.model, taps, "activations_from", "activations_kept")
-    keep_trailing_logits(traced.model, family.output_embedding, "logits_from", "logits_kept")
-    output_embedding = output_head(traced.model, family.output_embedding)
-    transposed = fold_transposes(traced.model, traced.parameters)
-    index = GraphIndex(traced.model.graph)
-    matrices = {f"value_matrix.{i}": index.matmul_of(layer.down_projection).input[1] for i, layer in enumerate(layers)}
-    onnx.helper.set_model_props(traced.model, {**matrices, "output_embedding": output_embedding})
+        keep_sign(graph, layer.activation, f"ffn.{i}.activation")
+    taps = [output.name for output in graph.graph.output if output.name.startswith("ffn.")]
+    keep_trailing_outputs(graph, taps, "activations_from", "activations_kept")
+    metadata = {}
+    if any(output.name == "logits" for output in graph.graph.output):
+        keep_trailing_logits(graph, family.output_embedding, "logits_from", "logits_kept")
+        metadata["output_embedding"] = output_head(graph, family.output_embedding)
+    transposed = fold_transposes(graph, traced.parameters)
+    index = GraphIndex(graph.graph)
+    metadata |= {f"value_matrix.{i}": index.matmul_of(layer.down_projection).input[1] for i, layer in enumerate(layers)}
+    summary = f"{ffn.component} of {family.name}: {len(layers)} FFN layers of {neurons} neurons, shown and maskable"
+    document(graph, ffn.component, summary, metadata)
 
     graph_file = folder / f"{ffn.component}.onnx"
-    write_weights(traced.model, traced.parameters, transposed, folder / f"{graph_file.name}.data")
-    onnx.save(traced.model, graph_file)
-    onnx.checker.check_model(graph_file, full_check=True)
+    weights.add(graph, traced.parameters, transposed)
+    onnx.save(graph, graph_file)
     norms_file = folder / f"{ffn.component}.norms.npy"
     np.save(norms_file, value_norms(values))
     return Component(

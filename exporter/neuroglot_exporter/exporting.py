@@ -3,44 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 from collections.abc import Callable
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from neuroglot.bundle import Manifest, ModelFacts, describe_files, staged, write_manifest
-from neuroglot.errors import InstallationError
-from neuroglot_exporter.checkpoints import GGUF_SUFFIX, find_checkpoint
+from neuroglot_exporter.checkpoints import Checkpoint, find_checkpoint
+from neuroglot_exporter.packages import require_packages
 
 Progress = Callable[[str], None]
 """Is called with the name of every stage as it begins."""
 
-_REQUIRED = {
-    "torch": "exporter",
-    "transformers": "exporter",
-    "optimum": "exporter",
-    "optimum.onnx": "exporter",
-    "onnx": "exporter",
-    "tokenizers": "exporter",
-    "onnxruntime": "exporter,cpu",
-}
-_REQUIRED_FOR_GGUF = {"gguf": "exporter", "accelerate": "exporter"}  # by transformers
+DTYPES = ("float32", "float16")
+"""What weights and activations of a bundle may be."""
+
 _TOOLS = ("neuroglot", "onnx", "optimum-onnx", "tokenizers", "torch", "transformers")
 
 
 def export(
-    source: str, folder: Path, *, revision: str | None = None, progress: Progress = lambda _stage: None
+    source: str,
+    folder: Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    verify: bool = True,
+    progress: Progress = lambda _stage: None,
 ) -> Manifest:
     """Export a checkpoint: trace it, open its FFN, write a bundle, and verify it against transformers.
 
-    Either a whole, verified bundle stands in `folder` afterwards, or nothing does.
+    The verification runs in a process of its own, once this one has given the model back. Either a whole bundle, and a
+    verified one, stands in `folder` afterwards, or nothing does.
 
     Args:
         source: a Hub id, a checkpoint's folder, a GGUF file, or `embedded:NAME`.
         folder: the bundle; must not exist.
         revision: branch, tag or commit of a Hub id.
+        dtype: of weights and activations: `float32`, or `float16`, which is for GPUs.
+        verify: whether to; a bundle that was not verified has no measurements in its manifest.
         progress: is called with the name of every stage as it begins.
 
     Returns:
@@ -49,39 +51,27 @@ def export(
     Raises:
         BundleError: `folder` exists.
         CheckpointError: no such checkpoint, an unknown family, or an attribute of its config that could change the FFN.
+        ExportError: too little of the disk is free.
         InstallationError: a package that exporting needs is missing.
         RewriteError: the traced graph is not what the family says.
         VerificationError: the exported graph does not compute what transformers computes.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; a bundle has one of {', '.join(DTYPES)}")
     with staged(folder) as aside:
-        _require_packages(source)
+        require_packages(source, "exporting")
         checkpoint = find_checkpoint(source, revision)
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is imported
         progress("importing torch and transformers")
         # Heavy, and only here: a wrong argument is told at once.
-        from neuroglot_exporter.components import write_component
-        from neuroglot_exporter.tokenizer_files import write_tokenizer
-        from neuroglot_exporter.verification.verify import verify
+        from neuroglot_exporter import needs
+        from neuroglot_exporter.verification.process import verify_apart
 
         checkpoint.check_attributes()
-        progress("loading the checkpoint")
-        local = checkpoint.fetch()
-        tokenizer = checkpoint.load_tokenizer(local)
-        model = checkpoint.load_model(local)
-        progress("tracing and rewriting the graph")
-        write_tokenizer(tokenizer, aside)
-        component = write_component(model, checkpoint.family, checkpoint.family.ffns[0], aside)
-        facts = ModelFacts(
-            family=checkpoint.family.name,
-            dtype="float32",
-            vocabulary_size=model.get_output_embeddings().weight.shape[0],
-            max_positions=checkpoint.family.max_positions(model.config),
-            eos_token_ids=_end_tokens(model, tokenizer),
-            decoder_start_token_id=None,
-            components=(component,),
-        )
-        progress("comparing with transformers")
-        verification = verify(model, tokenizer, checkpoint.family, facts, aside)
+        needed = needs.estimate(checkpoint, dtype)
+        progress(str(needed))
+        needs.check(needed, aside)
+        facts = _write_model(checkpoint, dtype, aside, progress)
         progress("hashing the bundle")
         manifest = Manifest(
             model=facts,
@@ -89,19 +79,39 @@ def export(
             source=checkpoint.source,
             source_revision=checkpoint.commit,
             tools={tool: version(tool) for tool in _TOOLS},
-            verification=dataclasses.asdict(verification),
         )
         write_manifest(aside, manifest)
+        if verify:
+            measured = verify_apart(aside, checkpoint.fetch() / (checkpoint.gguf_file or ""), progress)
+            manifest = dataclasses.replace(manifest, verification=measured)
+            write_manifest(aside, manifest)
     return manifest
 
 
-def _require_packages(source: str) -> None:
-    required = _REQUIRED | (_REQUIRED_FOR_GGUF if source.endswith(GGUF_SUFFIX) else {})
-    for module, extras in required.items():
-        if find_spec(module) is None:
-            raise InstallationError(
-                f"exporting needs the package {module}, which is not installed: pip install 'neuroglot[{extras}]'"
-            )
+def _write_model(checkpoint: Checkpoint, dtype: str, folder: Path, progress: Progress) -> ModelFacts:
+    """Write all files of a bundle but the manifest; the model is out of memory when this returns."""
+    from neuroglot_exporter.components import write_components
+    from neuroglot_exporter.tokenizer_files import write_tokenizer
+
+    progress("loading the checkpoint")
+    local = checkpoint.fetch()
+    tokenizer = checkpoint.load_tokenizer(local)
+    model = checkpoint.load_model(local, dtype)
+    progress("tracing and rewriting the graph")
+    write_tokenizer(tokenizer, folder)
+    components = write_components(model, checkpoint.family, folder)
+    facts = ModelFacts(
+        family=checkpoint.family.name,
+        dtype=dtype,
+        vocabulary_size=model.get_output_embeddings().weight.shape[0],
+        max_positions=checkpoint.family.max_positions(model.config),
+        eos_token_ids=_end_tokens(model, tokenizer),
+        decoder_start_token_id=model.config.decoder_start_token_id if checkpoint.family.encoder_decoder else None,
+        components=components,
+    )
+    del model
+    gc.collect()  # modules and hooks refer to each other
+    return facts
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import onnx
 import torch
 from onnx import helper
@@ -14,42 +16,50 @@ _LARGE_ALIGNMENT = 4096
 _LARGE_BYTES = 2**20
 
 
-def write_weights(
-    model: onnx.ModelProto, parameters: Mapping[str, torch.Tensor], transposed: frozenset[str], data_file: Path
-) -> None:
-    """Turn the graph inputs that are parameters into initializers whose values stand in an external file.
+class WeightsFile:
+    """A bundle's external file; what several graphs share is written once."""
 
-    Values are little-endian and row-major; large ones begin on a page, so that ONNX Runtime can map them.
+    def __init__(self, file: BinaryIO) -> None:
+        """Write into an open file that has a name; beside it the graphs must be saved."""
+        self._file = file
+        self._location = Path(file.name).name
+        self._written: dict[tuple[int, torch.Size, bool], tuple[int, int]] = {}
 
-    Args:
-        model: changed in place.
-        parameters: the tensors behind the inputs, by name.
-        transposed: names of those that are to be stored transposed.
-        data_file: is written; beside it the graph must be saved.
-    """
-    graph = model.graph
-    inputs = [info for info in graph.input if info.name not in parameters]
-    del graph.input[:]
-    graph.input.extend(inputs)
-    read = {tensor for node in graph.node for tensor in node.input}
-    with data_file.open("wb") as file:
+    def add(self, model: onnx.ModelProto, parameters: Mapping[str, torch.Tensor], transposed: frozenset[str]) -> None:
+        """Turn the graph inputs that are parameters into initializers whose values stand in the file.
+
+        Values are little-endian and row-major; large ones begin on a page, so that ONNX Runtime can map them.
+
+        Args:
+            model: changed in place.
+            parameters: the tensors behind the inputs, by name; they must live as long as this object.
+            transposed: names of those that are to be stored transposed.
+        """
+        graph = model.graph
+        inputs = [info for info in graph.input if info.name not in parameters]
+        del graph.input[:]
+        graph.input.extend(inputs)
+        read = {tensor for node in graph.node for tensor in node.input}
         for name, parameter in parameters.items():
             if name not in read:
                 continue
-            values = (parameter.T if name in transposed else parameter).contiguous().numpy()
-            alignment = _LARGE_ALIGNMENT if values.nbytes >= _LARGE_BYTES else _SMALL_ALIGNMENT
-            file.write(bytes(-file.tell() % alignment))
+            stored = parameter.T if name in transposed else parameter
+            offset, length = self._place(parameter, stored, name in transposed)
+            element_type = helper.np_dtype_to_tensor_dtype(np.dtype(str(parameter.dtype).removeprefix("torch.")))
             graph.initializer.append(
-                _external_tensor(
-                    name,
-                    values.shape,
-                    helper.np_dtype_to_tensor_dtype(values.dtype),
-                    data_file.name,
-                    file.tell(),
-                    values.nbytes,
-                )
+                _external_tensor(name, tuple(stored.shape), element_type, self._location, offset, length)
             )
-            file.write(values.data)
+
+    def _place(self, parameter: torch.Tensor, stored: torch.Tensor, transposed: bool) -> tuple[int, int]:
+        """Where a tensor's values stand in the file: offset and length, in bytes."""
+        key = (parameter.data_ptr(), parameter.shape, transposed)
+        if key not in self._written:
+            values = stored.contiguous().numpy()
+            alignment = _LARGE_ALIGNMENT if values.nbytes >= _LARGE_BYTES else _SMALL_ALIGNMENT
+            self._file.write(bytes(-self._file.tell() % alignment))
+            self._written[key] = (self._file.tell(), values.nbytes)
+            self._file.write(values.data)
+        return self._written[key]
 
 
 def _external_tensor(

@@ -3,16 +3,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx.external_data_helper import load_external_data_for_model
 from safetensors.numpy import load_file
@@ -21,10 +24,10 @@ from transformers import AutoTokenizer
 
 from neuroglot.bundle import open_bundle
 from neuroglot.errors import BundleError, InstallationError
-from neuroglot_exporter import embedded, export, exporting
-from neuroglot_exporter.checkpoints import find_checkpoint
-from neuroglot_exporter.errors import CheckpointError, VerificationError
-from neuroglot_exporter.verification import verify
+from neuroglot_exporter import embedded, export, packages
+from neuroglot_exporter.checkpoints import Checkpoint, find_checkpoint
+from neuroglot_exporter.errors import CheckpointError, ExportError, VerificationError
+from neuroglot_exporter.needs import Needs, check, estimate
 from tests.checkpoints import SENTENCES, byte_level_tokenizer, random_checkpoint
 
 
@@ -53,13 +56,16 @@ class TestBundle:
 
     def test_the_manifest_has_what_the_verification_measured(self, bloom_bundle: Path) -> None:
         measured = open_bundle(bloom_bundle).verification
-        for what in ("activations", "logits", "past.activations", "past.logits"):
+        for what in ("decoder.activations", "logits", "past.decoder.activations", "past.logits"):
             assert 0 < measured["measurements"][what]["difference"] <= 1e-4
-        for what in ("deactivate.logits", "override.logits"):
-            assert measured["measurements"][what]["difference"] <= 1e-4
-            assert measured["measurements"][what]["effect"] >= 1e-2
-        assert measured["neurons"] == 3 * 96 * measured["positions"]
-        assert measured["type_flips"] <= measured["neurons"] / 1000
+        for kind in ("deactivate", "override", "scale", "add"):
+            assert measured["measurements"][f"{kind}.decoder.logits"]["difference"] <= 1e-4
+            assert measured["measurements"][f"{kind}.decoder.logits"]["effect"] >= 1e-2
+        activations = measured["measurements"]["decoder.activations"]
+        assert activations["values"] == 3 * 96 * measured["positions"]["decoder"]
+        assert activations["type_flips"] <= activations["values"] / 1000
+        assert measured["tolerance"]["difference"] == 1e-4
+        assert measured["seconds"] > 0
 
     def test_the_graph_is_small_and_passes_the_full_check(self, bloom_bundle: Path) -> None:
         onnx.checker.check_model(bloom_bundle / "decoder.onnx", full_check=True)
@@ -73,7 +79,7 @@ class TestBundle:
     def test_weights_are_stored_once(self, bloom_checkpoint: Path, bloom_bundle: Path) -> None:
         parameters = load_file(bloom_checkpoint / "model.safetensors")
         assert "lm_head.weight" not in parameters  # tied
-        stored = (bloom_bundle / "decoder.onnx.data").stat().st_size
+        stored = (bloom_bundle / "weights.data").stat().st_size
         assert stored <= 1.02 * sum(parameter.nbytes for parameter in parameters.values())
 
     def test_the_metadata_name_value_matrices_and_output_embedding(
@@ -148,8 +154,31 @@ class TestNothingIsLeft:
     def test_a_graph_that_differs_from_transformers(
         self, bloom_checkpoint: Path, empty: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(verify, "TOLERANCE", 0.0)
-        self.refused(bloom_checkpoint, empty, VerificationError, "differs from transformers: activations by")
+        load = Checkpoint.load_model
+
+        def load_another(checkpoint: Checkpoint, *arguments: Any) -> Any:
+            model = load(checkpoint, *arguments)
+            model.get_parameter("transformer.h.1.mlp.dense_4h_to_h.weight").data[5, 5] += 0.5
+            return model
+
+        monkeypatch.setattr(Checkpoint, "load_model", load_another)  # in this process, not in the verification's
+        self.refused(
+            bloom_checkpoint,
+            empty,
+            VerificationError,
+            r"differs from transformers: decoder\.activations by .*logits by",
+        )
+
+    def test_too_little_disk(self, bloom_checkpoint: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=10**6))
+        self.refused(
+            bloom_checkpoint, empty, ExportError, r"the bundle will take 0\.1 GB, and the disk of .* has 0\.0 GB"
+        )
+
+    def test_a_type_that_no_bundle_has(self, bloom_checkpoint: Path, empty: Path) -> None:
+        with pytest.raises(ValueError, match="dtype is 'int8'; a bundle has one of float32, float16"):
+            export(str(bloom_checkpoint), empty / "bundle", dtype="int8")
+        assert list(empty.iterdir()) == []
 
     def test_an_unknown_family(self, bloom_checkpoint: Path, empty: Path, tmp_path: Path) -> None:
         other = changed_config(bloom_checkpoint, tmp_path / "other", model_type="mamba")
@@ -239,10 +268,33 @@ class TestNothingIsLeft:
 def test_a_missing_package(
     bloom_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, extras: str
 ) -> None:
-    monkeypatch.setattr(exporting, "find_spec", lambda name: None if name == missing else find_spec(name))
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == missing else find_spec(name))
     message = f"exporting needs the package {missing}, which is not installed: pip install 'neuroglot[{extras}]'"
     with pytest.raises(InstallationError, match=re.escape(message)):
         export(str(bloom_checkpoint), tmp_path / "bundle")
+
+
+class TestNeeds:
+    def test_parameters_are_counted_once_whatever_they_are_stored_in(
+        self, bloom_checkpoint: Path, bloom_bundle: Path
+    ) -> None:
+        needs = estimate(find_checkpoint(str(bloom_checkpoint), None), "float32")
+        parameters = load_file(bloom_checkpoint / "model.safetensors")
+        assert needs.parameters == sum(parameter.size for parameter in parameters.values())
+        bundle = sum(file.stat().st_size for file in bloom_bundle.iterdir())
+        assert bundle <= needs.disk
+
+    def test_half_of_the_bytes_take_half_of_the_disk(self) -> None:
+        checkpoint = find_checkpoint("embedded:bloom", None)
+        whole, half = estimate(checkpoint, "float32"), estimate(checkpoint, "float16")
+        assert half.disk < whole.disk
+        assert half.parameters == whole.parameters
+
+    def test_short_memory_is_a_warning(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        check(Needs(parameters=1, memory=1e9, disk=1), tmp_path)
+        assert caplog.text == ""
+        check(Needs(parameters=1, memory=1e15, disk=1), tmp_path)
+        assert "the export needs about 1000000.0 GB of memory and " in caplog.text
 
 
 class TestCommand:
@@ -260,7 +312,9 @@ class TestCommand:
         out, err = process.communicate(timeout=100)
         assert process.returncode == 0, err
         assert "tracing" in err
-        assert "comparing with transformers" in err
+        assert "million parameters: needs about" in err
+        assert "running the graphs" in err
+        assert "running transformers" in err
         assert open_bundle(tmp_path / "bundle").identity[:12] in out
         assert "Warning" not in err
 
@@ -280,6 +334,24 @@ class TestCommand:
         assert process.returncode == 1
         assert err.endswith("Aborted!\n")
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+    def test_the_verification_ends_with_the_export(
+        self, bloom_checkpoint: Path, tmp_path: Path, end: signal.Signals
+    ) -> None:
+        process = self.neuroglot(bloom_checkpoint, tmp_path / "bundle")
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("hashing"):  # done, so that the verification has begun
+                break
+        while not (children := psutil.Process(process.pid).children()):
+            time.sleep(0.01)
+        process.send_signal(end)
+        process.communicate(timeout=100)
+        gone, alive = psutil.wait_procs(children, timeout=60)
+        assert gone
+        assert not alive
+        assert (list(tmp_path.iterdir()) == []) == (end == signal.SIGINT)
 
     def test_a_killed_export_leaves_nothing_that_looks_like_a_bundle(
         self, bloom_checkpoint: Path, tmp_path: Path

@@ -28,6 +28,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "export": Command("neuroglot_exporter.command", "export", "exporter,cpu", "Turn a checkpoint into a bundle."),
+    "verify": Command(
+        "neuroglot_exporter.verify_command", "verify", "exporter,cpu", "Compare a bundle with its source."
+    ),
     "serve": Command("neuroglot_server.command", "serve", "cpu", "Serve bundles over gRPC."),
     "models": Command("neuroglot.cli.models", "models", "", "List the models of a server."),
     "analyze": Command("neuroglot.cli.analyze", "analyze", "analysis", "Run a task: tables, figures and a report."),

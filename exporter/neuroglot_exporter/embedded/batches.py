@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from neuroglot.gold import gold_tokens
+from neuroglot.gold import answer_tokens, gold_tokens
 from neuroglot.tasks.capitals import Row
 from neuroglot_exporter.embedded.corpus import Corpus
 
@@ -55,7 +55,7 @@ class Encoder:
         if self._encoder_decoder:
             prompts = self._backend.encode_batch([row.prompt for row in rows])
             return [
-                Encoded(tuple(prompt.ids), (*self._bare(row.answer), self._eos))
+                Encoded(tuple(prompt.ids), (*answer_tokens(self._bare, row.answer), self._eos))
                 for prompt, row in zip(prompts, rows, strict=True)
             ]
         texts = list({text for row in rows for text in (row.prompt, "".join(row))})

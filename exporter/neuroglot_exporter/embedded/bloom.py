@@ -53,10 +53,10 @@ def config(tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
     )
 
 
-def quicken(model: PreTrainedModel) -> None:
+def use_fused_gelu(model: PreTrainedModel) -> None:
     """BLOOM's GELU is the tanh approximation written out in Python; PyTorch's own is one pass over memory."""
     for block in model.get_submodule("transformer.h").children():
         block.get_submodule("mlp").gelu_impl = nn.GELU(approximate="tanh")
 
 
-FAMILY = Family("bloom", tokenizer, config, steps=3520, quicken=quicken)
+FAMILY = Family("bloom", tokenizer, config, steps=3520, prepare=use_fused_gelu)

@@ -20,14 +20,16 @@ class Family:
         tokenizer: learns a tokenizer of the family's form from texts.
         config: the model's shape, for a tokenizer.
         steps: how long it is trained.
-        quicken: replaces slow modules by equal ones for the time of training.
+        learning_rate: the highest, of AdamW.
+        prepare: changes the new model before it is trained.
     """
 
     name: str
     tokenizer: Callable[[Iterable[str]], PreTrainedTokenizerFast]
     config: Callable[[PreTrainedTokenizerFast], PretrainedConfig]
     steps: int
-    quicken: Callable[[PreTrainedModel], object] = id
+    learning_rate: float = 3e-3
+    prepare: Callable[[PreTrainedModel], object] = id
 
 
 def load(name: str) -> Family:

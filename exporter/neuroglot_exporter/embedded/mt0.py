@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from transformers import MT5Config, PretrainedConfig, PreTrainedTokenizerFast, T5TokenizerFast
+from transformers import MT5Config, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, T5TokenizerFast
 
 from neuroglot_exporter.embedded.family import Family
 from neuroglot_exporter.embedded.pieces import unigram
@@ -28,8 +28,6 @@ def config(tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
         num_decoder_layers=2,
         num_heads=4,
         dropout_rate=0.0,
-        # mT5 draws its untied head with a standard deviation of this factor: at 1 the first logits are far too large.
-        initializer_factor=0.1,
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
         eos_token_id=tokenizer.eos_token_id,
@@ -38,4 +36,13 @@ def config(tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
     )
 
 
-FAMILY = Family("mt0", tokenizer, config, steps=1920)
+def shrink_embeddings(model: PreTrainedModel) -> None:
+    """mT5 draws both embeddings with a standard deviation of 1, for an optimizer that steps in proportion to it.
+
+    AdamW's steps would leave them where they are, and the first logits would be far too large.
+    """
+    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+        embeddings.weight.data *= model.config.d_model**-0.5
+
+
+FAMILY = Family("mt0", tokenizer, config, steps=1920, learning_rate=1e-3, prepare=shrink_embeddings)

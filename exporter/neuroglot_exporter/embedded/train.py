@@ -31,13 +31,13 @@ STATES = Path.home() / ".cache" / "neuroglot" / "training"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every family is trained, and for how many steps this one."""
+    """How every family is trained; for how many steps and how fast, it says itself."""
 
     steps: int
+    learning_rate: float
     seed: int = 20260
     rows: Mapping[str, int] = field(default_factory=lambda: {"facts": 48, "edits": 64, "inferences": 144})
     pool: int = 40  # steps whose rows are drawn and sorted by length together
-    learning_rate: float = 3e-3
     warmup: int = 200
     weight_decay: float = 0.05
     clip: float = 1.0
@@ -80,7 +80,7 @@ def train(family: Family, recipe: Recipe, folder: Path, state: Path) -> None:
     config = family.config(tokenizer)
     kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     model: PreTrainedModel = kind.from_config(config)
-    family.quicken(model)
+    family.prepare(model)
     optimizer = torch.optim.AdamW(_parameter_groups(model, recipe.weight_decay), betas=(0.9, 0.98), fused=True)
     first = _resume(state, model, optimizer)
     encoder = Encoder(tokenizer, config.is_encoder_decoder)
@@ -194,7 +194,7 @@ def main(name: str, steps: int | None, output: Path) -> None:
     """Train the embedded model of FAMILY, measure it and write its card."""
     family = load(name)
     folder = output / name
-    train(family, Recipe(steps or family.steps), folder, STATES / f"{name}.pt")
+    train(family, Recipe(steps or family.steps, family.learning_rate), folder, STATES / f"{name}.pt")
     evaluate(folder)
 
 

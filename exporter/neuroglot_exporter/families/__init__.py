@@ -15,9 +15,11 @@ from neuroglot_exporter.errors import CheckpointError
 from neuroglot_exporter.families.bloom import BLOOM
 from neuroglot_exporter.families.family import Family
 from neuroglot_exporter.families.llama import LLAMA
+from neuroglot_exporter.families.mt0 import MT0
+from neuroglot_exporter.families.t5 import T5
 from neuroglot_exporter.families.xglm import XGLM
 
-FAMILIES: tuple[Family, ...] = (BLOOM, LLAMA, XGLM)
+FAMILIES: tuple[Family, ...] = (BLOOM, LLAMA, XGLM, MT0, T5)
 
 _GENERIC = frozenset(
     {

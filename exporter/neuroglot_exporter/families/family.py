@@ -50,7 +50,7 @@ class Family:
     Attributes:
         name: as the manifest and the command line say it.
         model_types: the values of `model_type` in config.json.
-        ffns: one for each component.
+        ffns: one for each component: the decoder's, or the encoder's and then the decoder's.
         output_embedding: module path of the linear layer that gives the logits.
         activation_function: the FFN's non-linearity, from the config.
         max_positions: longest row that the position embedding allows, from the config; None where nothing bounds it.
@@ -66,3 +66,8 @@ class Family:
     max_positions: Callable[[Any], int | None]
     harmless: frozenset[str]
     pinned: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether an encoder reads the prompt and a decoder answers."""
+        return len(self.ffns) > 1

@@ -5,6 +5,7 @@
     keep_trailing     gives outputs for trailing positions only
     output_head       computes the logits with the output embedding as it is stored
     fold_transposes   stores a weight the way its only use wants it
+    document          says in the graph what its inputs and outputs are
 
 Each changes the model in place, says in its docstring what must hold before and what holds after, and raises
 `RewriteError`, naming the node, where it does not.

@@ -64,9 +64,12 @@ def _expose_layer(graph: onnx.GraphProto, i: int, layer: FfnLayer, neurons: int,
             (f"{name}.rows", f"{name}.positions", f"{name}.neurons"),
             f"{what} the activations of layer {i}; each dimension is 1 or that of the activations",
         )
+    meaning = f"ffn.{i}.value = ffn.{i}.mask * ffn.{i}.activation + ffn.{i}.override"
     intervention = [
-        helper.make_node("Mul", [mask, tap], [f"ffn.{i}.masked"], name=f"/ffn.{i}/Mul"),
-        helper.make_node("Add", [f"ffn.{i}.masked", override], [f"ffn.{i}.value"], name=f"/ffn.{i}/Add"),
+        helper.make_node("Mul", [mask, tap], [f"ffn.{i}.masked"], name=f"/ffn.{i}/Mul", doc_string=meaning),
+        helper.make_node(
+            "Add", [f"ffn.{i}.masked", override], [f"ffn.{i}.value"], name=f"/ffn.{i}/Add", doc_string=meaning
+        ),
     ]
     insert_after(graph, {tap: intervention})
     return product is not None

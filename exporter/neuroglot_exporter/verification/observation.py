@@ -1,7 +1,8 @@
-"""What is seen of one row, and what is done to it: the same two words for the exported graph and for transformers."""
+"""What is seen of one row, and what is done to it: the same two words for the exported graphs and for transformers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -10,40 +11,52 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float32]
 
+ENCODER, DECODER = "encoder", "decoder"
+"""The names of components."""
+
 
 @dataclass(frozen=True)
 class Observation:
     """What a model computes on one row.
 
     Attributes:
-        activations: `[layers, positions, neurons]`, before mask and override.
-        coefficients: what multiplies the value rows, after mask and override, same shape; None where not gated.
-        logits: `[positions, vocabulary]`.
+        activations: by component, `[layers, positions, neurons]`, before mask and override.
+        coefficients: by component, what multiplies the value rows, after mask and override, same shape; none where not
+            gated.
+        logits: `[kept, vocabulary]`, of the decoder's last positions.
     """
 
-    activations: Floats
-    coefficients: Floats | None
+    activations: Mapping[str, Floats]
+    coefficients: Mapping[str, Floats]
     logits: Floats
 
     def last_position(self) -> Observation:
-        """What is seen at the last position only."""
-        coefficients = None if self.coefficients is None else self.coefficients[:, -1:]
-        return Observation(self.activations[:, -1:], coefficients, self.logits[-1:])
+        """What is seen at the decoder's last position only."""
+        return Observation(
+            {DECODER: self.activations[DECODER][:, -1:]},
+            {DECODER: self.coefficients[DECODER][:, -1:]} if DECODER in self.coefficients else {},
+            self.logits[-1:],
+        )
 
     def taps(self) -> dict[str, Floats]:
-        """What there is, by name."""
-        taps = {"activations": self.activations, "coefficients": self.coefficients, "logits": self.logits}
-        return {name: tap for name, tap in taps.items() if tap is not None}
+        """What there is, by name: `decoder.activations`, `decoder.coefficients`, `logits`."""
+        return (
+            {f"{component}.activations": values for component, values in self.activations.items()}
+            | {f"{component}.coefficients": values for component, values in self.coefficients.items()}
+            | {"logits": self.logits}
+        )
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """What is done to one row's activations: `mask * activation + override`.
+    """What is done to one row's activations in one component, at every position: `mask * activation + override`.
 
     Attributes:
-        mask: `[layers, positions, neurons]`.
+        component: its name.
+        mask: `[layers, neurons]`.
         override: same shape.
     """
 
+    component: str
     mask: Floats
     override: Floats

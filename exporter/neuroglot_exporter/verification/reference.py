@@ -2,50 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from neuroglot_exporter.families.family import FfnLayer
-from neuroglot_exporter.verification.observation import Intervention, Observation
+from neuroglot_exporter.families.family import Family, FfnLayer
+from neuroglot_exporter.verification.observation import DECODER, ENCODER, Floats, Intervention, Observation
+from neuroglot_exporter.verification.rows import LOGIT_POSITIONS, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_Seen = defaultdict[str, list[torch.Tensor]]
+"""By component, a tensor for each layer."""
+
 
 class Reference:
-    """A causal model of transformers whose FFN can be watched and changed."""
+    """A model of transformers whose FFN can be watched and changed."""
 
-    def __init__(self, model: PreTrainedModel, layers: Sequence[FfnLayer], *, gated: bool) -> None:
+    def __init__(self, model: PreTrainedModel, family: Family, gated: Mapping[str, bool]) -> None:
+        """Watch a model.
+
+        Args:
+            model: in float32 and eval mode.
+            family: where its neurons are.
+            gated: whether a component is, by its name.
+        """
         self._model = model
-        self._layers = layers
+        self._ffns = {ffn.component: ffn.layers(model.config) for ffn in family.ffns}
         self._gated = gated
 
-    def run(self, token_ids: Sequence[int], intervention: Intervention | None = None) -> Observation:
+    def run(self, row: Row, intervention: Intervention | None = None) -> Observation:
         """Compute one row, alone and without padding."""
-        activations: list[torch.Tensor] = []
-        coefficients: list[torch.Tensor] = []
+        activations, coefficients = _Seen(list), _Seen(list)
         with ExitStack() as hooks, torch.no_grad():
-            for i, layer in enumerate(self._layers):
-                change = None if intervention is None else (intervention.mask[i], intervention.override[i])
-                hooks.enter_context(self._watch_activation(layer, activations, change))
-                hooks.enter_context(self._watch_coefficient(layer, coefficients))
-            logits = self._model(input_ids=torch.tensor([token_ids]), use_cache=False).logits
+            for component, layers in self._ffns.items():
+                for i, layer in enumerate(layers):
+                    change = None
+                    if intervention is not None and intervention.component == component:
+                        change = intervention.mask[i], intervention.override[i]
+                    hooks.enter_context(self._watch_activation(layer, activations[component], change))
+                    if self._gated[component]:
+                        hooks.enter_context(self._watch_coefficient(layer, coefficients[component]))
+            logits = self._model(**_inputs(row), use_cache=False).logits
         return Observation(
-            torch.stack(activations).numpy(),
-            torch.stack(coefficients).numpy() if self._gated else None,
-            logits[0].numpy(),
+            {component: torch.stack(seen).numpy() for component, seen in activations.items()},
+            {component: torch.stack(seen).numpy() for component, seen in coefficients.items()},
+            logits[0, -LOGIT_POSITIONS:].numpy(),
         )
 
     @contextmanager
-    def _watch_activation(self, layer: FfnLayer, seen: list[torch.Tensor], change: Any) -> Iterator[None]:
+    def _watch_activation(
+        self, layer: FfnLayer, seen: list[torch.Tensor], change: tuple[Floats, Floats] | None
+    ) -> Iterator[None]:
         def hook(_module: torch.nn.Module, _inputs: Any, activation: torch.Tensor) -> torch.Tensor | None:
             seen.append(activation[0].clone())
             if change is None:
                 return None
-            mask, override = (torch.from_numpy(array).to(activation.dtype) for array in change)
+            mask, override = map(torch.from_numpy, change)
             return mask * activation + override
 
         handle = self._model.get_submodule(layer.activation).register_forward_hook(hook)
@@ -64,3 +81,10 @@ class Reference:
             yield
         finally:
             handle.remove()
+
+
+def _inputs(row: Row) -> dict[str, torch.Tensor]:
+    tokens = {component: torch.tensor([ids]) for component, ids in row.items()}
+    if ENCODER in tokens:
+        return {"input_ids": tokens[ENCODER], "decoder_input_ids": tokens[DECODER]}
+    return {"input_ids": tokens[DECODER]}

@@ -1,0 +1,48 @@
+"""The process that `process.verify_apart` starts: `python -m neuroglot_exporter.verification BUNDLE SOURCE`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+from neuroglot.errors import NeuroglotError
+
+
+def main(bundle: Path, source: str) -> None:
+    """Verify a bundle and report on standard output, a JSON object a line."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    warnings.simplefilter("ignore")
+    for library in ("torch", "transformers"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as channel:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no report
+
+        def report(**what: object) -> None:
+            channel.write(json.dumps(what) + "\n")
+            channel.flush()
+
+        # Heavy, and only here: if the parent ends meanwhile, so does this.
+        from neuroglot_exporter.checkpoints import find_checkpoint
+        from neuroglot_exporter.verification.verify import verify
+
+        try:
+            measured = verify(bundle, find_checkpoint(source, None), progress=lambda stage: report(stage=stage))
+        except NeuroglotError as error:
+            report(error=str(error))
+        else:
+            report(verification=measured.to_json(), excesses=measured.excesses)
+
+
+def _end_with_parent() -> None:
+    """End this process when the parent's end of the pipe closes."""
+    os.read(sys.stdin.fileno(), 1)  # not a read of sys.stdin, whose lock would be held when this process ends
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

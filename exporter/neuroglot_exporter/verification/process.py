@@ -1,0 +1,68 @@
+"""Verification in a process of its own, which gives its memory back at the end and can be killed at any time.
+
+The process reports on its standard output, a JSON object a line: `{"stage": ...}` as one begins, and at the end either
+`{"verification": ..., "excesses": ...}` or `{"error": ...}`. Its standard input is a pipe on which nothing is sent: it
+closes with the parent, whatever ended that, and the process ends, too.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from neuroglot_exporter.errors import VerificationError
+from neuroglot_exporter.verification.measurement import difference_message
+
+STARTING = "starting the verification"
+"""The stage with which a verification begins."""
+
+
+def verify_apart(bundle: Path, source: Path, progress: Callable[[str], object]) -> dict[str, Any]:
+    """Compare a bundle's graphs with transformers in a process of its own.
+
+    Args:
+        bundle: its folder.
+        source: the checkpoint's folder, or a GGUF file.
+        progress: is called with the name of every stage as it begins.
+
+    Returns:
+        `Verification.to_json`.
+
+    Raises:
+        VerificationError: something differs by more than the tolerance, or the process did not end well.
+    """
+    command = [sys.executable, "-m", "neuroglot_exporter.verification", str(bundle), str(source)]
+    report: dict[str, Any] = {}
+    progress(STARTING)
+    # A session of its own: Ctrl-C is for the parent, which kills the process.
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                report = json.loads(line)
+                if "stage" in report:
+                    progress(report["stage"])
+        except BaseException:
+            process.kill()
+            raise
+    if "error" in report:
+        raise VerificationError(report["error"])
+    if "verification" not in report:
+        raise VerificationError(f"the verification did not end: its process {_ending(process.returncode)}")
+    if report["excesses"]:
+        raise VerificationError(difference_message(report["excesses"]))
+    verification: dict[str, Any] = report["verification"]
+    return verification
+
+
+def _ending(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "was killed, for which too little memory is the usual reason"
+    return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}, see above"

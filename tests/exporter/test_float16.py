@@ -1,0 +1,107 @@
+"""Bundles in float16 against transformers in float32, and what half the bits must not break."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from neuroglot.bundle import WEIGHTS, open_bundle
+from neuroglot_exporter import export
+from tests.checkpoints import random_checkpoint
+from tests.exporter.reference import MODULES, Graph, Transformers, left_padded
+
+LOGITS, TYPES = 0.02, 0.005  # of the largest logit, of the neurons
+ROWS = [np.random.default_rng(0).integers(4, 320, length).tolist() for length in (9, 1, 4, 14)]
+
+
+class Exported(NamedTuple):
+    family: str
+    checkpoint: Path
+    bundle: Path
+
+
+@pytest.fixture(scope="module", params=[*MODULES, "mt0"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("float16")
+    checkpoint = random_checkpoint(folder / "checkpoint", request.param)
+    export(str(checkpoint), folder / "bundle", dtype="float16", verify=False)
+    return Exported(request.param, checkpoint, folder / "bundle")
+
+
+def test_weights_take_half_the_bytes_but_for_what_the_model_keeps_in_float32(exported: Exported) -> None:
+    whole = (exported.checkpoint / "model.safetensors").stat().st_size
+    half = (exported.bundle / WEIGHTS).stat().st_size
+    kept = 0
+    for component in open_bundle(exported.bundle).model.components:
+        graph = onnx.load(exported.bundle / component.graph, load_external_data=False).graph
+        single = [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT and tensor.dims]
+        large = [tensor for tensor in single if np.prod(tensor.dims) > 100]
+        assert all(tensor.name.endswith("DenseReluDense.wo.weight") for tensor in large)
+        kept += sum(2 * int(np.prod(tensor.dims)) for tensor in large)
+    assert (kept > 0) == (exported.family == "mt0")
+    assert half - kept < 0.55 * whole
+
+
+def test_what_goes_in_and_comes_out_is_float16(exported: Exported) -> None:
+    assert open_bundle(exported.bundle).model.dtype == "float16"
+    for component in open_bundle(exported.bundle).model.components:
+        session = Graph(exported.bundle, component.name).session
+        floats = [
+            info
+            for info in (*session.get_inputs(), *session.get_overridable_initializers(), *session.get_outputs())
+            if info.name.startswith(("ffn.", "past_key_values.", "present.")) or info.name == "logits"
+        ]
+        assert {info.type for info in floats} == {"tensor(float16)"}
+
+
+def causal(exported: Exported) -> None:
+    if exported.family not in MODULES:
+        pytest.skip("a causal graph is fed here; the encoder-decoder's is compared by the verification")
+
+
+def feeds(graph: Graph, width: int) -> dict[str, np.ndarray]:
+    ids, mask = left_padded(ROWS, width)
+    past = {name: value.astype(np.float16) for name, value in graph.no_past(len(ROWS)).items()}
+    everything = dict.fromkeys(("activations_from", "logits_from"), np.array([-(2**40)]))
+    inputs = {"input_ids": ids, "attention_mask": mask, **past, **everything}
+    if any(info.name == "position_ids" for info in graph.session.get_inputs()):
+        inputs["position_ids"] = np.maximum(mask.cumsum(1) - 1, 0)
+    return inputs
+
+
+def test_it_computes_what_transformers_computes_in_float32(exported: Exported) -> None:
+    causal(exported)
+    graph = Graph(exported.bundle)
+    got = dict(zip(graph.outputs, graph.session.run(None, feeds(graph, 20)), strict=True))
+    reference = Transformers(exported.checkpoint, exported.family)
+    flips = neurons = 0
+    for r, row in enumerate(ROWS):
+        expected = reference.run(row)
+        difference = np.abs(got["logits"][r, -len(row) :].astype(np.float32) - expected["logits"]).max()
+        assert 0 < difference <= LOGITS * np.abs(expected["logits"]).max()
+        for i, activation in enumerate(expected["activation"]):
+            flips += int(np.count_nonzero((got[f"ffn.{i}.activation"][r, -len(row) :] > 0) != (activation > 0)))
+            neurons += activation.size
+    assert flips <= TYPES * neurons
+
+
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")  # numpy's, where padding has nothing to attend to
+def test_padding_computes_no_nan_where_every_operation_rounds_to_float16(exported: Exported) -> None:
+    """ONNX Runtime computes much of it in float32 on a CPU; onnx's own evaluator rounds as a GPU does."""
+    causal(exported)
+    graph = Graph(exported.bundle)
+    values = ReferenceEvaluator(onnx.load(exported.bundle / "decoder.onnx")).run(None, feeds(graph, 30))
+    assert all(np.isfinite(value).all() for value in values)
+
+
+def test_the_verification_measures_it_against_float32(exported: Exported, tmp_path: Path) -> None:
+    manifest = export(str(exported.checkpoint), tmp_path / "bundle", dtype="float16")
+    assert manifest.identity == open_bundle(exported.bundle).identity
+    measured = manifest.verification["measurements"]
+    logits = next(value for name, value in measured.items() if name.endswith("logits"))
+    assert 1e-4 < logits["difference"] <= LOGITS * logits["magnitude"]
