@@ -24,7 +24,7 @@ from neuroglot_server.text import EncodedRow, Text
 
 @dataclass(frozen=True, eq=False)
 class Taps:
-    """What the baseline showed at the last prompt token of each row.
+    """What the baseline showed of one component at the last prompt token of each row.
 
     Attributes:
         activations: `[R, layers, neurons]`.
@@ -81,7 +81,7 @@ def row_prediction(row: EncodedRow, scores: NextTokens, generated: Sequence[int]
 
     Args:
         row: the prompt and its answers.
-        scores: at the last prompt token and the gold tokens but the last.
+        scores: at the token from which the answer begins and the gold tokens but the last.
         generated: the tokens that it generated, if it was asked to.
         text: to decode them.
     """

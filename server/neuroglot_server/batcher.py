@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
+from typing import NamedTuple
 
 from neuroglot_server.core import ModelClosed
 from neuroglot_server.steps import RowStep, StepResult
+from neuroglot_server.worker import Worker
 
 _logger = logging.getLogger(__name__)
 
@@ -26,12 +28,14 @@ class Budget:
     """How large a batch may be.
 
     Attributes:
-        tokens: most rows times (longest past + most new tokens).
+        tokens: most rows times (longest past + longest encoder's prompt + most new tokens).
         scores: most rows times positions with logits, which are as wide as the vocabulary.
+        masks: most rows times positions with masks of their own, which are as wide as all layers' neurons.
     """
 
     tokens: int
     scores: int
+    masks: int
 
 
 @dataclass
@@ -62,6 +66,44 @@ class _Waiting:
     since: float
 
 
+class _Shape(NamedTuple):
+    """How large a batch is: its rows, the longest of each part of them, and the new tokens that are no padding."""
+
+    rows: int = 0
+    new: int = 0
+    past: int = 0
+    cross: int = 0
+    scored: int = 0
+    masked: bool = False
+    real: int = 0
+
+    def grown(self, step: RowStep) -> _Shape:
+        """With one more row."""
+        length = len(step.tokens)
+        return _Shape(
+            rows=self.rows + 1,
+            new=max(self.new, length),
+            past=max(self.past, step.past_length),
+            cross=max(self.cross, step.cross_length),
+            scored=max(self.scored, length if step.scored else 0),
+            masked=self.masked or not step.uniform,
+            real=self.real + length,
+        )
+
+    def within(self, budget: Budget) -> bool:
+        """Whether a batch of this shape may run."""
+        return (
+            self.rows * (self.past + self.cross + self.new) <= budget.tokens
+            and self.rows * self.scored <= budget.scores
+            and (not self.masked or self.rows * self.new <= budget.masks)
+            and self.rows * self.new <= _MOST_PADDING * self.real
+        )
+
+    def full(self, budget: Budget) -> bool:
+        """Whether no step fits any more: not even one that makes no part of the batch longer and needs no padding."""
+        return not self._replace(rows=self.rows + 1, real=self.real + self.new).within(budget)
+
+
 def choose(steps: Sequence[RowStep], budget: Budget) -> list[int]:
     """Which steps run next: the first, and those most like it in length, within the budget.
 
@@ -73,43 +115,36 @@ def choose(steps: Sequence[RowStep], budget: Budget) -> list[int]:
         Indices into `steps`, the first being 0.
     """
     head = steps[0]
-    new, past = len(head.tokens), head.past_length
+    new, past, cross = len(head.tokens), head.past_length, head.cross_length
 
     def unlikeness(index: int) -> tuple[int, int]:
         step = steps[index]
-        return abs(len(step.tokens) - new), abs(step.past_length - past)
+        return abs(len(step.tokens) - new), abs(step.past_length - past) + abs(step.cross_length - cross)
 
     chosen = [0]
-    widest_new, widest_past, real = new, past, new
-    widest_scores = new if head.scored else 0
+    shape = _Shape().grown(head)
     for index in sorted(range(1, min(len(steps), _LOOK_AHEAD)), key=unlikeness):
-        step = steps[index]
-        length = len(step.tokens)
-        rows = len(chosen) + 1
-        new_width, past_width = max(widest_new, length), max(widest_past, step.past_length)
-        scores_width = max(widest_scores, length if step.scored else 0)
-        if (
-            rows * (new_width + past_width) <= budget.tokens
-            and rows * scores_width <= budget.scores
-            and rows * new_width <= _MOST_PADDING * (real + length)
-        ):
+        grown = shape.grown(steps[index])
+        if grown.within(budget):
             chosen.append(index)
-            widest_new, widest_past, widest_scores, real = new_width, past_width, scores_width, real + length
+            shape = grown
+            if shape.full(budget):
+                break
     return chosen
 
 
 class Batcher:
-    """A queue of steps and the one thread that runs them.
+    """A queue of steps of one component.
 
     Everything but the passes themselves happens on the event loop of the first caller, so nothing is locked.
     """
 
-    def __init__(self, run: Callable[[Sequence[RowStep]], list[StepResult]], budget: Budget) -> None:
-        """Run batches within the budget through `run`, which is called on a thread of its own."""
+    def __init__(self, run: Callable[[Sequence[RowStep]], list[StepResult]], budget: Budget, worker: Worker) -> None:
+        """Run batches within the budget through `run`, on the thread of a worker that others may use, too."""
         self._run = run
         self._budget = budget
+        self._worker = worker
         self._queue: list[_Waiting] = []
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._filled = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self._closed = False
@@ -162,7 +197,6 @@ class Batcher:
             await asyncio.wait([self._loop])
             if error := self._loop.exception():
                 _logger.error("the queue had ended before it was closed", exc_info=error)
-        self._thread.shutdown()
 
     def _drop(self, submission: _Submission) -> None:
         self._queue = [waiting for waiting in self._queue if waiting.submission is not submission]
@@ -175,11 +209,10 @@ class Batcher:
                     self._filled.clear()
                     await self._filled.wait()
                     continue
-                chosen = choose([waiting.step for waiting in self._queue[:_LOOK_AHEAD]], self._budget)
-                batch = [self._queue[index] for index in chosen]
-                taken = set(chosen)
-                self._queue = [waiting for index, waiting in enumerate(self._queue) if index not in taken]
-                await self._run_batch(batch)
+                async with self._worker.turn:
+                    batch = self._take()
+                    if batch:
+                        await self._run_batch(batch)
         finally:
             # However it ends (the interpreter takes the threads down first), nobody waits for what never comes.
             self._closed = True
@@ -187,12 +220,20 @@ class Batcher:
                 _fail(waiting.submission, ModelClosed("the model went down while it ran this request: ask again"))
             self._queue.clear()
 
+    def _take(self) -> Sequence[_Waiting]:
+        """Take the next batch out of the queue; none where all that waited has left."""
+        if not self._queue:
+            return ()
+        chosen = choose([waiting.step for waiting in self._queue[:_LOOK_AHEAD]], self._budget)
+        batch = [self._queue[index] for index in chosen]
+        taken = set(chosen)
+        self._queue = [waiting for index, waiting in enumerate(self._queue) if index not in taken]
+        return batch
+
     async def _run_batch(self, batch: Sequence[_Waiting]) -> None:
         """Run a batch; one that fails is run again in halves, until the step at fault is alone."""
         start = monotonic()
-        running = asyncio.get_running_loop().run_in_executor(
-            self._thread, self._run, [waiting.step for waiting in batch]
-        )
+        running = self._worker.submit(partial(self._run, [waiting.step for waiting in batch]))
         await asyncio.wait([running])
         seconds = monotonic() - start
         submissions = {waiting.submission for waiting in batch}

@@ -7,43 +7,41 @@ Every action is two numbers a neuron, for the graph computes `mask * activation 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot_server.core import Action, Add, Convert, Deactivate, Intervention, Override, Scale
 from neuroglot_server.selections import Baseline, Members, members
-from neuroglot_server.steps import Edit
+from neuroglot_server.steps import NO_EDITS, Edit, Edits
 
 
 @dataclass(frozen=True, eq=False)
 class RowEdits:
-    """What a variant does to one row; None where it does nothing.
+    """What a variant does to one row.
 
     Attributes:
-        before_last: the edit at the prompt tokens before the last one.
-        last: at the last prompt token.
-        generated: at the tokens of the answer.
-        selected: how many neurons the interventions chose.
+        components: the edits in each component, by its name; one that is missing is left alone.
+        selected: how many neurons the interventions chose, in all components.
         selected_active: how many of them are active in the baseline.
     """
 
-    before_last: Edit | None
-    last: Edit | None
-    generated: Edit | None
-    selected: int
-    selected_active: int
+    components: Mapping[str, Edits] = field(default_factory=dict)
+    selected: int = 0
+    selected_active: int = 0
+
+    def of(self, component: str) -> Edits:
+        """The edits in a component."""
+        return self.components.get(component, NO_EDITS)
 
     @property
-    def changes(self) -> bool:
-        """Whether it does anything at all."""
-        return any(edit is not None for edit in (self.before_last, self.last, self.generated))
-
-
-NO_EDITS = RowEdits(None, None, None, 0, 0)
+    def anywhere(self) -> bool:
+        """Whether anything is done at all."""
+        return any(edits.anywhere for edits in self.components.values())
 
 
 def above(threshold: float, dtype: np.dtype[np.floating]) -> float:
@@ -55,21 +53,43 @@ def above(threshold: float, dtype: np.dtype[np.floating]) -> float:
 
 
 def row_edits(
-    interventions: Sequence[Intervention], baseline: Baseline, threshold: float, dtype: np.dtype[np.floating]
+    interventions: Sequence[Intervention],
+    baselines: Sequence[Baseline],
+    threshold: float,
+    dtype: np.dtype[np.floating],
 ) -> list[RowEdits]:
     """What a variant's interventions do to each row of a group.
 
     Args:
         interventions: at least one; of two that choose the same neuron at the same position, the later one holds.
-        baseline: the group's baseline in the component.
+        baselines: the group's baseline in each component.
         threshold: above which a neuron is active; what `Convert` without a value goes just above.
         dtype: of the edits: the model's.
     """
-    rows = len(baseline.labels)
+    parts = {baseline.component: _in_component(interventions, baseline, threshold, dtype) for baseline in baselines}
+    return [
+        RowEdits(
+            components={name: part.edits[row] for name, part in parts.items()},
+            selected=sum(int(part.selected[row]) for part in parts.values()),
+            selected_active=sum(int(part.selected_active[row]) for part in parts.values()),
+        )
+        for row in range(len(baselines[0].labels))
+    ]
+
+
+class _InComponent(NamedTuple):
+    """What a variant does in one component: the edits of each row, and how many neurons it chose there."""
+
+    edits: list[Edits]
+    selected: NDArray[np.int64]
+    selected_active: NDArray[np.int64]
+
+
+def _in_component(
+    interventions: Sequence[Intervention], baseline: Baseline, threshold: float, dtype: np.dtype[np.floating]
+) -> _InComponent:
     chosen = [_chosen(intervention, baseline) for intervention in interventions]
     anywhere = reduce(np.logical_or, chosen)
-    selected = np.broadcast_to(np.count_nonzero(anywhere, axis=(1, 2)), rows)
-    selected_active = np.count_nonzero(anywhere & baseline.activity, axis=(1, 2))
     made: dict[tuple[int, ...], list[Edit | None]] = {}
 
     def edits(acting: list[bool]) -> list[Edit | None]:
@@ -79,13 +99,14 @@ def row_edits(
             made[places] = _edits(actions, baseline, threshold, dtype)
         return made[places]
 
-    before_last = edits([intervention.scope.before_last for intervention in interventions])
-    last = edits([True] * len(interventions))
-    generated = edits([intervention.scope.generated for intervention in interventions])
-    return [
-        RowEdits(before_last[row], last[row], generated[row], int(selected[row]), int(selected_active[row]))
-        for row in range(rows)
-    ]
+    before = edits([intervention.scope.before_last for intervention in interventions])
+    at = edits([True] * len(interventions))
+    after = edits([intervention.scope.generated for intervention in interventions])
+    return _InComponent(
+        edits=[Edits(*of_row) for of_row in zip(before, at, after, strict=True)],
+        selected=np.broadcast_to(np.count_nonzero(anywhere, axis=(1, 2)), len(baseline.labels)),
+        selected_active=np.count_nonzero(anywhere & baseline.activity, axis=(1, 2)),
+    )
 
 
 def _chosen(intervention: Intervention, baseline: Baseline) -> Members:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from neuroglot.errors import BundleError
-from neuroglot.gold import gold_tokens
+from neuroglot.gold import answer_tokens, gold_tokens
 from neuroglot.groups import default_separator
 from neuroglot_server.core import Row, TokenizedText
 
@@ -23,7 +23,8 @@ class EncodedRow:
         label: the row's label.
         prompt: token ids of the prompt, special tokens included.
         gold: token ids of the gold answer; empty without one.
-        joint: whether the tokenizer goes on from this prompt to `gold` by itself.
+        joint: whether the tokenizer goes on from this prompt to `gold` by itself; of an encoder-decoder, whose answer
+            does not go on from the prompt, always.
         answers: the accepted answers as they were given.
     """
 
@@ -37,24 +38,31 @@ class EncodedRow:
 class Text:
     """The tokenizer of one model."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Take a tokenizer and turn off the truncation and padding that its file may ask for."""
+    def __init__(self, tokenizer: Tokenizer, *, encoder_decoder: bool) -> None:
+        """Take a tokenizer and turn off the truncation and padding that its file may ask for.
+
+        Args:
+            tokenizer: the tokenizer.
+            encoder_decoder: whether answers are texts of their own, and not how prompts go on.
+        """
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self._encoder_decoder = encoder_decoder
         self.breaks_line = cache(self._breaks_line)
 
     @classmethod
-    def load(cls, file: Path) -> Text:
+    def load(cls, file: Path, *, encoder_decoder: bool) -> Text:
         """Read a `tokenizer.json`.
 
         Raises:
             BundleError: the file is no tokenizer.
         """
         try:
-            return cls(Tokenizer.from_str(file.read_text(encoding="utf-8")))
+            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:  # noqa: BLE001 - the tokenizers package raises plain Exception
             raise BundleError(f"{file} is no tokenizer ({error}): export the model again") from None
+        return cls(tokenizer, encoder_decoder=encoder_decoder)
 
     def encode(self, text: str, *, special_tokens: bool = True) -> tuple[int, ...]:
         """Token ids of a text, by default with what the tokenizer's post-processor adds (BOS, `</s>`)."""
@@ -76,23 +84,22 @@ class Text:
     def encode_row(self, row: Row) -> EncodedRow:
         """Tokens of a row's prompt and of its gold answer.
 
-        Gold tokens of a prompt that was given as token ids are those of separator and answer by themselves.
+        Gold tokens of a prompt that was given as token ids are those of separator and answer by themselves, and those
+        of an encoder-decoder are the answer's, for there nothing separates it from the prompt.
 
         Raises:
             ValueError: the gold answer has no tokens.
         """
-        if not row.answers:
-            prompt = self.encode(row.prompt) if isinstance(row.prompt, str) else row.prompt
-            return EncodedRow(row.label, prompt, (), False, ())
         separator = default_separator(row.label) if row.separator is None else row.separator
-        answer = row.answers[0]
-        if isinstance(row.prompt, str):
-            found = gold_tokens(self.encode, self._encode_bare, row.prompt, separator, answer)
+        if isinstance(row.prompt, str) and row.answers and not self._encoder_decoder:
+            found = gold_tokens(self.encode, self._encode_bare, row.prompt, separator, row.answers[0])
             return EncodedRow(row.label, found.prompt, found.gold, found.joint, row.answers)
-        gold = self._encode_bare(separator + answer)
-        if not gold:
-            raise ValueError(f"the answer {answer!r} has no tokens")
-        return EncodedRow(row.label, row.prompt, gold, False, row.answers)
+        prompt = self.encode(row.prompt) if isinstance(row.prompt, str) else row.prompt
+        if not row.answers:
+            return EncodedRow(row.label, prompt, (), False, ())
+        answer = row.answers[0] if self._encoder_decoder else separator + row.answers[0]
+        gold = answer_tokens(self._encode_bare, answer)
+        return EncodedRow(row.label, prompt, gold, self._encoder_decoder, row.answers)
 
     def _encode_bare(self, text: str) -> tuple[int, ...]:
         return self.encode(text, special_tokens=False)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Event
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,10 +15,14 @@ from neuroglot.bundle import read_manifest
 from neuroglot_server.batcher import Batcher, Budget, Timing, choose
 from neuroglot_server.core import ModelClosed
 from neuroglot_server.engine import Engine
-from neuroglot_server.steps import KeyValues, RowStep, StepResult
+from neuroglot_server.signature import interfaces
+from neuroglot_server.steps import Edit, Edits, KeyValues, RowStep, StepResult
+from neuroglot_server.worker import Worker
 
-BUDGET = Budget(tokens=64, scores=4)
+BUDGET = Budget(tokens=64, scores=4, masks=12)
+LARGE = Budget(1000, 1000, 1000)
 CULPRIT = 317
+EDIT = Edit((0,), np.ones((1, 8), np.float32), np.ones((1, 8), np.float32))
 
 
 class Past(KeyValues):
@@ -31,11 +36,23 @@ class Past(KeyValues):
         return self.fixed  # type: ignore[attr-defined,no-any-return]
 
 
-def step(new: int, past: int = 0, *, scored: bool = False) -> RowStep:
-    return RowStep((5,) * new, Past(past), scored=scored)
+def step(new: int, past: int = 0, cross: int = 0, *, scored: bool = False, masked: bool = False) -> RowStep:
+    edits = Edits(at=EDIT) if masked else Edits(EDIT, EDIT, EDIT)
+    return RowStep((5,) * new, Past(past), Past(cross), edits=edits, scored=scored)
 
 
-STEPS = st.lists(st.builds(step, st.integers(1, 40), st.integers(0, 70), scored=st.booleans()), min_size=1, max_size=40)
+STEPS = st.lists(
+    st.builds(
+        step,
+        st.integers(1, 40),
+        st.integers(0, 70),
+        st.integers(0, 30),
+        scored=st.booleans(),
+        masked=st.booleans(),
+    ),
+    min_size=1,
+    max_size=40,
+)
 
 
 @given(STEPS)
@@ -46,18 +63,29 @@ def test_a_batch_has_the_oldest_step_and_stays_within_the_budget(steps: list[Row
     batch = [steps[index] for index in chosen]
     if len(batch) > 1:
         new = max(len(one.tokens) for one in batch)
-        assert len(batch) * (new + max(one.past_length for one in batch)) <= BUDGET.tokens
+        known = max(one.past_length for one in batch) + max(one.cross_length for one in batch)
+        assert len(batch) * (new + known) <= BUDGET.tokens
         assert len(batch) * max((len(one.tokens) for one in batch if one.scored), default=0) <= BUDGET.scores
+        if any(one.edits.before is None and len(one.tokens) > 1 for one in batch):
+            assert len(batch) * new <= BUDGET.masks
         assert len(batch) * new <= 1.5 * sum(len(one.tokens) for one in batch)
 
 
 def test_steps_of_the_oldest_ones_length_go_with_it() -> None:
     steps = [step(3), step(30), step(1), step(3), step(29), step(3)]
-    assert sorted(choose(steps, Budget(9, 9))) == [0, 3, 5]
+    assert sorted(choose(steps, Budget(9, 9, 9))) == [0, 3, 5]
 
 
 def test_equals_are_taken_in_the_order_in_which_they_came() -> None:
-    assert choose([step(3)] * 9, Budget(12, 12)) == [0, 1, 2, 3]
+    assert choose([step(3)] * 9, Budget(12, 12, 12)) == [0, 1, 2, 3]
+
+
+def test_masks_of_every_position_have_a_budget_of_their_own() -> None:
+    budget = Budget(tokens=100, scores=100, masks=10)
+    assert choose([step(5)] * 4, budget) == [0, 1, 2, 3]
+    assert choose([step(5, masked=True)] * 4, budget) == [0, 1]
+    assert choose([step(5), step(5), step(5, masked=True), step(5)], budget) == [0, 1, 3]
+    assert choose([step(1, masked=True)] * 12, budget) == list(range(12)), "one position is no more than one mask a row"
 
 
 class Gate:
@@ -81,18 +109,21 @@ class Gate:
 
 @pytest.fixture
 def gate(bloom_bundle: Path) -> Gate:
-    (component,) = read_manifest(bloom_bundle).model.components
-    return Gate(Engine(bloom_bundle / component.graph, component, threads=1))
+    facts = read_manifest(bloom_bundle).model
+    (component,) = facts.components
+    return Gate(Engine(bloom_bundle / component.graph, component, interfaces(facts)[component.name], threads=1))
 
 
 @asynccontextmanager
 async def batching(gate: Gate) -> AsyncIterator[Batcher]:
-    batcher = Batcher(gate, Budget(1000, 1000))
+    worker = Worker()
+    batcher = Batcher(gate, LARGE, worker)
     try:
         yield batcher
     finally:
         gate.open.set()
         await batcher.close()
+        worker.close()
 
 
 def within_a_minute(test: Callable[[], Awaitable[None]]) -> None:
@@ -181,9 +212,41 @@ def test_a_batch_that_fails_is_halved_until_the_culprit_is_alone(gate: Gate) -> 
     within_a_minute(test)
 
 
+def test_batchers_that_share_a_thread_take_turns(gate: Gate) -> None:
+    """What waits meanwhile runs in one batch when the turn has come, however many turns the other still wants."""
+
+    async def test() -> None:
+        async with batching(gate) as batcher:
+            order: list[str] = []
+
+            def run_other(steps: Sequence[RowStep]) -> list[StepResult]:
+                order.append(f"other {len(steps)}")
+                return gate.engine.run(steps)
+
+            other = Batcher(run_other, Budget(2, 2, 2), batcher._worker)
+            gate.open.clear()
+            running = asyncio.create_task(batcher.run([scored(4)], Timing()))
+            await until(lambda: gate.inside)
+            timing = Timing()
+            others = asyncio.create_task(other.run([scored(token) for token in (5, 6, 7, 8)], timing))
+            await until(lambda: other.waiting == 4)
+            later = [asyncio.create_task(batcher.run([scored(token)], Timing())) for token in (9, 10, 11)]
+            await until(lambda: batcher.waiting == 3)
+            assert order == []
+            gate.open.set()
+            await asyncio.gather(running, others, *later)
+            assert order == ["other 2", "other 2"]
+            assert gate.batches == [1, 3]
+            assert timing.queue > 0
+            await other.close()
+
+    within_a_minute(test)
+
+
 def test_closing_fails_what_waits_and_lets_the_running_batch_end(gate: Gate) -> None:
     async def test() -> None:
-        batcher = Batcher(gate, Budget(1000, 1000))
+        worker = Worker()
+        batcher = Batcher(gate, LARGE, worker)
         gate.open.clear()
         running = asyncio.create_task(batcher.run([scored(4)], Timing()))
         await until(lambda: gate.inside)
@@ -198,14 +261,16 @@ def test_closing_fails_what_waits_and_lets_the_running_batch_end(gate: Gate) -> 
         await closing
         with pytest.raises(ModelClosed):
             await batcher.run([scored(6)], Timing())
+        worker.close()
 
     within_a_minute(test)
 
 
 def test_when_its_thread_is_gone_nobody_waits_for_ever(gate: Gate) -> None:
     async def test() -> None:
-        batcher = Batcher(gate, Budget(1000, 1000))
-        batcher._thread.shutdown()  # as the interpreter does when the main thread ends
+        worker = Worker()
+        batcher = Batcher(gate, LARGE, worker)
+        worker.close()  # as the interpreter does when the main thread ends
         with pytest.raises(ModelClosed):
             await batcher.run([scored(5)], Timing())
         with pytest.raises(ModelClosed):

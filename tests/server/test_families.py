@@ -1,4 +1,4 @@
-"""What a served model of each family answers, against the definitions and transformers with hooks."""
+"""What a served causal model of each family answers, against the definitions and transformers with hooks."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from neuroglot_server.core import (
     Variant,
 )
 from tests import definitions
-from tests.checkpoints import CONFIGS, RandomModel
+from tests.checkpoints import RandomModel
 from tests.exporter.reference import TOLERANCE, Transformers
 from tests.server import reference
-from tests.server.reference import Change
+from tests.server.reference import CAUSAL, Change
 from tests.server.serving import CAPITALS, analyze
 
 EOS = 2
@@ -60,7 +60,7 @@ class Served(NamedTuple):
     """At the last prompt tokens, `[rows, layers, neurons]`."""
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=CAUSAL)
 def served(request: pytest.FixtureRequest, random_model: Callable[[str], RandomModel]) -> Served:
     family, checkpoint, bundle = random_model(request.param)
     transformers = Transformers(checkpoint, family)

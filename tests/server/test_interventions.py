@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from neuroglot_server.core import (
     Action,
     Add,
     ByNeuron,
+    ByType,
     Convert,
     Deactivate,
     Intervention,
+    NeuronType,
     Override,
     Scale,
     Scope,
@@ -54,16 +57,16 @@ A = np.array([[1.0, -0.1, 2.0], [-0.2, -0.3, 4.0]], dtype=np.float32)
     [(Deactivate(), 0.0), (Override(7.5), 7.5), (Scale(-3.0), -6.0), (Add(0.5), 2.5), (Convert(9.0), 2.0)],
 )
 def test_actions_change_the_chosen_neuron_alone(action: Action, value: float) -> None:
-    (edits, _) = row_edits([on(action, (0, 2))], BASELINE, 0.0, FLOAT)
+    (edits, _) = row_edits([on(action, (0, 2))], [BASELINE], 0.0, FLOAT)
     expected = A.copy()
     expected[0, 2] = value
-    assert (applied(edits.last, A) == expected).all()
+    assert (applied(edits.of("decoder").at, A) == expected).all()
 
 
 def test_convert_changes_what_is_inactive_in_the_row() -> None:
-    first, second = row_edits([on(Convert(9.0), (0, 0), (0, 1), (0, 2), (1, 1))], BASELINE, 0.0, FLOAT)
-    assert applied(first.last, A).tolist() == [[1.0, 9.0, 2.0], [A[1, 0], 9.0, 4.0]]
-    assert applied(second.last, A).tolist() == [[1.0, A[0, 1], 9.0], [A[1, 0], A[1, 1], 4.0]]
+    first, second = row_edits([on(Convert(9.0), (0, 0), (0, 1), (0, 2), (1, 1))], [BASELINE], 0.0, FLOAT)
+    assert applied(first.of("decoder").at, A).tolist() == [[1.0, 9.0, 2.0], [A[1, 0], 9.0, 4.0]]
+    assert applied(second.of("decoder").at, A).tolist() == [[1.0, A[0, 1], 9.0], [A[1, 0], A[1, 1], 4.0]]
     assert (first.selected, first.selected_active) == (4, 2)
     assert (second.selected, second.selected_active) == (4, 3)
 
@@ -77,8 +80,8 @@ def test_convert_without_a_value_goes_just_above_the_threshold(dtype: type[np.fl
 
 
 def test_of_two_on_one_neuron_the_later_one_holds() -> None:
-    (edits, _) = row_edits([on(Scale(2.0), (0, 0), (0, 1)), on(Add(5.0), (0, 0), (1, 2))], BASELINE, 0.0, FLOAT)
-    assert applied(edits.last, A).tolist() == [[6.0, 2 * A[0, 1], 2.0], [A[1, 0], A[1, 1], 9.0]]
+    (edits, _) = row_edits([on(Scale(2.0), (0, 0), (0, 1)), on(Add(5.0), (0, 0), (1, 2))], [BASELINE], 0.0, FLOAT)
+    assert applied(edits.of("decoder").at, A).tolist() == [[6.0, 2 * A[0, 1], 2.0], [A[1, 0], A[1, 1], 9.0]]
     assert edits.selected == 3
     assert edits.selected_active == 2
 
@@ -90,39 +93,62 @@ def test_scopes_say_at_which_positions_each_intervention_acts() -> None:
         on(Add(3.0), (0, 2), scope=Scope.LAST_PROMPT_TOKEN_AND_GENERATED),
         on(Add(4.0), (1, 0), scope=Scope.ALL_TOKENS),
     ]
-    (edits, _) = row_edits(interventions, BASELINE, 0.0, FLOAT)
+    (edits, _) = row_edits(interventions, [BASELINE], 0.0, FLOAT)
     zero = np.zeros((2, 3), dtype=np.float32)
-    assert applied(edits.before_last, zero).tolist() == [[0, 2, 0], [4, 0, 0]]
-    assert applied(edits.last, zero).tolist() == [[1, 2, 3], [4, 0, 0]]
-    assert applied(edits.generated, zero).tolist() == [[0, 0, 3], [4, 0, 0]]
+    assert applied(edits.of("decoder").before, zero).tolist() == [[0, 2, 0], [4, 0, 0]]
+    assert applied(edits.of("decoder").at, zero).tolist() == [[1, 2, 3], [4, 0, 0]]
+    assert applied(edits.of("decoder").after, zero).tolist() == [[0, 0, 3], [4, 0, 0]]
 
 
 def test_a_later_intervention_elsewhere_in_the_row_does_not_undo_an_earlier_one() -> None:
     interventions = [on(Add(1.0), (0, 0), scope=Scope.ALL_TOKENS), on(Deactivate(), (0, 0))]
-    (edits, _) = row_edits(interventions, BASELINE, 0.0, FLOAT)
-    assert applied(edits.before_last, A)[0, 0] == 2.0
-    assert applied(edits.last, A)[0, 0] == 0.0
-    assert applied(edits.generated, A)[0, 0] == 2.0
+    (edits, _) = row_edits(interventions, [BASELINE], 0.0, FLOAT)
+    assert applied(edits.of("decoder").before, A)[0, 0] == 2.0
+    assert applied(edits.of("decoder").at, A)[0, 0] == 0.0
+    assert applied(edits.of("decoder").after, A)[0, 0] == 2.0
 
 
 def test_layers_and_component_narrow_the_selection() -> None:
-    (edits, _) = row_edits([on(Add(1.0), (0, 0), (1, 0), layers=(1,))], BASELINE, 0.0, FLOAT)
-    assert edits.last is not None
-    assert edits.last.layers == (1,)
+    (edits, _) = row_edits([on(Add(1.0), (0, 0), (1, 0), layers=(1,))], [BASELINE], 0.0, FLOAT)
+    assert edits.of("decoder").at is not None
+    assert edits.of("decoder").at.layers == (1,)
     assert edits.selected == 1
-    (edits, _) = row_edits([on(Add(1.0), (0, 0), component="encoder")], BASELINE, 0.0, FLOAT)
-    assert not edits.changes
+    (edits, _) = row_edits([on(Add(1.0), (0, 0), component="encoder")], [BASELINE], 0.0, FLOAT)
+    assert not edits.anywhere
     assert edits.selected == 0
 
 
+ENCODER_ACTIVITY = np.array([[[0, 1, 1, 0]], [[1, 1, 0, 0]]], dtype=np.bool_)
+ENCODER = Baseline("encoder", "g", ("en", "es"), ENCODER_ACTIVITY, np.array([[1, 3, 1, 0]], dtype=np.uint8))
+DECODER = replace(BASELINE, codes=np.array([[3, 1, 3], [0, 1, 1]], dtype=np.uint8))
+
+
+def test_each_component_is_changed_by_its_own_baseline() -> None:
+    shared = ByType((NeuronType.ALL_SHARED, NeuronType.SPECIFIC))
+    (edits, _) = row_edits([Intervention(shared, Convert(9.0))], [ENCODER, DECODER], 0.0, FLOAT)
+    zero = np.zeros((1, 4), dtype=np.float32)
+    assert applied(edits.of("encoder").at, zero).tolist() == [[9, 0, 0, 0]]
+    assert applied(edits.of("decoder").at, A).tolist() == [[1.0, 9.0, 2.0], [A[1, 0], 9.0, 4.0]]
+    assert (edits.selected, edits.selected_active) == (3 + 5, 2 + 3)
+
+
+@pytest.mark.parametrize(("component", "selected"), [("encoder", 3), ("decoder", 5)])
+def test_a_component_that_is_named_is_changed_alone(component: str, selected: int) -> None:
+    shared = ByType((NeuronType.ALL_SHARED, NeuronType.SPECIFIC))
+    (edits, _) = row_edits([Intervention(shared, Deactivate(), component=component)], [ENCODER, DECODER], 0.0, FLOAT)
+    for baseline in (ENCODER, DECODER):
+        assert edits.of(baseline.component).anywhere == (baseline.component == component)
+    assert edits.selected == selected
+
+
 def test_a_row_where_nothing_is_chosen_is_left_alone() -> None:
-    first, second = row_edits([on(Convert(1.0), (0, 1))], BASELINE, 0.0, FLOAT)
-    assert first.changes
-    assert not second.changes
+    first, second = row_edits([on(Convert(1.0), (0, 1))], [BASELINE], 0.0, FLOAT)
+    assert first.anywhere
+    assert not second.anywhere
     assert (second.selected, second.selected_active) == (1, 1)
 
 
 def test_edits_are_of_the_models_type() -> None:
-    (edits, _) = row_edits([on(Add(1.0), (0, 0))], BASELINE, 0.0, np.dtype(np.float16))
-    assert edits.last is not None
-    assert edits.last.mask.dtype == edits.last.override.dtype == np.float16
+    (edits, _) = row_edits([on(Add(1.0), (0, 0))], [BASELINE], 0.0, np.dtype(np.float16))
+    assert edits.of("decoder").at is not None
+    assert edits.of("decoder").at.mask.dtype == edits.of("decoder").at.override.dtype == np.float16

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuroglot.bundle import Component, describe_files, read_manifest, write_manifest
+from neuroglot.bundle import describe_files, read_manifest, write_manifest
 from neuroglot.errors import BundleError, InstallationError
 from neuroglot_server.core import (
     Analysis,
@@ -121,15 +121,32 @@ def test_closing_answers_every_request_with_a_result_or_with_going_down(bloom_bu
             assert isinstance(outcome, ModelClosed) or getattr(outcome, "group_id", None) == "FR"
 
 
-def test_an_encoder_decoder_is_refused(bloom_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "start"),
+    [(("encoder", "decoder"), None), (("decoder",), 0), (("decoder", "encoder"), 0), (("other",), None)],
+)
+def test_components_of_no_known_model_are_refused(
+    names: tuple[str, ...], start: int | None, bloom_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = changed_bundle(bloom_bundle, tmp_path / "odd")
+    manifest = read_manifest(bundle)
+    (decoder,) = manifest.model.components
+    components = tuple(dataclasses.replace(decoder, name=name) for name in names)
+    facts = dataclasses.replace(manifest.model, components=components, decoder_start_token_id=start)
+    write_manifest(bundle, dataclasses.replace(manifest, model=facts))
+    with pytest.raises(BundleError, match=f"has components {', '.join(names)} and decoder_start_token_id {start}, "):
+        Model.load(bundle, "mine", Settings())
+
+
+def test_a_causal_graph_does_not_pass_for_an_encoder(bloom_bundle: Path, tmp_path: Path) -> None:
     bundle = changed_bundle(bloom_bundle, tmp_path / "mt0")
     manifest = read_manifest(bundle)
     (decoder,) = manifest.model.components
-    encoder = Component(**{**dataclasses.asdict(decoder), "name": "encoder"})
+    encoder = dataclasses.replace(decoder, name="encoder")
     facts = dataclasses.replace(manifest.model, components=(encoder, decoder), decoder_start_token_id=0)
     write_manifest(bundle, dataclasses.replace(manifest, model=facts))
-    with pytest.raises(BundleError, match=r"'mine' is an encoder-decoder \(encoder, decoder\)"):
-        Model.load(bundle, "mine", Settings())
+    with pytest.raises(BundleError, match=r"lacks present\.0\.encoder\.key, present\.0\.encoder\.value"):
+        Model.load(bundle, "mine", Settings(threads=1))
 
 
 def test_norms_of_another_shape_are_refused(bloom_bundle: Path, tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """Every token of the prompt and of the answer."""
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
-    """Positions at which an intervention acts."""
+    """Positions at which an intervention acts. In the encoder of an encoder-decoder the prompt's tokens are all there are. In
+    its decoder the start token alone is the prompt, the last token of it included: only tokens of the answer follow.
+    """
 
 SCOPE_UNSPECIFIED: Scope.ValueType  # 0
 """The last prompt token."""
@@ -262,7 +264,7 @@ class Intervention(_message.Message):
     COMPONENT_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     component: _builtins.str
-    """The component in which it acts. Empty: all."""
+    """The component in which it acts. Empty: all, each by what its own baseline says."""
     scope: Global___Scope.ValueType
     """Positions at which it acts."""
     @_builtins.property
@@ -335,7 +337,9 @@ Global___Deactivate: _TypeAlias = Deactivate  # noqa: Y015
 
 @_typing.final
 class Convert(_message.Message):
-    """Makes neurons active that are inactive in a row: at the last prompt token of the baseline, wherever it acts."""
+    """Makes neurons active that are inactive in a row: at the last prompt token of the baseline in their component, wherever
+    it acts.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -60,12 +60,14 @@ class Row(_message.Message):
     label: _builtins.str
     """The row's name in the results, unique in the group: by convention the language, `en`."""
     text: _builtins.str
-    """Text, encoded with the tokenizer's own post-processor. Not empty."""
+    """Text, encoded with the tokenizer's own post-processor (BOS, `</s>`). Not empty."""
     separator: _builtins.str
-    """What stands between prompt and answer, `" "` or `""`. Unset: a space, or nothing where the label is `th` or `zh`."""
+    """What stands between prompt and answer, `" "` or `""`. Unset: a space, or nothing where the label is `th` or `zh`. An
+    encoder-decoder has no use for it: its answer is a text of its own.
+    """
     @_builtins.property
     def token_ids(self) -> Global___TokenIds:
-        """Tokens, taken as they are."""
+        """Tokens, taken as they are: no BOS and no `</s>` is added."""
 
     @_builtins.property
     def answers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

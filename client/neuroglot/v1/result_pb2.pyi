@@ -79,10 +79,11 @@ class RowResult(_message.Message):
     label: _builtins.str
     """The row's label."""
     prompt_tokens: _builtins.int
-    """Tokens of the prompt, special tokens included."""
+    """Tokens of the prompt, special tokens included; of an encoder-decoder, those that its encoder reads."""
     gold_is_joint: _builtins.bool
     """Whether the tokenizer goes on from this prompt to these gold tokens by itself. False: prompt and answer were
-    tokenized apart, for the tokenizer merges the prompt's end with the answer's start.
+    tokenized apart, for the tokenizer merges the prompt's end with the answer's start, or for the prompt was given as
+    tokens. Always true of an encoder-decoder.
     """
     @_builtins.property
     def gold_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -106,7 +107,9 @@ Global___RowResult: _TypeAlias = RowResult  # noqa: Y015
 
 @_typing.final
 class ComponentResult(_message.Message):
-    """Types and contributions in one component."""
+    """Types and contributions in one component: at the last prompt token, which for the decoder of an encoder-decoder is its
+    start token.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -282,7 +285,7 @@ class RowPrediction(_message.Message):
     exact: _builtins.bool
     """Whether every gold token is the most likely one, given those before it (teacher forcing). Unset without an answer."""
     gold_log_probability: _builtins.float
-    """Log-probability of the gold tokens, summed, in nats. Unset without an answer."""
+    """Log-probability of the gold tokens, summed, in nats. EOS is not one of them. Unset without an answer."""
     text: _builtins.str
     """Their text, less leading and trailing white space."""
     matches: _builtins.bool

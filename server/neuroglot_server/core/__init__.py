@@ -6,7 +6,14 @@ They say what the messages of `neuroglot.v1` say, in Python and numpy, so that a
 from neuroglot.interventions import Action, Add, Convert, Deactivate, Override, Scale, Scope
 from neuroglot.neurons import NeuronType
 from neuroglot.selections import ControlKind
-from neuroglot_server.core.description import ComponentDescription, Limits, ModelDescription, Settings
+from neuroglot_server.core.description import (
+    DECODER,
+    ENCODER,
+    ComponentDescription,
+    Limits,
+    ModelDescription,
+    Settings,
+)
 from neuroglot_server.core.errors import InvalidRequest, ModelClosed, ModelNotFound, NotFinite, QueueFull, RequestError
 from neuroglot_server.core.request import (
     Analysis,
@@ -38,6 +45,8 @@ from neuroglot_server.core.result import (
 
 __all__ = [
     "BASELINE",
+    "DECODER",
+    "ENCODER",
     "Action",
     "Add",
     "Analysis",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+ENCODER = "encoder"
+DECODER = "decoder"
+"""Names of components: a causal model has a decoder, an encoder-decoder both."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -28,7 +32,7 @@ class Settings:
 
     Attributes:
         limits: what a request may ask for.
-        batch_tokens: most padded tokens a batch: rows times the longest row, past included.
+        batch_tokens: most padded tokens a batch: rows times the longest row, past and encoder's prompt included.
         queue_tokens: most tokens that may wait; over it, `QueueFull`.
         threads: threads of ONNX Runtime; 0 for one a core.
     """

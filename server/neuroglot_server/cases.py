@@ -1,0 +1,36 @@
+"""A row in the baseline or under a variant, on its way through the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from neuroglot_server.generation import Continuation
+from neuroglot_server.interventions import RowEdits
+from neuroglot_server.steps import NO_TOKENS, KeyValues, StepResult
+from neuroglot_server.text import EncodedRow
+
+
+@dataclass(eq=False)
+class Case:
+    """A row in the baseline or under a variant, and how far it has come.
+
+    Attributes:
+        row: the row.
+        edits: what is done to it.
+        past: keys and values of what the decoder has read before the token from which the answer begins.
+        cross: keys and values of the prompt, where an encoder read it.
+        results: what came out, by component: of the decoder, for the token from which the answer begins and, where
+            predictions are wanted, the gold tokens but the last; of an encoder, for the prompt.
+        continuation: the answer that is being generated, where one is wanted and could be begun.
+    """
+
+    row: EncodedRow
+    edits: RowEdits = field(default_factory=RowEdits)
+    past: KeyValues = NO_TOKENS
+    cross: KeyValues = NO_TOKENS
+    results: dict[str, StepResult] = field(default_factory=dict)
+    continuation: Continuation | None = None
+
+    def under(self, edits: RowEdits) -> Case:
+        """The row under other interventions, forked where its answer begins."""
+        return Case(self.row, edits, self.past, self.cross)

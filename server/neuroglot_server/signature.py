@@ -1,0 +1,159 @@
+"""What the graphs of a bundle take and give: a causal decoder, or an encoder and the decoder that reads what it kept.
+
+graph            keys and values it takes              keys and values it gives
+causal decoder   past_key_values.{i}.key               present.{i}.key
+encoder                                                present.{j}.encoder.key, j being a layer of the decoder
+its decoder      past_key_values.{i}.decoder.key       present.{i}.decoder.key
+                 past_key_values.{i}.encoder.key
+
+and `.value` beside each `.key`. The encoder gives no logits; all else is the same in the three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroglot.bundle import Component, ModelFacts
+from neuroglot.errors import BundleError
+from neuroglot_server.core import DECODER, ENCODER
+
+_FLOATS: dict[str, np.dtype[np.floating]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+}
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Names of what a graph takes and gives beside its neurons.
+
+    Attributes:
+        attention: input of the attention mask over past and new tokens.
+        past: inputs of the past's keys and values, in the order of `KeyValues`; none for an encoder.
+        cross: inputs of the encoder's keys and values, in the same order; none but for the decoder that reads them.
+        present: outputs of keys and values, in the same order.
+        logits: whether it gives logits.
+    """
+
+    attention: str
+    past: tuple[str, ...]
+    cross: tuple[str, ...]
+    present: tuple[str, ...]
+    logits: bool = True
+
+
+def interfaces(facts: ModelFacts) -> dict[str, Interface]:
+    """The interface of every component's graph, by the component's name.
+
+    Raises:
+        BundleError: the components are not those of a causal model or of an encoder-decoder.
+    """
+    layers = {component.name: component.layers for component in facts.components}
+    names, start = tuple(layers), facts.decoder_start_token_id
+    if names == (DECODER,) and start is None:
+        past, present = _names("past_key_values.{}", layers[DECODER]), _names("present.{}", layers[DECODER])
+        return {DECODER: Interface("attention_mask", past, (), present)}
+    if names == (ENCODER, DECODER) and start is not None:
+        past, cross, present, kept = (
+            _names(pattern, layers[DECODER])
+            for pattern in (
+                "past_key_values.{}.decoder",
+                "past_key_values.{}.encoder",
+                "present.{}.decoder",
+                "present.{}.encoder",
+            )
+        )
+        return {
+            ENCODER: Interface("attention_mask", (), (), kept, logits=False),
+            DECODER: Interface("decoder_attention_mask", past, cross, present),
+        }
+    raise BundleError(
+        f"the bundle has components {', '.join(names)} and decoder_start_token_id {start}, expected a decoder without "
+        "or an encoder and a decoder with one: export the model again"
+    )
+
+
+def _names(pattern: str, layers: int) -> tuple[str, ...]:
+    return tuple(f"{pattern.format(layer)}.{part}" for layer in range(layers) for part in ("key", "value"))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a component's graph takes and gives.
+
+    Attributes:
+        interface: how its inputs and outputs are called.
+        layers: number of layers.
+        neurons: FFN neurons a layer.
+        dtype: of activations, keys and values.
+        heads: heads of the keys and values that it takes; 0 where it takes none.
+        head_size: width of a head, likewise.
+        position_ids: whether the graph takes them (models whose positions do not follow from the attention mask).
+        coefficients: whether coefficients are an output of their own (gated models).
+    """
+
+    interface: Interface
+    layers: int
+    neurons: int
+    dtype: np.dtype[np.floating]
+    heads: int
+    head_size: int
+    position_ids: bool
+    coefficients: bool
+
+    @property
+    def activation_names(self) -> list[str]:
+        """Outputs of activations, by layer."""
+        return [f"ffn.{layer}.activation" for layer in range(self.layers)]
+
+    @property
+    def coefficient_names(self) -> list[str]:
+        """Outputs of coefficients, by layer; none where they are the activations."""
+        return [f"ffn.{layer}.coefficient" for layer in range(self.layers)] if self.coefficients else []
+
+
+def read_signature(
+    graph: Path, component: Component, interface: Interface, inputs: Sequence[Any], outputs: Sequence[Any]
+) -> Signature:
+    """Compare a graph with what its component should take and give.
+
+    Args:
+        graph: the file, for the errors.
+        component: what the manifest says of it.
+        interface: see `interfaces`.
+        inputs: all that it takes, as ONNX Runtime describes them: each has a `name`, a `type` and a `shape`.
+        outputs: all that it gives, likewise.
+
+    Raises:
+        BundleError: something is missing.
+    """
+    taken: Mapping[str, Any] = {node.name: node for node in inputs}
+    wanted = {"input_ids", interface.attention, "activations_from", *interface.past, *interface.cross}
+    wanted |= {f"ffn.{layer}.{part}" for layer in range(component.layers) for part in ("mask", "override")}
+    if interface.cross:
+        wanted.add("encoder_attention_mask")
+    given = {f"ffn.{layer}.activation" for layer in range(component.layers)} | set(interface.present)
+    if component.gated:
+        given |= {f"ffn.{layer}.coefficient" for layer in range(component.layers)}
+    if interface.logits:
+        wanted.add("logits_from")
+        given.add("logits")
+    missing = sorted((wanted - taken.keys()) | (given - {node.name for node in outputs}))
+    if missing:
+        raise BundleError(f"{graph} lacks {', '.join(missing)}: export the model again with this version")
+    _, heads, _, head_size = taken[interface.past[0]].shape if interface.past else (0, 0, 0, 0)
+    return Signature(
+        interface=interface,
+        layers=component.layers,
+        neurons=component.neurons,
+        dtype=_FLOATS[taken["ffn.0.mask"].type],
+        heads=heads,
+        head_size=head_size,
+        position_ids="position_ids" in taken,
+        coefficients=component.gated,
+    )

@@ -1,0 +1,132 @@
+"""Bundles of float16: what they answer is what the same checkpoint answers in float32, to float16's rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from neuroglot.packing import unpack_bits
+from neuroglot_exporter import export
+from neuroglot_server.core import (
+    Add,
+    Analysis,
+    ByType,
+    Convert,
+    Deactivate,
+    GroupResult,
+    Intervention,
+    InvalidRequest,
+    NeuronType,
+    Override,
+    Prediction,
+    Scale,
+    Scope,
+    Variant,
+)
+from tests.checkpoints import RandomModel
+from tests.server.serving import CAPITALS, analyze
+
+TOLERANCE = 0.01
+"""Of log-probabilities of answers, relative."""
+EVERYTHING = ByType(tuple(NeuronType))
+"""What is changed: of a single type, a neuron that rounding puts into another would move more than the tolerance."""
+ACTIONS = {
+    "deactivate": Deactivate(),
+    "override": Override(2.5),
+    "scale": Scale(-1.5),
+    "add": Add(1.25),
+    "convert": Convert(0.5),
+    "convert just above": Convert(),
+    "convert to nothing": Convert(0.0),
+}
+SMALL = ("baseline", "convert just above", "convert to nothing")
+"""What changes nothing, or only cuts the negative lobe of a GELU."""
+ANALYSIS = Analysis(
+    active_bitmaps=True,
+    prediction=Prediction(generate=True),
+    variants=tuple(
+        Variant(f"{name}, {scope}", (Intervention(EVERYTHING, action, scope=scope),))
+        for scope in (Scope.LAST_PROMPT_TOKEN, Scope.ALL_TOKENS)
+        for name, action in ACTIONS.items()
+    ),
+)
+OVERFLOW = "the interventions make this row's numbers overflow: use smaller values or fewer neurons"
+
+
+class Half(NamedTuple):
+    family: str
+    bundle: Path
+    result: GroupResult
+    single: GroupResult
+    """What the same checkpoint answers in float32."""
+
+
+@pytest.fixture(scope="module", params=["bloom", "mt0"])
+def half(
+    request: pytest.FixtureRequest, random_model: Callable[[str], RandomModel], tmp_path_factory: pytest.TempPathFactory
+) -> Half:
+    model = random_model(request.param)
+    bundle = tmp_path_factory.mktemp("float16") / request.param
+    export(str(model.checkpoint), bundle, dtype="float16")
+    return Half(request.param, bundle, analyze(bundle, CAPITALS, ANALYSIS), analyze(model.bundle, CAPITALS, ANALYSIS))
+
+
+def test_almost_all_neurons_have_the_types_of_float32(half: Half) -> None:
+    for got, expected in zip(half.result.components, half.single.components, strict=True):
+        shape = (got.layers, got.neurons)
+        for one, other in zip(got.thresholds[0].active_bitmaps, expected.thresholds[0].active_bitmaps, strict=True):
+            assert (unpack_bits(one, shape) != unpack_bits(other, shape)).mean() <= 0.005
+
+
+def test_every_intervention_does_what_it_does_in_float32(half: Half) -> None:
+    baseline = half.single.variants[0].predictions
+    for got, expected in zip(half.result.variants, half.single.variants, strict=True):
+        effects = []
+        for one, other, plain in zip(got.predictions, expected.predictions, baseline, strict=True):
+            assert one.gold_log_probability == pytest.approx(other.gold_log_probability, rel=TOLERANCE)
+            assert other.gold_log_probability is not None
+            assert plain.gold_log_probability is not None
+            effects.append(abs(other.gold_log_probability / plain.gold_log_probability - 1))
+        assert got.name.startswith(SMALL) or max(effects) >= 2 * TOLERANCE
+
+
+def test_convert_without_a_value_is_as_good_as_zeroing(half: Half) -> None:
+    """The next float16 above 0 is 6e-8."""
+    of = {variant.name: variant.predictions for variant in half.result.variants}
+    for scope in (Scope.LAST_PROMPT_TOKEN, Scope.ALL_TOKENS):
+        for one, other in zip(of[f"convert just above, {scope}"], of[f"convert to nothing, {scope}"], strict=True):
+            assert one.gold_log_probability == pytest.approx(other.gold_log_probability, rel=1e-3)
+
+
+def test_a_variant_that_overflows_fails_alone(half: Half) -> None:
+    huge = Variant("huge", (Intervention(EVERYTHING, Override(6e4), scope=Scope.ALL_TOKENS),))
+    result = analyze(half.bundle, CAPITALS, replace(ANALYSIS, variants=(huge, *ANALYSIS.variants)))
+    baseline, overflown, *others = result.variants
+    if half.family == "bloom":  # T5 keeps its down projection in float32, and clamps what its layers give
+        assert {prediction.error for prediction in overflown.predictions} == {OVERFLOW}
+    for got, expected in zip([baseline, *others], half.result.variants, strict=True):
+        for one, other in zip(got.predictions, expected.predictions, strict=True):
+            assert one.gold_log_probability == pytest.approx(other.gold_log_probability, rel=TOLERANCE)
+
+
+def test_values_that_float16_does_not_have_are_refused(half: Half) -> None:
+    huge = Variant("huge", (Intervention(EVERYTHING, Override(7e4)),))
+    with pytest.raises(InvalidRequest, match="is 70000, expected a finite number of float16: -65504 to 65504"):
+        analyze(half.bundle, CAPITALS, replace(ANALYSIS, variants=(huge,)))
+
+
+def test_the_answer_does_not_depend_on_who_asks_beside(half: Half) -> None:
+    for index, row in enumerate(CAPITALS.rows):
+        alone = analyze(
+            half.bundle, replace(CAPITALS, rows=(row,)), Analysis(active_bitmaps=True, prediction=Prediction())
+        )
+        for got, together in zip(alone.components, half.result.components, strict=True):
+            shape = (got.layers, got.neurons)
+            one, other = got.thresholds[0].active_bitmaps[0], together.thresholds[0].active_bitmaps[index]
+            assert (unpack_bits(one, shape) != unpack_bits(other, shape)).mean() <= 0.005
+        expected = half.result.variants[0].predictions[index].gold_log_probability
+        assert alone.variants[0].predictions[0].gold_log_probability == pytest.approx(expected, rel=TOLERANCE)
