@@ -57,6 +57,7 @@ class Settings:
         seed: seed of the controls and of the tests.
         threshold: a neuron is active above it.
         top_fraction: share of a layer's neurons that count as its top contributors.
+        component: the one in which the variants act; None for all.
     """
 
     task: str
@@ -77,6 +78,7 @@ class Settings:
     seed: int
     threshold: float
     top_fraction: float
+    component: str | None = None
 
     def differences(self, other: Settings) -> list[str]:
         """What differs in another run's settings, `seed is 1 and not 0`, in words."""

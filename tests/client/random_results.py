@@ -62,10 +62,10 @@ def random_examples(
 
 
 def two_components(decoder: Example, encoder: Example) -> GroupResult:
-    """The first example's result, with the components of both."""
+    """The first example's result, with the components of both, the encoder's first."""
     message = result_pb2.GroupResult()
     message.CopyFrom(decoder.result.message)
-    message.components.extend(encoder.result.message.components)
+    message.components.insert(0, encoder.result.message.components[0])
     return GroupResult(message)
 
 
@@ -139,13 +139,27 @@ def _add_predictions(
             )
 
 
-def random_run(folder: Path, count: int, answered: int | None = None, layers: int = 3, neurons: int = 41) -> Run:
-    """A run of `count` groups about capitals, of which the first `answered` (all by default) have random answers."""
-    languages, ablations = capitals.LANGUAGES, Ablations(draws=3, seed=0)
+def random_run(
+    folder: Path,
+    count: int,
+    answered: int | None = None,
+    layers: int = 3,
+    neurons: int = 41,
+    encoder: tuple[int, int] | None = None,
+    component: str | None = None,
+) -> Run:
+    """A run of `count` groups about capitals, of which the first `answered` (all by default) have random answers.
+
+    With `encoder`, its layers and neurons, the model has two components; `component` is the only one that is ablated.
+    """
+    languages, ablations = capitals.LANGUAGES, Ablations(draws=3, seed=0, component=component)
     examples = random_examples(0, languages, count, ablations, layers, neurons)
+    results = [example.result for example in examples]
+    if encoder:
+        encoders = random_examples(1, languages, count, ablations, *encoder, component="encoder")
+        results = [two_components(*pair) for pair in zip(examples, encoders, strict=True)]
     asked = [
-        replace(group, id=example.result.group_id)
-        for group, example in zip(capitals.groups(languages), examples, strict=False)
+        replace(group, id=result.group_id) for group, result in zip(capitals.groups(languages), results, strict=False)
     ]
     settings = Settings(
         task="capitals",
@@ -157,8 +171,8 @@ def random_run(folder: Path, count: int, answered: int | None = None, layers: in
         languages=languages,
         model="random",
         bundle_identity=IDENTITY,
-        family="bloom",
-        source="embedded:bloom",
+        family="mt0" if encoder else "bloom",
+        source="embedded:mt0" if encoder else "embedded:bloom",
         source_revision="",
         dtype="float32",
         variants=tuple(ablations.variants()),
@@ -166,9 +180,10 @@ def random_run(folder: Path, count: int, answered: int | None = None, layers: in
         seed=ablations.seed,
         threshold=0.0,
         top_fraction=0.05,
+        component=component,
     )
     run = Run.create(folder, settings, asked)
     with run.session("pytest", {"neuroglot": "0.1.0"}) as recorder:
-        for example in examples[:answered]:
-            recorder.keep(example.result)
+        for result in results[:answered]:
+            recorder.keep(result)
     return run

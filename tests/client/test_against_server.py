@@ -281,7 +281,7 @@ def damage(bundle: Path, how: str) -> None:
             graph = bundle / "decoder.onnx"
             graph.write_bytes(graph.read_bytes()[:-1] + b"\x00")
         case "without its weights":
-            (bundle / "decoder.onnx.data").unlink()
+            (bundle / "weights.data").unlink()
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def damage(bundle: Path, how: str) -> None:
         ("half written", "has no manifest.json"),
         ("of a newer format", "has bundle format 2, this neuroglot reads format 1"),
         ("with a changed graph", "decoder.onnx was changed"),
-        ("without its weights", "decoder.onnx.data is missing"),
+        ("without its weights", "weights.data is missing"),
     ],
 )
 def test_a_bundle(bloom_bundle: Path, tmp_path: Path, how: str, said: str) -> None:

@@ -279,10 +279,17 @@ def test_encoder_and_decoder_are_counted_apart() -> None:
         study.add(two_components(decoder, encoder))
     both = study.types.table()
     assert both.groupby("component")["layer"].nunique().to_dict() == {"decoder": 3, "encoder": 2}
-    decoder = both[both["component"] == "decoder"]
+    decoder = both[both["component"] == "decoder"].reset_index(drop=True)
     pd.testing.assert_frame_equal(decoder, study_of(EXAMPLES).types.table())
     for analysis in study.analyses():
         assert analysis.figure().axes
+
+
+def test_ablations_of_one_component_act_there_alone() -> None:
+    everywhere, alone = (Ablations(draws=2, seed=0, component=one).variants() for one in (None, "encoder"))
+    assert list(everywhere) == list(alone)
+    assert {one.component for one in everywhere.values()} == {None}
+    assert {one.component for one in alone.values()} == {"encoder"}
 
 
 def test_ablations_without_a_draw_are_refused() -> None:

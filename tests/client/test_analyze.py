@@ -142,6 +142,10 @@ def unreachable() -> str:
         (("capitals", "--model", "FOLDER"), "is no bundle"),
         (("capitals", "--model", "any", "--server", unreachable()), "127.0.0.1"),
         (("capitals", "--model", "any", "--server", "nonsense"), "nonsense"),
+        (
+            ("capitals", "--model", "BUNDLE", "--component", "encoder"),
+            "no component 'encoder' to deactivate neurons of",
+        ),
         (("capitals", "--model", "BUNDLE", "--draws", "500"), "draws make 1503 variants of each group, and the server"),
         (("capitals", "--model", "BUNDLE", "--out", "FILE"), "is a file"),
     ],

@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     """A well-formed bundle whose files hold their own names."""
     target = tmp_path / "bundles" / "small"
     with bundle.staged(target) as aside:
-        for name in ("decoder.onnx", "decoder.onnx.data", "decoder.norms.npy", "tokenizer.json"):
+        for name in ("decoder.onnx", "weights.data", "decoder.norms.npy", "tokenizer.json"):
             (aside / name).write_text(name)
         bundle.write_manifest(aside, bundle.Manifest(MODEL, bundle.describe_files(aside), "tests"))
     return target
@@ -35,7 +35,7 @@ def edit(folder: Path, **changes: object) -> None:
 def test_what_was_written_is_read(folder: Path) -> None:
     manifest = bundle.open_bundle(folder, full=True)
     assert manifest.model == MODEL
-    assert set(manifest.files) == {"decoder.onnx", "decoder.onnx.data", "decoder.norms.npy", "tokenizer.json"}
+    assert set(manifest.files) == {"decoder.onnx", "weights.data", "decoder.norms.npy", "tokenizer.json"}
     assert [path.name for path in folder.parent.iterdir()] == ["small"], "nothing stays beside the bundle"
 
 
@@ -43,7 +43,7 @@ def test_identity_is_of_what_decides_an_answer(folder: Path) -> None:
     manifest = bundle.open_bundle(folder)
     assert replace(manifest, tools={"torch": "9"}, verification={"logits": 0.1}).identity == manifest.identity
     assert replace(manifest, model=replace(MODEL, eos_token_ids=(3,))).identity != manifest.identity
-    weights = {**manifest.files, "decoder.onnx.data": bundle.FileEntry(17, "0" * 64)}
+    weights = {**manifest.files, "weights.data": bundle.FileEntry(17, "0" * 64)}
     assert replace(manifest, files=weights).identity != manifest.identity
 
 
@@ -60,7 +60,7 @@ def test_a_newer_format_asks_for_an_upgrade(folder: Path) -> None:
         bundle.open_bundle(folder)
 
 
-@pytest.mark.parametrize("name", ["decoder.onnx", "decoder.onnx.data", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["decoder.onnx", "weights.data", "tokenizer.json"])
 def test_a_changed_file_is_found(folder: Path, name: str) -> None:
     file = folder / name
     file.write_text(name.upper())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
@@ -30,7 +31,7 @@ def study_of(layers: int, languages: tuple[str, ...]) -> Study:
 def study_of_two_components() -> Study:
     study = Study.of(LANGUAGES, ABLATIONS, {})
     decoders = random_examples(0, LANGUAGES, 4, ABLATIONS, layers=4, neurons=40)
-    encoders = random_examples(1, LANGUAGES, 4, ABLATIONS, layers=4, neurons=30, component="encoder")
+    encoders = random_examples(1, LANGUAGES, 4, ABLATIONS, layers=6, neurons=30, component="encoder")
     for decoder, encoder in zip(decoders, encoders, strict=True):
         study.add(two_components(decoder, encoder))
     return study
@@ -47,6 +48,12 @@ STUDIES = {
 @pytest.fixture(scope="module", params=STUDIES)
 def study(request: pytest.FixtureRequest) -> Study:
     return STUDIES[request.param]()
+
+
+def component_of(axes: Axes) -> str:
+    """The component that a panel's title names; the decoder where it names none."""
+    title = axes.get_title(loc="left").split(", ")[-1]
+    return title if title in ("encoder", "decoder") else "decoder"
 
 
 def figures(study: Study) -> Iterator[tuple[str, Figure]]:
@@ -66,12 +73,25 @@ def test_nothing_is_drawn_outside_of_the_figure(study: Study) -> None:
 
 
 def test_layers_are_true_indices(study: Study) -> None:
-    ((layers, _), *_) = study.types.geometry.values()
     for fold in (study.types, study.active, study.top):
         for axes in fold.figure().axes:
+            layers, _ = fold.geometry[component_of(axes)]
             low, high = axes.get_xlim()
             ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
             assert all(tick == int(tick) and 0 <= tick < layers for tick in ticks), fold.name
+            assert low < 0 < layers - 1 + 1e-9 < high < layers, fold.name
+
+
+def test_encoder_and_decoder_have_panels_of_their_own() -> None:
+    study = study_of_two_components()
+    for fold, panels in ((study.types, 1), (study.active, 1), (study.top, len(LANGUAGES))):
+        figure = fold.figure()
+        assert [component_of(axes) for axes in figure.axes] == ["encoder", "decoder"] * panels
+        for axes in figure.axes:
+            layers, _ = fold.geometry[component_of(axes)]
+            assert {len(line.get_ydata()) for line in axes.get_lines()} == {layers}
+    for fold in (study.types, study.active):
+        assert all(component_of(axes) in axes.get_ylabel() for axes in fold.figure().axes)
 
 
 def test_every_type_has_its_colour_everywhere(study: Study) -> None:

@@ -187,6 +187,55 @@ def test_findings_follow_from_the_tables(outcome: Outcome) -> None:
     assert "falls furthest without the partial-shared ones" in by_topic["Ablations"]
 
 
+@pytest.fixture(scope="module")
+def of_two_components(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return publish(random_run(tmp_path_factory.mktemp("runs") / "two", count=6, encoder=(5, 57)))
+
+
+def test_encoder_and_decoder_are_told_apart(of_two_components: Outcome) -> None:
+    study = of_two_components.study
+    by_topic = dict(findings(study, of_two_components.run).comparisons)
+    types, top = study.types.table(), study.top.table()
+    for component in ("encoder", "decoder"):
+        begins = f"n the {component}, over all layers, the neurons are"
+        shares = types[types["component"] == component].groupby("type")["share_percent"].mean()
+        lead = top[top["component"] == component].groupby("type")["share_percent"].mean().max()
+        assert re.search(rf"[Ii]{begins} [^;]*\b{shares['partial-shared']:.0f} % partial-shared", by_topic["Types"])
+        assert re.search(
+            rf"In the {component}, among the top 5 % of contribution, \S+ neurons lead with {lead:.0f} %",
+            by_topic["Contribution"],
+        )
+    assert re.search(r"\(layer \d of the (encoder|decoder): ", by_topic["Languages"])
+    assert "among the 57 encoder neurons and 41 decoder neurons of a layer" in study.types.caption()
+    assert "(3 of 57 encoder neurons and 3 of 41 decoder neurons)" in study.top.caption()
+    page = of_two_components.report.read_text(encoding="utf-8")
+    assert "encoder of 5 layers x 57 neurons, decoder of 3 layers x 41 neurons" in page
+    assert "at the last prompt token (in the decoder: the start token)" in page
+
+
+def test_it_says_in_which_components_neurons_were_deactivated(of_two_components: Outcome, tmp_path: Path) -> None:
+    alike, alone = (
+        f"Neurons are deactivated in {where}." for where in ("encoder and decoder alike", "the encoder alone")
+    )
+    run = random_run(tmp_path / "run", count=3, encoder=(5, 57), component="encoder")
+    for study, said in ((of_two_components.study, alike), (publish(Run.open(run.folder)).study, alone)):
+        for words in (
+            study.accuracy.caption(),
+            study.effects.caption(),
+            dict(findings(study, run).comparisons)["Ablations"],
+        ):
+            assert said in words
+    printed = CliRunner().invoke(report, [str(run.folder)]).stdout
+    assert alone in " ".join(printed.split())
+    assert "ablations in the encoder alone" in (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_of_one_component_no_place_is_named(outcome: Outcome) -> None:
+    page = outcome.report.read_text(encoding="utf-8")
+    assert "encoder" not in re.sub("decoder", "", page)
+    assert "Neurons are deactivated in" not in page
+
+
 def test_what_the_paper_says_of_fact_probing_is_said_of_fact_probing_only(outcome: Outcome) -> None:
     run = Run.open(outcome.run.folder)
     run.settings = replace(run.settings, task_kind="natural language inference")

@@ -55,9 +55,9 @@ parent.postMessage(JSON.stringify(told), "*");
 """
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return publish(random_run(tmp_path_factory.mktemp("runs") / "run", count=9)).report
+@pytest.fixture(scope="module", params=[None, (5, 57)], ids=["decoder", "encoder and decoder"])
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return publish(random_run(tmp_path_factory.mktemp("runs") / "run", count=9, encoder=request.param)).report
 
 
 def look(report: Path, width: int, tmp_path: Path) -> dict[str, Any]:

@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import neuroglot as ng
 from neuroglot.bundle import open_bundle
 from neuroglot.runs import Run
 from neuroglot.tasks.capitals import LANGUAGES
+from neuroglot_exporter import embedded
+from tests.exporter.reference import TOLERANCE, Transformers
 
 GROUPS = 6
 README = Path(__file__).parents[2] / "README.md"
@@ -74,7 +78,7 @@ def test_the_export_was_verified(demo: Demo) -> None:
     manifest = open_bundle(demo.bundle, full=True)
     assert manifest.source == "embedded:bloom"
     assert manifest.verification["measurements"]["logits"]["difference"] <= 1e-4
-    assert manifest.verification["measurements"]["activations"]["difference"] <= 1e-4
+    assert manifest.verification["measurements"]["decoder.activations"]["difference"] <= 1e-4
 
 
 def test_the_model_knows_its_capitals(demo: Demo) -> None:
@@ -127,7 +131,7 @@ def server(demo: Demo) -> Iterator[str]:
 
 
 def test_the_example_of_the_readme(server: str) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert "127.0.0.1:50051" in example
     names: dict[str, Any] = {}
     exec(example.replace("127.0.0.1:50051", server), names)
@@ -137,6 +141,31 @@ def test_the_example_of_the_readme(server: str) -> None:
     assert len(names["shared"]) == result.types.counts()[:, ng.ALL_SHARED].sum()
     assert result.predictions["baseline"]["es"].text == "París"  # as the comment beside it says
     assert result.predictions["without partial-shared"]["es"].selected_neurons > 0
+
+
+def test_the_example_of_the_readme_without_neuroglot(demo: Demo, tmp_path: Path) -> None:
+    _, example = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert "build/demo/bundles/bloom" in example
+    example = example.replace("build/demo/bundles/bloom", str(demo.bundle))
+    tell = """
+import sys
+assert not [name for name in sys.modules if name.startswith(("neuroglot", "torch", "transformers"))]
+np.savez("told.npz", ids=ids, logits=logits, activation=activation, mask=mask, masked=masked)
+print(tokenizer.decode([logits.argmax()]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", example + tell], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, " Paris\n", "")  # as the comment beside it says
+    told = np.load(tmp_path / "told.npz")
+    reference = Transformers(embedded.path("bloom"), "bloom")
+    expected = reference.run(told["ids"][0])
+    kept = torch.from_numpy(told["mask"])
+    masked = reference.run(told["ids"][0], lambda layer, activation: activation * kept if layer == 2 else None)
+    assert np.abs(told["activation"][0] - expected["activation"][2, -1:]).max() <= TOLERANCE
+    assert np.abs(told["logits"][0] - expected["logits"][-1:]).max() <= TOLERANCE
+    assert np.abs(told["masked"][0] - masked["logits"][-1:]).max() <= TOLERANCE
+    assert np.abs(told["masked"] - told["logits"]).max() > 100 * TOLERANCE
 
 
 def test_models_are_listed(server: str) -> None:
@@ -203,6 +232,15 @@ def test_bad_input_is_one_line(demo: Demo, tmp_path: Path, arguments: list[str],
     assert said in " ".join(ran.err.split())
     assert "Traceback" not in ran.err
     assert not (tmp_path / "new" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [["export", "embedded:bloom", "NEW"], ["demo", "--out", "NEW"]])
+def test_a_missing_distribution_of_models_is_named(arguments: list[str], tmp_path: Path) -> None:
+    without = "import sys; sys.modules['neuroglot_models'] = None; from neuroglot.cli import main; main()"
+    command = [sys.executable, "-c", without, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: the embedded models are not installed: pip install neuroglot-models")
 
 
 def test_an_unknown_model_names_those_that_are_served(server: str, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from neuroglot.errors import AnalysisError
@@ -22,6 +22,7 @@ class Ablations:
     Attributes:
         draws: draws of each control, at least 1.
         seed: of the draws.
+        component: `encoder` or `decoder`, where neurons are deactivated in this one alone; None for all.
 
     Raises:
         AnalysisError: fewer than 1 draw.
@@ -29,6 +30,7 @@ class Ablations:
 
     draws: int
     seed: int
+    component: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse an ablation without a control."""
@@ -52,11 +54,25 @@ class Ablations:
         """All variants, the baseline first."""
         return BASELINE, *self.variants()
 
+    def where(self, components: Collection[str]) -> str:
+        """A sentence on where neurons are deactivated, a space before it; empty where there is only one place.
+
+        >>> Ablations(draws=3, seed=0).where(["encoder", "decoder"])
+        ' Neurons are deactivated in encoder and decoder alike.'
+
+        Args:
+            components: names of the model's components.
+        """
+        if len(components) == 1:
+            return ""
+        place = f"the {self.component} alone" if self.component else f"{' and '.join(components)} alike"
+        return f" Neurons are deactivated in {place}."
+
     def variants(self) -> Mapping[str, Intervention]:
         """The variants by name, ready to be sent."""
-        variants = {self.without(kind): deactivate(kind) for kind in ABLATED}
+        variants = {self.without(kind): deactivate(kind, component=self.component) for kind in ABLATED}
         for kind in ABLATED:
             for draw in range(self.draws):
                 chosen = control(kind, ControlKind.RANDOM_ACTIVE, draw=draw, seed=self.seed)
-                variants[self.control(kind, draw)] = deactivate(chosen)
+                variants[self.control(kind, draw)] = deactivate(chosen, component=self.component)
         return variants

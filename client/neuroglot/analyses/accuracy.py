@@ -51,11 +51,6 @@ class Accuracy(Analysis):
 
     name = "accuracy"
     title = "Accuracy without each type, and without as many random neurons"
-    definition = (
-        "Exact: every token of the gold answer is the model's first choice, given those before it. Deactivating a type "
-        "sets its neurons to 0 at the last prompt token; the control does so to as many random neurons that are active "
-        "in that row, layer by layer."
-    )
 
     def __init__(self, languages: tuple[str, ...], ablations: Ablations) -> None:
         """Start with no result.
@@ -102,14 +97,23 @@ class Accuracy(Analysis):
         np.divide(100.0 * exact, scored, out=percent, where=scored > 0)
         return percent
 
+    def definition(self) -> str:
+        """Says what is deactivated, too."""
+        return (
+            "Exact: every token of the gold answer is the model's first choice, given those before it. Deactivating a "
+            f"type sets its neurons to 0 at {self.position}; the control does so to as many random neurons that are "
+            "active in that row, layer by layer."
+        )
+
     def caption(self) -> str:
         """Says how the marks read, the number of rows and the intervals."""
         rows = int(self.sums["counts", BASELINE][:, _SCORED].max())
         cut = " The axis does not start at 0." if self._axis_start() else ""
+        where = self.ablations.where(self.geometry)
         return (
             f"Exact match in each language, {rows:,} prompts each, and in all of them. Filled marks carry Wilson's "
             "95 % interval, which takes prompts as independent. Open circles: as many random neurons that are active "
-            f"in the row, {self.ablations.draws} draws.{cut} The table has the form of the paper's Table 2."
+            f"in the row, {self.ablations.draws} draws.{where}{cut} The table has the form of the paper's Table 2."
         )
 
     def draw(self) -> Figure:

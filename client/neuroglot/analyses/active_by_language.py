@@ -23,10 +23,6 @@ class ActiveByLanguage(Analysis):
 
     name = "active_by_language"
     title = "Active neurons by language and layer"
-    definition = (
-        "The share of a layer's neurons whose activation at the last prompt token exceeds 0, in each language by "
-        "itself. It says how many neurons are active, and nothing of whether they are the same ones."
-    )
 
     def measure(self, result: GroupResult) -> Measures:
         """Active counts `[layers, languages]` of each component."""
@@ -53,6 +49,13 @@ class ActiveByLanguage(Analysis):
                 for column, language in enumerate(self.languages)
             )
 
+    def definition(self) -> str:
+        """Says where, too."""
+        return (
+            f"The share of a layer's neurons whose activation at {self.position} exceeds 0, in each language by "
+            "itself. It says how many neurons are active, and nothing of whether they are the same ones."
+        )
+
     def caption(self) -> str:
         """Says the numbers of neurons and prompts."""
         neurons = " and ".join(f"{count:,} {name} neurons" for name, (_, count) in self.geometry.items())
@@ -63,7 +66,7 @@ class ActiveByLanguage(Analysis):
 
     def draw(self) -> Figure:
         """One line a language, one panel a component."""
-        figure = Figure(figsize=(COLUMN_INCHES, 0.3 + 2.2 * len(self.geometry)), layout="constrained")
+        figure = Figure(figsize=(COLUMN_INCHES, 0.2 + 2.3 * len(self.geometry)), layout="constrained")
         panels = figure.subplots(len(self.geometry), squeeze=False)[:, 0]
         looks = list(islice(cycle((colour, dash) for dash, colour in product(_DASHES, _COLOURS)), len(self.languages)))
         ends = []
@@ -76,6 +79,8 @@ class ActiveByLanguage(Analysis):
             percent_axis(axes, shares.max() + margin, max(0, shares.min() - margin))
             axes.set_xlabel("layer")
             axes.set_ylabel(f"active {component} neurons (%)")
+            if len(self.geometry) > 1:
+                axes.set_title(component)
             labels = [
                 EndLabel(shares[-1, column], self.languages[column], _TEXT_COLOURS[colour])
                 for column, (colour, _) in enumerate(looks)

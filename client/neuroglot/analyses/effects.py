@@ -88,10 +88,6 @@ class Effects(Analysis):
 
     name = "effects"
     title = "What a type's loss costs beyond that of random neurons"
-    definition = (
-        "A row's score without the type minus its score without as many random active neurons (mean of the draws). "
-        "Tested by flipping the signs of whole clusters at random; p-values are Holm-corrected over all tests."
-    )
 
     def __init__(self, languages: tuple[str, ...], ablations: Ablations, clusters: Mapping[str, str]) -> None:
         """Start with no result.
@@ -145,6 +141,13 @@ class Effects(Analysis):
         """One row a metric and type, with the fields of `Effect`."""
         return ({**asdict(effect), "metric": effect.metric.value} for effect in self.effects())
 
+    def definition(self) -> str:
+        """Says the test, too."""
+        return (
+            "A row's score without the type minus its score without as many random active neurons (mean of the draws). "
+            "Tested by flipping the signs of whole clusters at random; p-values are Holm-corrected over all tests."
+        )
+
     def caption(self) -> str:
         """Says the tests, and how many rows and clusters they are over."""
         effect = self.effects()[0]
@@ -152,7 +155,7 @@ class Effects(Analysis):
             f"Without a type minus without as many random active neurons: mean over {effect.rows:,} rows in "
             f"{effect.clusters:,} clusters, with a 95 % interval that respects them. Open circles: each of "
             f"{effect.draws} draws of the control. p: sign-flip permutation test over clusters ({RESAMPLES:,} flips), "
-            f"Holm-corrected over all {len(self.effects())} tests."
+            f"Holm-corrected over all {len(self.effects())} tests.{self.ablations.where(self.geometry)}"
         )
 
     def draw(self) -> Figure:

@@ -98,6 +98,13 @@ class Fold(ABC):
         """Where in a result the rows of `self.languages` are."""
         return [result.labels.index(language) for language in self.languages]
 
+    @property
+    def position(self) -> str:
+        """Where in a row activations are read and changed, in words."""
+        if "encoder" in self.geometry:
+            return "the last prompt token (in the decoder: the start token)"
+        return "the last prompt token"
+
     def _admit(self, groups: set[str], geometry: Mapping[str, tuple[int, int]]) -> None:
         if twice := self._groups & groups:
             raise AnalysisError(f"group {min(twice)!r} is counted already: the parts of a run must not overlap")
@@ -127,11 +134,13 @@ class Analysis(Fold):
 
     Attributes:
         title: what it shows, a few words.
-        definition: what is counted, two lines.
     """
 
     title: ClassVar[str]
-    definition: ClassVar[str]
+
+    @abstractmethod
+    def definition(self) -> str:
+        """What is counted, two lines."""
 
     @abstractmethod
     def caption(self) -> str:

@@ -55,6 +55,7 @@ def run(
     limit: int | None = None,
     draws: int = 3,
     seed: int = 0,
+    component: str | None = None,
     resume: bool = False,
     command: str = "neuroglot.analyses.pipeline.run",
     on_progress: OnProgress | None = None,
@@ -72,17 +73,20 @@ def run(
         limit: ask only the task's first groups.
         draws: draws of each control.
         seed: of the controls and of the tests.
+        component: deactivate neurons of this component alone, `encoder` or `decoder`; of all by default.
         resume: go on with the run in `out`, if there is one; it must be the same.
         command: what to name in the report as the command that was given.
         on_progress: is told after each answer.
 
     Raises:
-        AnalysisError: languages that the task does not have, too many draws for the server, or no group was answered.
+        AnalysisError: languages that the task does not have, a component that the model does not have, too many draws
+            for the server, or no group was answered.
         RunError: `out` holds another run, or a run and `resume` was not asked for.
         ServerError: the server failed as a whole.
     """
     languages = task.choose(languages)
-    ablations = Ablations(draws=draws, seed=seed)
+    ablations = Ablations(draws=draws, seed=seed, component=component)
+    _require_component(model, ablations)
     _require_room(model, ablations)
     examples = list(task.groups(languages, limit))
     settings = _settings(model, task, examples, languages, ablations)
@@ -133,7 +137,8 @@ def publish(run: Run) -> Outcome:
     """
     settings = run.settings
     clusters = {group.id: group.cluster for group in run.examples() if group.cluster}
-    study = Study.of(settings.languages, Ablations(settings.draws, settings.seed), clusters)
+    ablations = Ablations(settings.draws, settings.seed, settings.component)
+    study = Study.of(settings.languages, ablations, clusters)
     for result in run.results():
         study.add(result)
     if not study.groups:
@@ -171,9 +176,19 @@ def _settings(
         variants=tuple(ablations.variants()),
         draws=ablations.draws,
         seed=ablations.seed,
+        component=ablations.component,
         threshold=THRESHOLD,
         top_fraction=TOP_FRACTION,
     )
+
+
+def _require_component(model: Model, ablations: Ablations) -> None:
+    names = [component.name for component in model.info.components]
+    if ablations.component is not None and ablations.component not in names:
+        raise AnalysisError(
+            f"model {model.info.name!r} has no component {ablations.component!r} to deactivate neurons of: it has "
+            f"{' and '.join(names)}"
+        )
 
 
 def _require_room(model: Model, ablations: Ablations) -> None:

@@ -32,10 +32,6 @@ class TopContributors(Analysis):
 
     name = "top_contributors"
     title = "Types among the top 5 % of contribution"
-    definition = (
-        "A neuron's contribution (Eq. 3) is |m| times the norm of its value row, as a share of its layer's sum; m is "
-        "what multiplies the value row. The top are the 5 % of a layer's neurons that contribute most, in one language."
-    )
 
     def measure(self, result: GroupResult) -> Measures:
         """Top contributors of each type `[languages, layers, 4]` of each component."""
@@ -66,6 +62,14 @@ class TopContributors(Analysis):
                 for kind in NeuronType
             )
 
+    def definition(self) -> str:
+        """Says what a contribution is, too."""
+        return (
+            "A neuron's contribution (Eq. 3) is |m| times the norm of its value row, as a share of its layer's sum; m "
+            "is what multiplies the value row. The top are the 5 % of a layer's neurons that contribute most, in one "
+            "language."
+        )
+
     def caption(self) -> str:
         """Says how many neurons are the top, of how many, over how many prompts."""
         top = " and ".join(
@@ -77,11 +81,14 @@ class TopContributors(Analysis):
         )
 
     def draw(self) -> Figure:
-        """One small panel a language and component, one line a type; the key stands once, above."""
-        panels = [(component, row) for component in self.geometry for row in range(len(self.languages))]
+        """One small panel a language and component, one line a type; the key stands once, above.
+
+        The encoder's panels stand left, the decoder's right of them.
+        """
+        panels = [(component, row) for row in range(len(self.languages)) for component in self.geometry]
         lines = math.ceil(len(panels) / _COLUMNS)
         figure = Figure(figsize=(COLUMN_INCHES, 0.75 + 0.82 * lines), layout="constrained")
-        grid = figure.subplots(lines, _COLUMNS, sharex=len(self.geometry) == 1, sharey=True, squeeze=False)
+        grid = figure.subplots(lines, _COLUMNS, sharex="col", sharey=True, squeeze=False)
         for axes, (component, row) in zip(grid.flat, panels, strict=False):
             self._panel(axes, component, row)
         for axes in grid.flat[len(panels) :]:

@@ -29,11 +29,6 @@ class TypesByLayer(Analysis):
 
     name = "types_by_layer"
     title = "Types of neurons by layer"
-    definition = (
-        "A neuron is active where its activation at the last prompt token exceeds 0. Over the languages of one example "
-        "it is all-shared (active in all), partial-shared (in two or more, not all), specific (in one) or "
-        "non-activated (in none)."
-    )
 
     def measure(self, result: GroupResult) -> Measures:
         """Counts `[layers, 4]` of each component, their squares, and activations near the threshold."""
@@ -75,6 +70,14 @@ class TypesByLayer(Analysis):
                 for kind in NeuronType
             )
 
+    def definition(self) -> str:
+        """Says where, too."""
+        return (
+            f"A neuron is active where its activation at {self.position} exceeds 0. Over the languages of one example "
+            "it is all-shared (active in all), partial-shared (in two or more, not all), specific (in one) or "
+            "non-activated (in none)."
+        )
+
     def caption(self) -> str:
         """Says the numbers of neurons, groups and languages."""
         neurons = " and ".join(f"{count:,} {name} neurons" for name, (_, count) in self.geometry.items())
@@ -86,7 +89,7 @@ class TypesByLayer(Analysis):
 
     def draw(self) -> Figure:
         """One line a type, one panel a component."""
-        figure = Figure(figsize=(COLUMN_INCHES, 0.3 + 2.0 * len(self.geometry)), layout="constrained")
+        figure = Figure(figsize=(COLUMN_INCHES, 0.2 + 2.1 * len(self.geometry)), layout="constrained")
         panels = figure.subplots(len(self.geometry), squeeze=False)[:, 0]
         ends = []
         for axes, (component, (layers, neurons)) in zip(panels, self.geometry.items(), strict=True):
@@ -102,6 +105,8 @@ class TypesByLayer(Analysis):
             percent_axis(axes, 1.04 * shares.max())
             axes.set_xlabel("layer")
             axes.set_ylabel(f"share of {component} neurons (%)")
+            if len(self.geometry) > 1:
+                axes.set_title(component)
             labels = [EndLabel(shares[-1, kind], kind.label, TYPE_TEXT_COLOURS[kind]) for kind in TYPES]
             ends.append((axes, layers - 1, labels))
         label_ends(figure, ends)

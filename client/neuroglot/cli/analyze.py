@@ -26,6 +26,7 @@ _INTERRUPTED = 130  # what shells report of a command that Ctrl-C ended
 @click.option(
     "--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True, help="Of the controls and the tests."
 )
+@click.option("--component", metavar="NAME", help="Ablate the encoder alone, or the decoder; both by default.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder for everything.")
 @click.option("--resume", is_flag=True, help="Go on with the run that is in the folder.")
 def analyze(
@@ -36,6 +37,7 @@ def analyze(
     limit: int | None,
     draws: int,
     seed: int,
+    component: str | None,
     out: Path,
     resume: bool,
 ) -> None:
@@ -60,6 +62,7 @@ def analyze(
                 limit=limit,
                 draws=draws,
                 seed=seed,
+                component=component,
                 resume=resume,
                 command=shlex.join(["neuroglot", *sys.argv[1:]]),
                 on_progress=progress.update,

@@ -20,7 +20,8 @@ def show_outcome(outcome: Outcome) -> None:
     table = Table(
         title=f"{study.groups:,} groups x {len(settings.languages)} languages, {settings.model}",
         title_justify="left",
-        caption="random: as many neurons that are active in the row; p: corrected",
+        caption="random: as many neurons that are active in the row; p: corrected."
+        + study.effects.ablations.where(study.effects.geometry),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         collapse_padding=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,6 +10,8 @@ import pandas as pd
 from neuroglot.analyses.ablations import ABLATED
 from neuroglot.analyses.effects import Effect, Metric, p_words
 from neuroglot.analyses.study import Study
+from neuroglot.analyses.top_contributors import TopContributors
+from neuroglot.analyses.types_by_layer import TypesByLayer
 from neuroglot.neurons import NeuronType
 from neuroglot.runs import Run
 
@@ -119,18 +121,20 @@ def _ablations(study: Study, kind: str) -> str:
     lowest = min(effects, key=lambda effect: effect.without)
     losses = [f"{effect.type} {_points(effect.without - effect.baseline)}" for effect in effects]
     ablated = "" if kind in _ABLATED_IN_THE_PAPER else f"no ablation of {kind} and "
+    where = study.effects.ablations.where(study.effects.geometry)
     return (
-        f"Against all neurons, exact match falls furthest without the {lowest.type} ones ({', '.join(losses)}). In the "
-        "paper accuracy falls furthest without the all-shared neurons, on natural language inference and knowledge "
-        f"editing (Tables 2, 5 and 6); it has {ablated}no random control."
+        f"Against all neurons, exact match falls furthest without the {lowest.type} ones ({', '.join(losses)})."
+        f"{where} In the paper accuracy falls furthest without the all-shared neurons, on natural language inference "
+        f"and knowledge editing (Tables 2, 5 and 6); it has {ablated}no random control."
     )
 
 
 def _types(study: Study, kind: str) -> str:
-    shares = study.types.table().groupby("type")["share_percent"].mean()
     effects = sorted(study.effects.effects()[: len(ABLATED)], key=lambda effect: -effect.active_neurons)
-    order = shares.sort_values(ascending=False)
-    listed = ", ".join(f"{_share(share)} {name}" for name, share in order.items())
+    of_each = []
+    for place, shares in _mean_shares(study.types).items():
+        listed = ", ".join(f"{_share(share)} {name}" for name, share in shares.sort_values(ascending=False).items())
+        of_each.append(f"{place}over all layers, the neurons are {listed}")
     active = ", ".join(f"{effect.active_neurons:,.0f} {effect.type}" for effect in effects)
     theirs = (
         " The paper's fact probing (BLOOMZ, Figure 4) has more than 50 % non-activated, more than 20 % partial-shared "
@@ -138,25 +142,30 @@ def _types(study: Study, kind: str) -> str:
         if kind == "fact probing"
         else ""
     )
-    return f"Over all layers, the neurons are {listed}; active in a row are {active} ones.{theirs}"
+    said = _capitalised("; ".join(of_each))
+    component = study.effects.ablations.component
+    counted = f", in the {component}," if component else ", in both together," if len(of_each) > 1 else ""
+    return f"{said}; active in a row{counted} are {active} ones.{theirs}"
 
 
 def _contributors(study: Study, kind: str) -> str:
-    shares = study.types.table().groupby("type")["share_percent"].mean()
-    top = study.top.table().groupby("type")["share_percent"].mean()
-    leader = str(top.idxmax())
     all_shared = NeuronType.ALL_SHARED.label
+    shares, top = _mean_shares(study.types), _mean_shares(study.top)
+    sentences = []
+    for place in shares:
+        leader = str(top[place].idxmax())
+        sentences.append(
+            f"{place}among the top 5 % of contribution, {leader} neurons lead with {_share(top[place][leader])} (of "
+            f"all neurons they are {_share(shares[place][leader])}); all-shared neurons are "
+            f"{_share(top[place][all_shared])} there and {_share(shares[place][all_shared])} of all."
+        )
     theirs = (
         " In the paper's fact probing, partial-shared neurons contribute most in sum and all-shared ones least, for "
         "there are so few of them, though each contributes most (Figure 9)."
         if kind == "fact probing"
         else ""
     )
-    return (
-        f"Among the top 5 % of contribution, {leader} neurons lead with {_share(top[leader])} (of all neurons they are "
-        f"{_share(shares[leader])}); all-shared neurons are {_share(top[all_shared])} there and "
-        f"{_share(shares[all_shared])} of all.{theirs}"
-    )
+    return " ".join(map(_capitalised, sentences)) + theirs
 
 
 def _languages(study: Study) -> str:
@@ -164,11 +173,21 @@ def _languages(study: Study) -> str:
         study.active.table().groupby(["component", "layer"], as_index=False)["active_percent"].agg(["min", "max"])
     )
     widest = by_layer.iloc[int((by_layer["max"] - by_layer["min"]).argmax())]
+    component = f" of the {widest['component']}" if len(study.active.geometry) > 1 else ""
     return (
         f"In one layer, the languages' shares of active neurons differ by at most {widest['max'] - widest['min']:.1f} "
-        f"points (layer {widest['layer']}: {widest['min']:.1f} to {widest['max']:.1f} %). The paper finds that the "
-        "number of active neurons is not influenced by the language."
+        f"points (layer {widest['layer']}{component}: {widest['min']:.1f} to {widest['max']:.1f} %). The paper finds "
+        "that the number of active neurons is not influenced by the language."
     )
+
+
+def _mean_shares(analysis: TypesByLayer | TopContributors) -> Mapping[str, pd.Series]:
+    """Mean share of each type over all layers, by component: by `"in the encoder, "`, or by `""` where it is alone."""
+    table = analysis.table()
+    return {
+        f"in the {component}, " if len(analysis.geometry) > 1 else "": shares.groupby("type")["share_percent"].mean()
+        for component, shares in table.groupby("component", sort=False)
+    }
 
 
 def _cautions(study: Study, run: Run) -> Iterator[str]:
@@ -217,6 +236,10 @@ def _first_tokens(answers: pd.DataFrame) -> str:
             "tokenizer, so both were tokenized apart."
         )
     return " ".join(parts)
+
+
+def _capitalised(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _points(difference: float) -> str:

@@ -146,7 +146,7 @@ def _section(analysis: Analysis, svg: str) -> Section:
     caption = analysis.caption()
     return Section(
         title=analysis.title,
-        definition=analysis.definition,
+        definition=analysis.definition(),
         caption=caption,
         svg=inline_svg(svg, analysis.name, f"{analysis.title}. {caption}"),
         table=Table.of(analysis.name, analysis.table()),
@@ -220,9 +220,10 @@ def _prose(text: str) -> str:
 
 def _settings(run: Run) -> str:
     settings = run.settings
+    alone = f", ablations in the {settings.component} alone" if settings.component else ""
     return (
         f"threshold {settings.threshold:g}, top {100 * settings.top_fraction:g} % of contribution, "
-        f"{settings.draws} draws of each control, seed {settings.seed}"
+        f"{settings.draws} draws of each control, seed {settings.seed}{alone}"
     )
 
 
