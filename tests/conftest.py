@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 from neuroglot_exporter import export
 from tests.checkpoints import RandomModel, random_checkpoint
 
-torch.set_num_threads(1)  # on tiny models threads only wait for each other
+# On tiny models threads only wait for each other; here, and in the processes that tests start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,20 @@ def gold_tokens(
     return GoldTokens(frozen, gold, joint)
 
 
+def r_index(spelling: Sequence[str]) -> int:
+    """Where r is among the gold tokens of an encoder-decoder: the first one that is more than a space.
+
+    A SentencePiece tokenizer may begin an answer with a lone `▁` (most Thai and Chinese ones), which all of them share.
+
+    >>> r_index(["▁", "巴黎"])
+    1
+
+    Args:
+        spelling: the gold tokens as the vocabulary spells them.
+    """
+    return 1 if len(spelling) > 1 and spelling[0] == "▁" else 0
+
+
 def answer_tokens(encode_bare: Callable[[str], Sequence[int]], answer: str) -> tuple[int, ...]:
     """The tokens of an answer by itself: the gold tokens of an encoder-decoder, whose decoder begins anew.
 

@@ -132,7 +132,7 @@ class GroupResult:
 
     @property
     def rows(self) -> tuple[result_pb2.RowResult, ...]:
-        """What was run for each row: `label`, `prompt_tokens`, `gold_token_ids`, `gold_is_joint`."""
+        """What was run for each row: `label`, `prompt_tokens`, `gold_token_ids`, `gold_is_joint`, `r_index`."""
         return tuple(self.message.rows)
 
     @property

@@ -14,7 +14,7 @@ from neuroglot_exporter.errors import ExportError
 from neuroglot_exporter.skeleton import parameter_count, skeleton
 
 _BYTES = {"float32": 4, "float16": 2}
-_MEMORY_FACTOR = 2.75  # measured on the geometry of BLOOM-560m: 6.8 GB for 2.24 GB of parameters
+_MEMORY_FACTOR = 2.0  # measured on the geometry of BLOOM-560m: 5.1 GB for 2.24 GB of parameters
 _MEMORY_BASE = 0.7e9  # torch, transformers and optimum themselves
 _DISK_FACTOR = 1.03
 _DISK_BASE = 50e6  # tokenizer, graph, norms

@@ -91,7 +91,7 @@ class Planner:
         variants = () if prediction is None else await self._predict(baseline, edits, analysis, prediction, timing)
         return GroupResult(
             group_id=group_id,
-            rows=tuple(RowResult(row.label, len(row.prompt), row.gold, row.joint) for row in rows),
+            rows=tuple(RowResult(row.label, len(row.prompt), row.gold, row.joint, row.r_index) for row in rows),
             components=components,
             variants=variants,
             queue_time_ms=timing.queue * 1e3,

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from neuroglot.errors import BundleError
-from neuroglot.gold import answer_tokens, gold_tokens
+from neuroglot.gold import answer_tokens, gold_tokens, r_index
 from neuroglot.groups import default_separator
 from neuroglot_server.core import Row, TokenizedText
 
@@ -26,6 +26,7 @@ class EncodedRow:
         joint: whether the tokenizer goes on from this prompt to `gold` by itself; of an encoder-decoder, whose answer
             does not go on from the prompt, always.
         answers: the accepted answers as they were given.
+        r_index: where r is among the gold tokens, see `neuroglot.gold.r_index`.
     """
 
     label: str
@@ -33,6 +34,7 @@ class EncodedRow:
     gold: tuple[int, ...]
     joint: bool
     answers: tuple[str, ...]
+    r_index: int = 0
 
 
 class Text:
@@ -99,7 +101,8 @@ class Text:
             return EncodedRow(row.label, prompt, (), False, ())
         answer = row.answers[0] if self._encoder_decoder else separator + row.answers[0]
         gold = answer_tokens(self._encode_bare, answer)
-        return EncodedRow(row.label, prompt, gold, self._encoder_decoder, row.answers)
+        r = r_index([str(self._tokenizer.id_to_token(token)) for token in gold]) if self._encoder_decoder else 0
+        return EncodedRow(row.label, prompt, gold, self._encoder_decoder, row.answers, r)
 
     def _encode_bare(self, text: str) -> tuple[int, ...]:
         return self.encode(text, special_tokens=False)

@@ -59,7 +59,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pretrained]
     assert package.origin is not None
     (checkpoint,) = Path(package.origin).parent.glob("*.gguf")
     bundle = tmp_path_factory.mktemp("smollm2") / "bundle"
-    export(str(checkpoint), bundle)
+    export(str(checkpoint), bundle, verify=False)  # these tests compare it themselves
     with ng.connect(bundle) as client:
         model = client.model()
         prompts = [list(tokens.ids) for tokens in model.tokenize(list(GROUP.prompts.values()))]
@@ -69,11 +69,9 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pretrained]
     (bundle / "weights.data").unlink()  # half a gigabyte, which pytest would keep
 
 
-def test_the_export_was_verified(pretrained: Pretrained) -> None:
+def test_its_weights_are_stored_once(pretrained: Pretrained) -> None:
     manifest = open_bundle(pretrained.bundle)
     assert (manifest.source, manifest.model.family) == (pretrained.checkpoint.name, "llama")
-    for measured in manifest.verification["measurements"].values():
-        assert measured["difference"] <= 1e-4 * max(1, measured["magnitude"])
     parameters = 134_515_008  # of SmolLM2-135M, its head tied
     assert (pretrained.bundle / "weights.data").stat().st_size <= 1.02 * 4 * parameters
 

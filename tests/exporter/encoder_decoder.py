@@ -1,8 +1,8 @@
-"""What transformers computes with an encoder-decoder, watched and changed by forward hooks."""
+"""Encoder-decoders: what transformers computes, watched and changed by hooks, and what the graphs compute alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from tests.exporter.reference import Edit
+from tests.exporter.reference import Edit, Graph, left_padded
 
 MODULES = {
     "encoder": "encoder.block.{i}.layer.1.DenseReluDense",
@@ -70,3 +70,51 @@ class Transformers:
         }
         taps["decoder"]["logits"] = output.logits[0].numpy()
         return taps
+
+
+class Graphs:
+    """Both graphs of a bundle in bare ONNX Runtime."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.encoder, self.decoder = Graph(bundle, "encoder"), Graph(bundle, "decoder")
+        self.layers = {"encoder": self.encoder.layers, "decoder": self.decoder.layers}
+
+    def encode(self, ids: np.ndarray, mask: np.ndarray, start: int | None = -(2**40), **feeds: Any) -> Taps:
+        return _stacked(self.encoder, {"input_ids": ids, "attention_mask": mask} | _starts(self.encoder, start) | feeds)
+
+    def decode(
+        self,
+        ids: np.ndarray,
+        mask: np.ndarray,
+        encoded: Taps,
+        encoder_mask: np.ndarray,
+        past: Taps | None = None,
+        start: int | None = -(2**40),
+        **feeds: Any,
+    ) -> Taps:
+        cross = {name.replace("present", "past_key_values"): v for name, v in encoded.items() if "present" in name}
+        masks = {"decoder_attention_mask": mask, "encoder_attention_mask": encoder_mask}
+        none = {name: value for name, value in self.decoder.no_past(len(ids)).items() if ".decoder." in name}
+        inputs = {"input_ids": ids, **masks, **cross, **(none if past is None else past)}
+        return _stacked(self.decoder, inputs | _starts(self.decoder, start) | feeds)
+
+    def run(self, rows: Sequence[Row], edits: Mapping[str, Mapping[str, np.ndarray]] | None = None) -> dict[str, Taps]:
+        """All rows in one left-padded batch."""
+        feeds = {"encoder": {}, "decoder": {}} | dict(edits or {})
+        prompts, prompt_mask = left_padded([row.prompt for row in rows])
+        encoded = self.encode(prompts, prompt_mask, **feeds["encoder"])
+        decoded = self.decode(*left_padded([row.steps for row in rows]), encoded, prompt_mask, None, **feeds["decoder"])
+        return {"encoder": encoded, "decoder": decoded}
+
+
+def _starts(graph: Graph, start: int | None) -> dict[str, np.ndarray]:
+    names = {info.name for info in graph.session.get_overridable_initializers()} & {"activations_from", "logits_from"}
+    return {} if start is None else dict.fromkeys(names, np.array([start]))
+
+
+def _stacked(graph: Graph, inputs: dict[str, np.ndarray]) -> Taps:
+    values = dict(zip(graph.outputs, graph.session.run(None, inputs), strict=True))
+    for tap in ("activation", "coefficient"):
+        if f"ffn.0.{tap}" in values:
+            values[tap] = np.stack([values[f"ffn.{i}.{tap}"] for i in range(graph.layers)])
+    return values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from neuroglot.bundle import WEIGHTS, open_bundle
 from neuroglot_exporter import export
 from tests.checkpoints import random_checkpoint
+from tests.exporter.encoder_decoder import START, Graphs
 from tests.exporter.reference import MODULES, Graph, Transformers, left_padded
 
 LOGITS, TYPES = 0.02, 0.005  # of the largest logit, of the neurons
@@ -25,12 +28,28 @@ class Exported(NamedTuple):
     bundle: Path
 
 
-@pytest.fixture(scope="module", params=[*MODULES, "mt0"])
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("float16")
-    checkpoint = random_checkpoint(folder / "checkpoint", request.param)
-    export(str(checkpoint), folder / "bundle", dtype="float16", verify=False)
-    return Exported(request.param, checkpoint, folder / "bundle")
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """By family: a random model and its bundle, made when first asked for."""
+
+    @cache
+    def exported(family: str) -> Exported:
+        folder = tmp_path_factory.mktemp("float16")
+        checkpoint = random_checkpoint(folder / "checkpoint", family)
+        export(str(checkpoint), folder / "bundle", dtype="float16", verify=False)
+        return Exported(family, checkpoint, folder / "bundle")
+
+    return exported
+
+
+@pytest.fixture(params=[*MODULES, "mt0"])
+def exported(request: pytest.FixtureRequest, half: Callable[[str], Exported]) -> Exported:
+    return half(request.param)
+
+
+@pytest.fixture(params=MODULES)
+def causal(request: pytest.FixtureRequest, half: Callable[[str], Exported]) -> Exported:
+    return half(request.param)
 
 
 def test_weights_take_half_the_bytes_but_for_what_the_model_keeps_in_float32(exported: Exported) -> None:
@@ -59,11 +78,6 @@ def test_what_goes_in_and_comes_out_is_float16(exported: Exported) -> None:
         assert {info.type for info in floats} == {"tensor(float16)"}
 
 
-def causal(exported: Exported) -> None:
-    if exported.family not in MODULES:
-        pytest.skip("a causal graph is fed here; the encoder-decoder's is compared by the verification")
-
-
 def feeds(graph: Graph, width: int) -> dict[str, np.ndarray]:
     ids, mask = left_padded(ROWS, width)
     past = {name: value.astype(np.float16) for name, value in graph.no_past(len(ROWS)).items()}
@@ -74,11 +88,10 @@ def feeds(graph: Graph, width: int) -> dict[str, np.ndarray]:
     return inputs
 
 
-def test_it_computes_what_transformers_computes_in_float32(exported: Exported) -> None:
-    causal(exported)
-    graph = Graph(exported.bundle)
+def test_it_computes_what_transformers_computes_in_float32(causal: Exported) -> None:
+    graph = Graph(causal.bundle)
     got = dict(zip(graph.outputs, graph.session.run(None, feeds(graph, 20)), strict=True))
-    reference = Transformers(exported.checkpoint, exported.family)
+    reference = Transformers(causal.checkpoint, causal.family)
     flips = neurons = 0
     for r, row in enumerate(ROWS):
         expected = reference.run(row)
@@ -91,15 +104,34 @@ def test_it_computes_what_transformers_computes_in_float32(exported: Exported) -
 
 
 @pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")  # numpy's, where padding has nothing to attend to
-def test_padding_computes_no_nan_where_every_operation_rounds_to_float16(exported: Exported) -> None:
+def test_padding_computes_no_nan_where_every_operation_rounds_to_float16(causal: Exported) -> None:
     """ONNX Runtime computes much of it in float32 on a CPU; onnx's own evaluator rounds as a GPU does."""
-    causal(exported)
-    graph = Graph(exported.bundle)
-    values = ReferenceEvaluator(onnx.load(exported.bundle / "decoder.onnx")).run(None, feeds(graph, 30))
+    graph = Graph(causal.bundle)
+    values = ReferenceEvaluator(onnx.load(causal.bundle / "decoder.onnx")).run(None, feeds(graph, 30))
     assert all(np.isfinite(value).all() for value in values)
 
 
-def test_the_verification_measures_it_against_float32(exported: Exported, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
+def test_so_does_an_encoder_decoders(half: Callable[[str], Exported]) -> None:
+    bundle = half("mt0").bundle
+    graphs = Graphs(bundle)
+    prompts, prompt_mask = left_padded(ROWS, 30)
+    steps, mask = left_padded([[START, *row[:3]] for row in ROWS], 10)
+    past = {name: value.astype(np.float16) for name, value in graphs.decoder.no_past(len(ROWS)).items()}
+    encoder, decoder = (ReferenceEvaluator(onnx.load(bundle / f"{name}.onnx")) for name in ("encoder", "decoder"))
+    kept = encoder.run(None, {"input_ids": prompts, "attention_mask": prompt_mask})
+    encoded = dict(zip(graphs.encoder.outputs, kept, strict=True))
+    cross = {name.replace("present", "past_key_values"): encoded[name] for name in encoded if "present" in name}
+    masks = {"decoder_attention_mask": mask, "encoder_attention_mask": prompt_mask}
+    values = decoder.run(None, {"input_ids": steps, **masks, **past, **cross})
+    assert all(np.isfinite(value).all() for value in (*encoded.values(), *values))
+
+
+@pytest.mark.parametrize("family", ["bloom", "mt0"])
+def test_the_verification_measures_it_against_float32(
+    family: str, half: Callable[[str], Exported], tmp_path: Path
+) -> None:
+    exported = half(family)
     manifest = export(str(exported.checkpoint), tmp_path / "bundle", dtype="float16")
     assert manifest.identity == open_bundle(exported.bundle).identity
     measured = manifest.verification["measurements"]

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from neuroglot.bundle import describe_files, read_manifest, write_manifest
 from neuroglot.packing import pack_bits, unpack_bits, unpack_codes
+from neuroglot_exporter import embedded
 from neuroglot_server.core import (
     Action,
     Add,
@@ -45,6 +46,7 @@ from neuroglot_server.core import (
     Variant,
 )
 from neuroglot_server.model import Model
+from neuroglot_server.text import Text
 from tests import definitions
 from tests.checkpoints import RandomModel
 from tests.exporter.reference import TOLERANCE
@@ -146,6 +148,14 @@ def test_gold_tokens_are_those_of_the_answer_alone(model: Served) -> None:
         assert row.prompt_tokens == len(prompt)
     apart = Group("", tuple(dataclasses.replace(row, separator="") for row in THREE.rows))
     assert analyze(model.bundle, apart, Analysis()).rows == model.result.rows, "nothing separates prompt and answer"
+
+
+def test_r_is_the_first_gold_token_that_is_more_than_a_space() -> None:
+    text = Text.load(embedded.path("mt0") / "tokenizer.json", encoder_decoder=True)
+    for label, answer, r in (("zh", "巴黎", 1), ("th", "ปารีส", 1), ("en", "Paris", 0)):
+        row = text.encode_row(Row(label, "?", (answer,)))
+        spelling = text.tokenize([answer], special_tokens=False)[0].tokens
+        assert (row.r_index, spelling[0] == "▁") == (r, bool(r))
 
 
 def test_answers_are_scored_and_generated_as_transformers_does(model: Served) -> None:

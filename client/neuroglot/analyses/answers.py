@@ -14,16 +14,17 @@ from neuroglot.results import GroupResult
 class Answers(Fold):
     """How the answers are tokenized, by language; a table without a figure.
 
-    r is the first gold token. Where different answers share it, to get r right is not yet to give the answer.
+    r is the first gold token (of an encoder-decoder, the first that is more than a space). Where different answers
+    share it, to get r right is not yet to give the answer.
     """
 
     name = "answers"
 
     def measure(self, result: GroupResult) -> Measures:
-        """For each language and gold answer, `[rows, rows tokenized apart, prompt tokens]`."""
+        """For each language and gold answer from r on, `[rows, rows tokenized apart, prompt and gold tokens]`."""
         return {
-            (row.label, tuple(row.gold_token_ids)): np.array(
-                [1, not row.gold_is_joint, row.prompt_tokens], dtype=np.int64
+            (row.label, tuple(row.gold_token_ids[row.r_index :])): np.array(
+                [1, not row.gold_is_joint, row.prompt_tokens, len(row.gold_token_ids)], dtype=np.int64
             )
             for row in result.rows
         }
@@ -39,7 +40,7 @@ class Answers(Fold):
 
     def _record(self, language: str) -> dict[str, object]:
         by_answer = {answer: sums for (label, answer), sums in self.sums.items() if label == language}
-        rows, apart, prompt_tokens = sum(by_answer.values(), np.zeros(3, dtype=np.int64))
+        rows, apart, prompt_tokens, gold_tokens = sum(by_answer.values(), np.zeros(4, dtype=np.int64))
         answers = [answer for answer in by_answer if answer]
         beginnings = Counter(answer[0] for answer in answers)
         return {
@@ -47,7 +48,7 @@ class Answers(Fold):
             "rows": int(rows),
             "mean_prompt_tokens": prompt_tokens / rows,
             "answers": len(answers),
-            "mean_gold_tokens": sum(len(answer) * sums[0] for answer, sums in by_answer.items()) / rows,
+            "mean_gold_tokens": gold_tokens / rows,
             "sharing_first_token": sum(beginnings[answer[0]] > 1 for answer in answers),
             "tokenized_apart": int(apart),
         }

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19neuroglot/v1/result.proto\x12\x0cneuroglot.v1\"\xd6\x01\n\x0bGroupResult\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12%\n\x04rows\x18\x02 \x03(\x0b\x32\x17.neuroglot.v1.RowResult\x12\x31\n\ncomponents\x18\x03 \x03(\x0b\x32\x1d.neuroglot.v1.ComponentResult\x12-\n\x08variants\x18\x04 \x03(\x0b\x32\x1b.neuroglot.v1.VariantResult\x12,\n\nprovenance\x18\x05 \x01(\x0b\x32\x18.neuroglot.v1.Provenance\"`\n\tRowResult\x12\r\n\x05label\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x16\n\x0egold_token_ids\x18\x03 \x03(\r\x12\x15\n\rgold_is_joint\x18\x04 \x01(\x08\"x\n\x0f\x43omponentResult\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x01(\r\x12\x0f\n\x07neurons\x18\x03 \x01(\r\x12\x31\n\nthresholds\x18\x04 \x03(\x0b\x32\x1d.neuroglot.v1.ThresholdResult\"\xe0\x01\n\x0fThresholdResult\x12\x11\n\tthreshold\x18\x01 \x01(\x02\x12\x13\n\x0btype_counts\x18\x02 \x03(\r\x12\x15\n\ractive_counts\x18\x03 \x03(\r\x12\x16\n\x0enear_threshold\x18\x04 \x01(\r\x12\x10\n\x08type_map\x18\x05 \x01(\x0c\x12\x16\n\x0e\x61\x63tive_bitmaps\x18\x06 \x03(\x0c\x12;\n\x0c\x63ontribution\x18\x07 \x01(\x0b\x32 .neuroglot.v1.ContributionResultH\x00\x88\x01\x01\x42\x0f\n\r_contribution\"E\n\x12\x43ontributionResult\x12\r\n\x05top_k\x18\x01 \x01(\r\x12\x12\n\ntop_counts\x18\x02 \x03(\r\x12\x0c\n\x04sums\x18\x03 \x03(\x02\"O\n\rVariantResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x1b.neuroglot.v1.RowPrediction\"\xae\x02\n\rRowPrediction\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x12\n\x05\x65xact\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12!\n\x14gold_log_probability\x18\x03 \x01(\x02H\x01\x88\x01\x01\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x14\n\x07matches\x18\x06 \x01(\x08H\x02\x88\x01\x01\x12\x1f\n\x12starts_with_answer\x18\x07 \x01(\x08H\x03\x88\x01\x01\x12\x18\n\x10selected_neurons\x18\x08 \x01(\r\x12\x1f\n\x17selected_active_neurons\x18\t \x01(\rB\x08\n\x06_exactB\x17\n\x15_gold_log_probabilityB\n\n\x08_matchesB\x15\n\x13_starts_with_answer\"\x8c\x01\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0f\x62undle_identity\x18\x02 \x01(\t\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12\x15\n\rqueue_time_ms\x18\x04 \x01(\x01\x12\x17\n\x0f\x63ompute_time_ms\x18\x05 \x01(\x01\x12\x0e\n\x06source\x18\x06 \x01(\t\"q\n\nGroupError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x30\n\nviolations\x18\x03 \x03(\x0b\x32\x1c.neuroglot.v1.FieldViolation\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19neuroglot/v1/result.proto\x12\x0cneuroglot.v1\"\xd6\x01\n\x0bGroupResult\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12%\n\x04rows\x18\x02 \x03(\x0b\x32\x17.neuroglot.v1.RowResult\x12\x31\n\ncomponents\x18\x03 \x03(\x0b\x32\x1d.neuroglot.v1.ComponentResult\x12-\n\x08variants\x18\x04 \x03(\x0b\x32\x1b.neuroglot.v1.VariantResult\x12,\n\nprovenance\x18\x05 \x01(\x0b\x32\x18.neuroglot.v1.Provenance\"q\n\tRowResult\x12\r\n\x05label\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x16\n\x0egold_token_ids\x18\x03 \x03(\r\x12\x15\n\rgold_is_joint\x18\x04 \x01(\x08\x12\x0f\n\x07r_index\x18\x05 \x01(\r\"x\n\x0f\x43omponentResult\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x01(\r\x12\x0f\n\x07neurons\x18\x03 \x01(\r\x12\x31\n\nthresholds\x18\x04 \x03(\x0b\x32\x1d.neuroglot.v1.ThresholdResult\"\xe0\x01\n\x0fThresholdResult\x12\x11\n\tthreshold\x18\x01 \x01(\x02\x12\x13\n\x0btype_counts\x18\x02 \x03(\r\x12\x15\n\ractive_counts\x18\x03 \x03(\r\x12\x16\n\x0enear_threshold\x18\x04 \x01(\r\x12\x10\n\x08type_map\x18\x05 \x01(\x0c\x12\x16\n\x0e\x61\x63tive_bitmaps\x18\x06 \x03(\x0c\x12;\n\x0c\x63ontribution\x18\x07 \x01(\x0b\x32 .neuroglot.v1.ContributionResultH\x00\x88\x01\x01\x42\x0f\n\r_contribution\"E\n\x12\x43ontributionResult\x12\r\n\x05top_k\x18\x01 \x01(\r\x12\x12\n\ntop_counts\x18\x02 \x03(\r\x12\x0c\n\x04sums\x18\x03 \x03(\x02\"O\n\rVariantResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x1b.neuroglot.v1.RowPrediction\"\xae\x02\n\rRowPrediction\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x12\n\x05\x65xact\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12!\n\x14gold_log_probability\x18\x03 \x01(\x02H\x01\x88\x01\x01\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x14\n\x07matches\x18\x06 \x01(\x08H\x02\x88\x01\x01\x12\x1f\n\x12starts_with_answer\x18\x07 \x01(\x08H\x03\x88\x01\x01\x12\x18\n\x10selected_neurons\x18\x08 \x01(\r\x12\x1f\n\x17selected_active_neurons\x18\t \x01(\rB\x08\n\x06_exactB\x17\n\x15_gold_log_probabilityB\n\n\x08_matchesB\x15\n\x13_starts_with_answer\"\x8c\x01\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0f\x62undle_identity\x18\x02 \x01(\t\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12\x15\n\rqueue_time_ms\x18\x04 \x01(\x01\x12\x17\n\x0f\x63ompute_time_ms\x18\x05 \x01(\x01\x12\x0e\n\x06source\x18\x06 \x01(\t\"q\n\nGroupError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x30\n\nviolations\x18\x03 \x03(\x0b\x32\x1c.neuroglot.v1.FieldViolation\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GROUPRESULT']._serialized_start=44
   _globals['_GROUPRESULT']._serialized_end=258
   _globals['_ROWRESULT']._serialized_start=260
-  _globals['_ROWRESULT']._serialized_end=356
-  _globals['_COMPONENTRESULT']._serialized_start=358
-  _globals['_COMPONENTRESULT']._serialized_end=478
-  _globals['_THRESHOLDRESULT']._serialized_start=481
-  _globals['_THRESHOLDRESULT']._serialized_end=705
-  _globals['_CONTRIBUTIONRESULT']._serialized_start=707
-  _globals['_CONTRIBUTIONRESULT']._serialized_end=776
-  _globals['_VARIANTRESULT']._serialized_start=778
-  _globals['_VARIANTRESULT']._serialized_end=857
-  _globals['_ROWPREDICTION']._serialized_start=860
-  _globals['_ROWPREDICTION']._serialized_end=1162
-  _globals['_PROVENANCE']._serialized_start=1165
-  _globals['_PROVENANCE']._serialized_end=1305
-  _globals['_GROUPERROR']._serialized_start=1307
-  _globals['_GROUPERROR']._serialized_end=1420
-  _globals['_FIELDVIOLATION']._serialized_start=1422
-  _globals['_FIELDVIOLATION']._serialized_end=1474
+  _globals['_ROWRESULT']._serialized_end=373
+  _globals['_COMPONENTRESULT']._serialized_start=375
+  _globals['_COMPONENTRESULT']._serialized_end=495
+  _globals['_THRESHOLDRESULT']._serialized_start=498
+  _globals['_THRESHOLDRESULT']._serialized_end=722
+  _globals['_CONTRIBUTIONRESULT']._serialized_start=724
+  _globals['_CONTRIBUTIONRESULT']._serialized_end=793
+  _globals['_VARIANTRESULT']._serialized_start=795
+  _globals['_VARIANTRESULT']._serialized_end=874
+  _globals['_ROWPREDICTION']._serialized_start=877
+  _globals['_ROWPREDICTION']._serialized_end=1179
+  _globals['_PROVENANCE']._serialized_start=1182
+  _globals['_PROVENANCE']._serialized_end=1322
+  _globals['_GROUPERROR']._serialized_start=1324
+  _globals['_GROUPERROR']._serialized_end=1437
+  _globals['_FIELDVIOLATION']._serialized_start=1439
+  _globals['_FIELDVIOLATION']._serialized_end=1491
 # @@protoc_insertion_point(module_scope)

@@ -76,6 +76,7 @@ class RowResult(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     GOLD_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     GOLD_IS_JOINT_FIELD_NUMBER: _builtins.int
+    R_INDEX_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     """The row's label."""
     prompt_tokens: _builtins.int
@@ -84,6 +85,10 @@ class RowResult(_message.Message):
     """Whether the tokenizer goes on from this prompt to these gold tokens by itself. False: prompt and answer were
     tokenized apart, for the tokenizer merges the prompt's end with the answer's start, or for the prompt was given as
     tokens. Always true of an encoder-decoder.
+    """
+    r_index: _builtins.int
+    """Where r is among the gold tokens, the one that an effective score and a reader look at: 0, or 1 for an
+    encoder-decoder whose answer begins with a token that is a space alone.
     """
     @_builtins.property
     def gold_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -96,10 +101,11 @@ class RowResult(_message.Message):
         prompt_tokens: _builtins.int = ...,
         gold_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         gold_is_joint: _builtins.bool = ...,
+        r_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gold_is_joint", b"gold_is_joint", "gold_token_ids", b"gold_token_ids", "label", b"label", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gold_is_joint", b"gold_is_joint", "gold_token_ids", b"gold_token_ids", "label", b"label", "prompt_tokens", b"prompt_tokens", "r_index", b"r_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

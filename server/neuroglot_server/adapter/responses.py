@@ -56,6 +56,7 @@ def group_result(result: core.GroupResult, description: core.ModelDescription) -
                 prompt_tokens=row.prompt_tokens,
                 gold_token_ids=row.gold_token_ids,
                 gold_is_joint=row.gold_is_joint,
+                r_index=row.r_index,
             )
             for row in result.rows
         ],

@@ -13,12 +13,13 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True)
 class RowResult:
-    """What was run for a row: see `neuroglot.gold.GoldTokens` for the last two."""
+    """What was run for a row; see `neuroglot.gold` for all that concerns the gold tokens."""
 
     label: str
     prompt_tokens: int
     gold_token_ids: tuple[int, ...]
     gold_is_joint: bool
+    r_index: int = 0
 
 
 @dataclass(frozen=True, eq=False)
