@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from neuroglot_server.core import Action, Add, Convert, Deactivate, Override, Scale
 from tests import definitions
 from tests.checkpoints import CONFIGS
 from tests.exporter.encoder_decoder import START
@@ -19,6 +20,15 @@ Model = Transformers | EncoderDecoder
 
 ENCODER_DECODERS = ("mt0", "t5")
 COMPONENTS = ("encoder", "decoder")
+ACTIONS: dict[str, tuple[Action, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "deactivate": (Deactivate(), torch.zeros_like),
+    "override": (Override(2.5), lambda a: torch.full_like(a, 2.5)),
+    "scale": (Scale(-1.5), lambda a: -1.5 * a),
+    "add": (Add(1.25), lambda a: a + 1.25),
+    "convert": (Convert(1.5), lambda a: torch.full_like(a, 1.5)),
+}
+"""Actions, and what they do to the activations that they choose."""
+
 CAUSAL = tuple(family for family in CONFIGS if family not in ENCODER_DECODERS)
 
 

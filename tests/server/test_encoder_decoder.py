@@ -20,7 +20,6 @@ from neuroglot.bundle import describe_files, read_manifest, write_manifest
 from neuroglot.packing import pack_bits, unpack_bits, unpack_codes
 from neuroglot_exporter import embedded
 from neuroglot_server.core import (
-    Action,
     Add,
     Analysis,
     ByNeuron,
@@ -28,7 +27,6 @@ from neuroglot_server.core import (
     Contribution,
     Control,
     ControlKind,
-    Convert,
     Deactivate,
     Group,
     GroupResult,
@@ -40,7 +38,6 @@ from neuroglot_server.core import (
     Prediction,
     Row,
     RowPrediction,
-    Scale,
     Scope,
     Settings,
     Variant,
@@ -51,7 +48,7 @@ from tests import definitions
 from tests.checkpoints import RandomModel
 from tests.exporter.reference import TOLERANCE
 from tests.server import reference
-from tests.server.reference import COMPONENTS, ENCODER_DECODERS, START, Change, EncoderDecoder
+from tests.server.reference import ACTIONS, COMPONENTS, ENCODER_DECODERS, START, Change, EncoderDecoder
 from tests.server.serving import CAPITALS, analyze, served
 from tests.server.test_model import assert_same
 
@@ -65,13 +62,6 @@ EVERYTHING = Analysis(
     contribution=Contribution(),
     prediction=Prediction(generate=True),
 )
-ACTIONS: dict[str, tuple[Action, Callable[[torch.Tensor], torch.Tensor]]] = {
-    "deactivate": (Deactivate(), torch.zeros_like),
-    "override": (Override(2.5), lambda a: torch.full_like(a, 2.5)),
-    "scale": (Scale(-1.5), lambda a: -1.5 * a),
-    "add": (Add(1.25), lambda a: a + 1.25),
-    "convert": (Convert(1.5), lambda a: torch.full_like(a, 1.5)),
-}
 WHERE = {"encoder": "encoder", "decoder": "decoder", "both": ""}
 VARIANTS = {
     f"{action}, {scope}, {where}": (action, scope, where) for action, scope, where in product(ACTIONS, Scope, WHERE)

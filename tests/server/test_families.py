@@ -9,24 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 from tokenizers import Tokenizer
 
 from neuroglot.packing import unpack_bits, unpack_codes
 from neuroglot_server.core import (
-    Action,
-    Add,
     Analysis,
     ByType,
     Contribution,
-    Convert,
-    Deactivate,
     GroupResult,
     Intervention,
     NeuronType,
-    Override,
     Prediction,
-    Scale,
     Scope,
     Variant,
 )
@@ -34,18 +27,11 @@ from tests import definitions
 from tests.checkpoints import RandomModel
 from tests.exporter.reference import TOLERANCE, Transformers
 from tests.server import reference
-from tests.server.reference import CAUSAL, Change
+from tests.server.reference import ACTIONS, CAUSAL, Change
 from tests.server.serving import CAPITALS, analyze
 
 EOS = 2
 PARTIAL = ByType((NeuronType.PARTIAL_SHARED,))
-ACTIONS: dict[str, tuple[Action, Callable[[torch.Tensor], torch.Tensor]]] = {
-    "deactivate": (Deactivate(), torch.zeros_like),
-    "override": (Override(2.5), lambda a: torch.full_like(a, 2.5)),
-    "scale": (Scale(-1.5), lambda a: -1.5 * a),
-    "add": (Add(1.25), lambda a: a + 1.25),
-    "convert": (Convert(1.5), lambda a: torch.full_like(a, 1.5)),
-}
 CHANGES = {f"{action}, {scope}": (action, scope) for action, scope in product(ACTIONS, Scope)}
 ANALYSIS = Analysis(
     thresholds=(0.0, 0.5),

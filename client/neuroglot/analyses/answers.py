@@ -29,6 +29,14 @@ class Answers(Fold):
             for row in result.rows
         }
 
+    def definition(self) -> str:
+        """What r is, and what it is to share it."""
+        skipping = " that is more than a space" if "encoder" in self.geometry else ""
+        return (
+            f"r is the first token of the gold answer{skipping}; an answer shares it if another answer of that "
+            "language begins with it, too."
+        )
+
     def records(self) -> Iterator[dict[str, object]]:
         """One row a language.
 

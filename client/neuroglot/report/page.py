@@ -106,6 +106,7 @@ def page(run: Run, study: Study, figures: Mapping[str, str]) -> str:
         findings=findings(study, run),
         summary=accuracy_by_language(study.accuracy),
         sections=[_section(analysis, figures[analysis.name]) for analysis in study.analyses()],
+        answers_definition=study.answers.definition(),
         answers=Table.of(study.answers.name, study.answers.table()),
         example=_example(run, f"w/o {hardest.type}"),
         example_variant=f"w/o {hardest.type}",
