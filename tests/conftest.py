@@ -26,7 +26,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ra
     def exported(family: str) -> RandomModel:
         checkpoint = random_checkpoint(tmp_path_factory.mktemp("checkpoints") / f"random-{family}", family)
         bundle = tmp_path_factory.mktemp("bundles") / f"random-{family}"
-        export(str(checkpoint), bundle)
+        export(str(checkpoint), bundle, verify=family == "bloom")  # a process of its own, and a second load
         return RandomModel(family, checkpoint, bundle)
 
     return exported

@@ -148,8 +148,6 @@ def test_the_manifest_says_what_the_model_is(family: str, random_model: Callable
             "activation_function": component.activation_function,
             "max_positions": manifest.model.max_positions,
         } == FACTS[family]
-    for measurement in manifest.verification["measurements"].values():
-        assert 0 < measurement["difference"] <= 1e-4 * max(1, measurement["magnitude"])
 
 
 @pytest.mark.parametrize("tied", [False, True])
