@@ -112,7 +112,7 @@ def test_padding_computes_no_nan_where_every_operation_rounds_to_float16(causal:
 
 
 @pytest.mark.filterwarnings("ignore:.*:RuntimeWarning")
-def test_so_does_an_encoder_decoders(half: Callable[[str], Exported]) -> None:
+def test_nor_does_it_in_an_encoder_decoder(half: Callable[[str], Exported]) -> None:
     bundle = half("mt0").bundle
     graphs = Graphs(bundle)
     prompts, prompt_mask = left_padded(ROWS, 30)

@@ -3,7 +3,8 @@
 To add one: write `families/NAME.py` (where activation and down projection are, which attributes of its config are
 known), add it to `FAMILIES`, and where optimum does not know it to `onnx_configs.py`. For the tests, add a random
 config to `tests/checkpoints.py`, its modules to `tests/exporter/reference.py`, and odd geometries to
-`tests/exporter/test_against_transformers.py`: the rest of the tests then runs on it.
+`tests/exporter/test_against_transformers.py`: the rest of the tests then runs on it. The graphs of encoder-decoders are
+traced by `t5_graphs.py` and tested by `tests/exporter/test_encoder_decoder.py`; one of another build needs its own.
 """
 
 from __future__ import annotations
