@@ -75,10 +75,12 @@ class Connection:
         Raises:
             ServerError: the stream as a whole failed.
         """
-        try:
-            yield from exchange(lambda sent: self.stub.AnalyzeGroups(sent, timeout=timeout), requests, in_flight)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self.address) from None
+        yield from exchange(
+            lambda sent: self.stub.AnalyzeGroups(sent, timeout=timeout),
+            requests,
+            in_flight,
+            explain=lambda error: from_rpc_error(error, self.address),
+        )
 
     def close(self) -> None:
         """Close the channel, which cancels what is under way on it, and the server if it runs in this process."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
-from neuroglot.errors import UnavailableError
+from neuroglot.errors import ServerError, UnavailableError
 
 if TYPE_CHECKING:
     from grpc import _CallIterator as CallIterator
@@ -24,13 +24,14 @@ _Response = TypeVar("_Response")
 class _End:
     """The last thing that comes in: the stream is over, by an error or not."""
 
-    error: grpc.RpcError | None
+    error: ServerError | None
 
 
 def exchange(
     start: Callable[[Iterator[_Request]], CallIterator[_Response]],
     requests: Iterator[_Request],
     in_flight: int,
+    explain: Callable[[grpc.RpcError], ServerError],
 ) -> Generator[_Response, None, None]:
     """Send requests and yield their responses, in the order in which they come.
 
@@ -42,19 +43,20 @@ def exchange(
         start: opens the stream with the requests it is to send.
         requests: each gets one response.
         in_flight: most requests without a response, at least 1.
+        explain: what is raised if the stream breaks before every request had its response.
 
     Raises:
-        grpc.RpcError: the stream broke before every request had its response.
-        UnavailableError: the server ended it before that, and said nothing.
+        ServerError: what `explain` gave, or the server ended the stream before its time, and said nothing.
     """
     outgoing: SimpleQueue[_Request | None] = SimpleQueue()
     incoming: SimpleQueue[_Response | _End] = SimpleQueue()
     call = start(iter(outgoing.get, None))
-    receiver = threading.Thread(target=_receive, args=(call, incoming), name="neuroglot-receiver", daemon=True)
+    receiver = threading.Thread(target=_receive, args=(call, incoming, explain), name="neuroglot-receiver", daemon=True)
     receiver.start()
     # Closed in the `finally` below or, if the program ends before that, at its exit: a generator that was left behind
     # is closed by the interpreter only when daemon threads stand still already, some of them with gRPC's locks in hand.
     close = weakref.finalize(receiver, _close, call, outgoing, receiver)
+    del call  # see `_close`: nobody but the finalizer may hold it
     unanswered, more = 0, True
     try:
         while more or unanswered:
@@ -74,18 +76,28 @@ def exchange(
         close()
 
 
-def _receive(call: CallIterator[_Response], incoming: SimpleQueue[_Response | _End]) -> None:
+def _receive(
+    call: CallIterator[_Response],
+    incoming: SimpleQueue[_Response | _End],
+    explain: Callable[[grpc.RpcError], ServerError],
+) -> None:
     error = None
     try:
         for response in call:
             incoming.put(response)
     except grpc.RpcError as raised:
-        error = raised
+        error = explain(raised)
+        raised.__traceback__ = None  # it is the call itself, and would hold on to itself by this frame
     finally:
         incoming.put(_End(error))
 
 
 def _close(call: CallIterator[_Response], outgoing: SimpleQueue[_Request | None], receiver: threading.Thread) -> None:
+    """End a call, and let go of it: once this is over it must be gone, and not be left to the garbage collector.
+
+    For gRPC takes the call's lock when the call is collected, and one that is collected at the interpreter's exit may
+    find the lock in the hand of a daemon thread that stands still.
+    """
     outgoing.put(None)  # gRPC's sending thread waits on this queue
     call.cancel()
     if receiver is not threading.current_thread():  # in which a generator may be collected

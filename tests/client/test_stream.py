@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import re
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import grpc
 import pytest
 
 import neuroglot as ng
-from neuroglot.v1 import result_pb2, service_pb2
+from neuroglot.stream import exchange
+from neuroglot.v1 import result_pb2, service_pb2, service_pb2_grpc
 
 
 def group(name: object = "", **arguments: object) -> ng.Group:
@@ -180,6 +183,32 @@ def test_a_program_that_ends_in_the_middle_of_a_stream_ends(serve, scripted) -> 
     for _ in range(4):  # what could hang are threads at the interpreter's exit, and not every time
         ended = subprocess.run([sys.executable, "-c", LEAVES, address], capture_output=True, text=True, timeout=15)
         assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, "0", "")
+
+
+@pytest.mark.parametrize("address_answers", [True, False])
+def test_a_stream_that_is_left_leaves_no_call_to_the_garbage_collector(serve, scripted, address_answers) -> None:
+    channel = grpc.insecure_channel(serve(scripted()) if address_answers else "127.0.0.1:1")
+    calls: list[weakref.ref] = []
+
+    def start(requests: Iterator[service_pb2.AnalyzeGroupsRequest]):
+        call = service_pb2_grpc.NeuroglotServiceStub(channel).AnalyzeGroups(requests)
+        calls.append(weakref.ref(call))
+        return call
+
+    requests = (service_pb2.AnalyzeGroupsRequest() for _ in itertools.count())
+    gc.disable()  # it would hide a cycle, and at the interpreter's exit there is one run of it that can hang
+    try:
+        answers = exchange(start, requests, 4, explain=lambda error: ng.UnavailableError("UNAVAILABLE", str(error)))
+        if address_answers:
+            next(answers)
+        else:
+            with pytest.raises(ng.UnavailableError):
+                next(answers)
+        answers.close()
+        assert calls[0]() is None
+    finally:
+        gc.enable()
+        channel.close()
 
 
 def test_what_the_maker_of_groups_raises_reaches_the_caller(serve, scripted) -> None:
