@@ -3,12 +3,13 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 FAMILY ?= bloom
+MINUTES ?= 3
 INSTALLED := $(VENV)/.installed
 PROTOS := $(wildcard proto/neuroglot/v1/*.proto)
 STUBS := client/neuroglot/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format proto bench bench-export verification train constraints clean
+.PHONY: help install demo test check format proto bench soak bench-export verification train constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -53,8 +54,12 @@ stubs-into:
 	python -m grpc_tools.protoc --proto_path proto --grpc_python_out $(OUT) --mypy_grpc_out quiet:$(OUT) \
 		proto/neuroglot/v1/service.proto
 
-bench: $(INSTALLED)  ## the benchmarks, as JSON and a table under build/bench
-	$(BIN)/python -m tests.benchmarks --out build/bench
+bench: $(INSTALLED)  ## the benchmarks of serving, half an hour: JSON and a table under build/bench (ONLY=sizes for a part)
+	$(BIN)/python -m tests.benchmarks --out build/bench $(if $(ONLY),--only $(ONLY))
+	$(if $(ONLY),,$(BIN)/python -m tests.benchmarks.fact_probing --out build/bench)
+
+soak: $(INSTALLED)  ## mixed load on a server, cancellations and broken clients included (MINUTES=30 for the whole)
+	$(BIN)/python -m tests.benchmarks.serving.soak --out build/bench --minutes $(MINUTES)
 
 bench-export: $(INSTALLED)  ## an export of BLOOM-560m's geometry beside optimum's own
 	$(BIN)/python -m tests.benchmarks.exporting --out build/bench

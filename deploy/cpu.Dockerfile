@@ -5,12 +5,13 @@ COPY client client
 COPY server server
 COPY exporter exporter
 RUN python -m venv /opt/neuroglot \
-    && /opt/neuroglot/bin/pip install --no-cache-dir --constraint constraints.txt '.[cpu]'
+    && /opt/neuroglot/bin/pip install --no-cache-dir --constraint constraints.txt '.[cpu,tracing]'
 
 FROM python:3.11-slim
-RUN useradd --system --no-create-home neuroglot
+RUN useradd --system --no-create-home --uid 10001 neuroglot
 COPY --from=build /opt/neuroglot /opt/neuroglot
-USER neuroglot
-EXPOSE 50051
+USER 10001
+EXPOSE 50051 9464
+ENTRYPOINT ["/opt/neuroglot/bin/neuroglot", "serve"]
 # Only the container's own network reaches it; what is published outside is the caller's choice.
-ENTRYPOINT ["/opt/neuroglot/bin/neuroglot", "serve", "--address", "0.0.0.0:50051", "--insecure"]
+CMD ["--config", "/etc/neuroglot/neuroglot.toml", "--address", "0.0.0.0:50051", "--insecure"]

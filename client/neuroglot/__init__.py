@@ -3,7 +3,7 @@
 This is the light client: no torch, no transformers, no ONNX Runtime. Start with `connect`.
 """
 
-from neuroglot.client import Client, GroupFailure, Model, Tokens, connect
+from neuroglot.client import Client, connect
 from neuroglot.errors import (
     AnalysisError,
     BundleError,
@@ -13,6 +13,7 @@ from neuroglot.errors import (
     InvalidRequestError,
     InvalidSelectionError,
     InvalidTargetError,
+    ModelChangedError,
     NeuroglotError,
     NotFoundError,
     NotInResultError,
@@ -24,10 +25,19 @@ from neuroglot.errors import (
 )
 from neuroglot.groups import Group
 from neuroglot.interventions import Intervention, Scope, add, convert, deactivate, override, scale
+from neuroglot.model import Model, Tokens
 from neuroglot.neurons import ALL_SHARED, NON_ACTIVATED, PARTIAL_SHARED, SPECIFIC, NeuronSet, NeuronType
-from neuroglot.results import ComponentResult, GroupResult, RowPrediction
-from neuroglot.selections import ControlKind, control, difference, intersection, union
-from neuroglot.type_maps import Contribution, Types
+from neuroglot.results import (
+    CapturedLayer,
+    ComponentResult,
+    GeneratedToken,
+    GroupFailure,
+    GroupResult,
+    RowPrediction,
+)
+from neuroglot.selections import ControlKind, Uploaded, control, difference, intersection, top_contribution, union
+from neuroglot.type_maps import Contribution, EffectiveScores, Leading, Types
+from neuroglot.wanted import ContributionOptions, EffectiveScoreOptions, Priority, ScoreTarget
 
 __all__ = [
     "ALL_SHARED",
@@ -36,11 +46,16 @@ __all__ = [
     "SPECIFIC",
     "AnalysisError",
     "BundleError",
+    "CapturedLayer",
     "Client",
     "ComponentResult",
     "Contribution",
+    "ContributionOptions",
     "ControlKind",
     "DeadlineError",
+    "EffectiveScoreOptions",
+    "EffectiveScores",
+    "GeneratedToken",
     "Group",
     "GroupFailure",
     "GroupResult",
@@ -50,20 +65,25 @@ __all__ = [
     "InvalidRequestError",
     "InvalidSelectionError",
     "InvalidTargetError",
+    "Leading",
     "Model",
+    "ModelChangedError",
     "NeuroglotError",
     "NeuronSet",
     "NeuronType",
     "NotFoundError",
     "NotInResultError",
     "OverloadedError",
+    "Priority",
     "RowPrediction",
     "RunError",
     "Scope",
+    "ScoreTarget",
     "ServerError",
     "Tokens",
     "Types",
     "UnavailableError",
+    "Uploaded",
     "Violation",
     "add",
     "connect",
@@ -74,5 +94,6 @@ __all__ = [
     "intersection",
     "override",
     "scale",
+    "top_contribution",
     "union",
 ]

@@ -17,7 +17,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -25,13 +25,34 @@ from typing import Any
 
 from neuroglot.errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "weights.data"
 
+_ITEM_BYTES = {"float32": 4, "float16": 2}
+
 HASH_ON_LOAD_BYTES = 64 * 2**20
 """Files up to this size are hashed at every load; of larger ones only the size is checked, unless `check` is `full`."""
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """A matrix that lies in a file of the bundle, row-major and little-endian.
+
+    Attributes:
+        file: which file.
+        offset: where it begins, in bytes.
+        rows: number of rows.
+        columns: number of columns.
+        dtype: of its elements, `float32` or `float16`.
+    """
+
+    file: str
+    offset: int
+    rows: int
+    columns: int
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -47,6 +68,7 @@ class Component:
         hidden_size: width of the residual stream.
         activation_function: the FFN's non-linearity, `gelu`.
         gated: whether a second projection multiplies the activation; the graph then has `ffn.{i}.coefficient`.
+        values: where the value matrix of each layer lies, `[neurons, hidden_size]`.
     """
 
     name: str
@@ -57,6 +79,7 @@ class Component:
     hidden_size: int
     activation_function: str
     gated: bool
+    values: tuple[StoredMatrix, ...]
 
 
 @dataclass(frozen=True)
@@ -84,6 +107,9 @@ class ModelFacts:
         eos_token_ids: tokens that end a generation.
         decoder_start_token_id: first decoder token of an encoder-decoder; None for a causal model.
         components: one, or encoder and decoder.
+        output_embedding: where the matrix lies whose rows meet the last hidden state in the logits, `[vocabulary_size,
+            hidden_size]`; where it is tied, the input embedding's.
+        output_scale: what that hidden state is multiplied with before (T5 with a tied embedding), else 1.
     """
 
     family: str
@@ -93,6 +119,13 @@ class ModelFacts:
     eos_token_ids: tuple[int, ...]
     decoder_start_token_id: int | None
     components: tuple[Component, ...]
+    output_embedding: StoredMatrix
+    output_scale: float
+
+    @property
+    def matrices(self) -> tuple[StoredMatrix, ...]:
+        """Every matrix that lies in a file."""
+        return (*(matrix for component in self.components for matrix in component.values), self.output_embedding)
 
 
 @dataclass(frozen=True)
@@ -151,10 +184,12 @@ class Manifest:
             )
         try:
             model = content.pop("model")
-            components = tuple(Component(**component) for component in model.pop("components"))
+            components = tuple(_component(**component) for component in model.pop("components"))
+            embedding = StoredMatrix(**model.pop("output_embedding"))
             eos = tuple(model.pop("eos_token_ids"))
             files = {_inside(path): FileEntry(**entry) for path, entry in content.pop("files").items()}
-            manifest = cls(model=ModelFacts(components=components, eos_token_ids=eos, **model), files=files, **content)
+            facts = ModelFacts(components=components, output_embedding=embedding, eos_token_ids=eos, **model)
+            manifest = cls(model=facts, files=files, **content)
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise BundleError(f"{folder / MANIFEST} is damaged ({error}): export the model again") from None
         if manifest.identity != identity:
@@ -163,6 +198,11 @@ class Manifest:
                 f"{manifest.identity[:12]}: export the model again"
             )
         return manifest
+
+
+def _component(values: Iterable[Mapping[str, Any]], **facts: Any) -> Component:
+    """A component of the manifest."""
+    return Component(values=tuple(StoredMatrix(**matrix) for matrix in values), **facts)
 
 
 def _inside(path: str) -> str:
@@ -229,9 +269,20 @@ def open_bundle(folder: Path, *, full: bool = False) -> Manifest:
         for path in (component.graph, component.norms):
             if path not in manifest.files:
                 raise BundleError(f"{folder / MANIFEST} is damaged ({path!r} is not among its files): export again")
+    for matrix in manifest.model.matrices:
+        if not _lies_inside(matrix, manifest.files):
+            raise BundleError(f"{folder / MANIFEST} is damaged ({matrix} is not inside a file of it): export again")
     if TOKENIZER not in manifest.files:
         raise BundleError(f"{folder} has no {TOKENIZER}: export the model again")
     return manifest
+
+
+def _lies_inside(matrix: StoredMatrix, files: Mapping[str, FileEntry]) -> bool:
+    """Whether a matrix is of a known type and within its file."""
+    if matrix.dtype not in _ITEM_BYTES or matrix.file not in files:
+        return False
+    size = matrix.rows * matrix.columns * _ITEM_BYTES[matrix.dtype]
+    return 0 <= matrix.offset <= files[matrix.file].size - size
 
 
 @contextmanager

@@ -5,32 +5,66 @@ The seam between the two is here, at the channel; above it there is one client.
 
 from __future__ import annotations
 
+import logging
 import re
+import secrets
+import threading
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import grpc
 
-from neuroglot.errors import InstallationError, InvalidTargetError
-from neuroglot.statuses import from_rpc_error
-from neuroglot.stream import exchange
+from neuroglot.credentials import Credentials
+from neuroglot.errors import InstallationError, InvalidTargetError, ServerError
+from neuroglot.retries import Patience, is_passing
+from neuroglot.statuses import REQUEST_ID_KEY, from_rpc_error
+from neuroglot.stream import exchange, listen
 from neuroglot.v1 import service_pb2, service_pb2_grpc
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
+_logger = logging.getLogger(__name__)
+
 _MESSAGE_LIMIT_BYTES = 64 * 2**20
 _OPTIONS = [
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT_BYTES),
     ("grpc.max_send_message_length", _MESSAGE_LIMIT_BYTES),
+    # A server whose machine is gone says nothing: ask while something is under way, so that a call ends.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # gRPC's own would wait up to two minutes before it tries a server again that is back.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 # gRPC sends what is meant for this machine to the proxy of the environment, too, unless it is told not to.
 _OPTIONS_ON_THIS_MACHINE = [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
 
+_TLS = "https://"
+_UNIX = "unix:"
 _HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\\\[\]]+):(?P<port>\d+)")
 _LARGEST_PORT = 65535
 _THIS_MACHINE = re.compile(r"localhost|127(\.\d+){3}|\[::1\]|unix")
+
+
+@dataclass(frozen=True)
+class Retries:
+    """What to do when a server is away, or full.
+
+    Attributes:
+        seconds: how long to go on asking, from the beginning of the trouble; 0 for not at all.
+        told: is told before each pause: why, and for how many seconds.
+    """
+
+    seconds: float
+    told: Callable[[ServerError, float], None]
+
+
+def log_retry(error: ServerError, seconds: float) -> None:
+    """Say in the log that a question is asked again."""
+    _logger.warning("%s: asking again in %.1f s", error.message, seconds)
 
 
 class Connection:
@@ -41,75 +75,167 @@ class Connection:
         stub: the methods of the contract.
     """
 
-    def __init__(self, address: str, *, close_server: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        retries: Retries,
+        *,
+        token: str = "",
+        tls: grpc.ChannelCredentials | None = None,
+        close_server: Callable[[], None] | None = None,
+    ) -> None:
         self.address = address
+        self._retries = retries
+        self._token = token
         self._close_server = close_server
-        host, _, _ = address.rpartition(":") if not address.startswith("unix:") else ("unix", "", "")
-        options = _OPTIONS_ON_THIS_MACHINE if _THIS_MACHINE.fullmatch(host) else _OPTIONS
-        self._channel = grpc.insecure_channel(address, options=options)
+        self._closed = threading.Event()
+        options = _OPTIONS_ON_THIS_MACHINE if _is_on_this_machine(address) else _OPTIONS
+        if tls is None:
+            self._channel = grpc.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.secure_channel(address, tls, options=options)
         self.stub = service_pb2_grpc.NeuroglotServiceStub(self._channel)
 
     def call(
-        self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, timeout: float | None
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout: float | None,
+        *,
+        again: bool = True,
     ) -> _Response:
-        """Ask a question.
+        """Ask a question, and again when the server is away or full.
 
         Args:
             method: one of `stub`.
             request: the question.
-            timeout: seconds to wait for the answer; None for ever.
+            timeout: seconds to wait for the answer, all tries together; None for ever.
+            again: whether it may be asked again: whether nothing changes by it.
 
         Raises:
             ServerError: what the server said, or that none answers.
         """
-        try:
-            return method(request, timeout=timeout)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self.address) from None
+        patience = self.patience(timeout, again=again)
+        while True:
+            metadata, request_id = self._metadata()
+            try:
+                return method(request, timeout=patience.time_left, metadata=metadata)
+            except grpc.RpcError as error:
+                failure = from_rpc_error(error, self.address, request_id)
+            self.pause(patience, failure)
 
-    def analyze_groups(
-        self, requests: Iterator[service_pb2.AnalyzeGroupsRequest], in_flight: int, timeout: float | None
-    ) -> Generator[service_pb2.AnalyzeGroupsResponse, None, None]:
-        """Ask about many groups; see `neuroglot.stream.exchange`.
+    def exchange(
+        self,
+        requests: Iterator[service_pb2.AnalyzeGroupsRequest],
+        in_flight: int,
+        timeout: float | None,
+        patience: Callable[[], float | None],
+    ) -> Generator[service_pb2.AnalyzeGroupsResponse | None, None, None]:
+        """Ask about many groups on one stream; see `neuroglot.stream.exchange`.
 
         Raises:
             ServerError: the stream as a whole failed.
         """
-        yield from exchange(
-            lambda sent: self.stub.AnalyzeGroups(sent, timeout=timeout),
+        metadata, request_id = self._metadata()
+        return exchange(
+            lambda sent: self.stub.AnalyzeGroups(sent, timeout=timeout, metadata=metadata),
             requests,
             in_flight,
-            explain=lambda error: from_rpc_error(error, self.address),
+            explain=lambda error: from_rpc_error(error, self.address, request_id),
+            patience=patience,
         )
+
+    def listen(
+        self, method: grpc.UnaryStreamMultiCallable[_Request, _Response], request: _Request, timeout: float | None
+    ) -> Generator[_Response, None, None]:
+        """Ask a question of many answers; see `neuroglot.stream.listen`.
+
+        Raises:
+            ServerError: what the server said, or that none answers.
+        """
+        metadata, request_id = self._metadata()
+        return listen(
+            lambda: method(request, timeout=timeout, metadata=metadata),
+            explain=lambda error: from_rpc_error(error, self.address, request_id),
+        )
+
+    def patience(self, timeout: float | None, *, again: bool = True) -> Patience:
+        """What a question may take that is asked now."""
+        return Patience(self._retries.seconds if again else 0, timeout)
+
+    def pause(self, patience: Patience, error: ServerError) -> None:
+        """Wait until it is time to ask again.
+
+        Raises:
+            ServerError: the one given, where asking again has no use, the time for it is over, or this is closed.
+        """
+        seconds = patience.pause_after(error) if is_passing(error) else None
+        if seconds is None:
+            raise error
+        self.wait(seconds, error)
+
+    def wait(self, seconds: float, error: ServerError) -> None:
+        """Wait so long because of an error.
+
+        Raises:
+            ServerError: the one given, as soon as the connection is closed.
+        """
+        if not self._closed.is_set():
+            self._retries.told(error, seconds)
+        if self._closed.wait(seconds):
+            raise error
 
     def close(self) -> None:
         """Close the channel, which cancels what is under way on it, and the server if it runs in this process."""
+        self._closed.set()
         self._channel.close()
         if self._close_server is not None:
             self._close_server()
 
+    def _metadata(self) -> tuple[tuple[tuple[str, str], ...], str]:
+        """What goes with a call, and the id under which the server's log will have it."""
+        request_id = secrets.token_hex(8)
+        metadata = ((REQUEST_ID_KEY, request_id),)
+        return (*metadata, ("authorization", f"Bearer {self._token}")) if self._token else metadata, request_id
 
-def open_connection(target: str | Path) -> Connection:
+
+def open_connection(target: str | Path, credentials: Credentials, retries: Retries) -> Connection:
     """Open what a user gave: a bundle's folder or an address.
 
     Raises:
-        InvalidTargetError: it is neither.
+        InvalidTargetError: it is neither, or a token would cross the network in the clear.
         InstallationError: it is a folder, and the server's packages are not installed.
         BundleError: it is a folder, but no bundle, or a damaged one.
     """
     if str(target) and Path(target).is_dir():
-        return _serve_in_process(Path(target))
-    address = str(target)
+        return _serve_in_process(Path(target), retries)
+    address = str(target).removeprefix(_TLS)
     host_and_port = _HOST_AND_PORT.fullmatch(address)
-    if not address.startswith("unix:") and not (host_and_port and int(host_and_port["port"]) <= _LARGEST_PORT):
+    if not address.startswith(_UNIX) and not (host_and_port and int(host_and_port["port"]) <= _LARGEST_PORT):
         raise InvalidTargetError(
-            f"{address!r} is neither the folder of a bundle (there is no such folder) nor the address of a server: "
+            f"{str(target)!r} is neither the folder of a bundle (there is no such folder) nor the address of a server: "
             "give a folder that `neuroglot export` wrote, or host:port, 'localhost:50051'"
         )
-    return Connection(address)
+    if str(target).startswith(_TLS) or (credentials.asks_for_tls and not address.startswith(_UNIX)):
+        return Connection(address, retries, token=credentials.token, tls=_tls(credentials))
+    if credentials.token and not _is_on_this_machine(address):
+        raise InvalidTargetError(
+            f"the token of {credentials.token_from} would go to {address} in the clear, for everybody on the way to "
+            f"read: connect to {_TLS}{address}, give the server's root certificates, or leave the token out"
+        )
+    return Connection(address, retries, token=credentials.token)
 
 
-def _serve_in_process(bundle: Path) -> Connection:
+def _tls(credentials: Credentials) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(credentials.root_certificates, credentials.key, credentials.certificate)
+
+
+def _is_on_this_machine(address: str) -> bool:
+    host, _, _ = address.rpartition(":") if not address.startswith(_UNIX) else ("unix", "", "")
+    return _THIS_MACHINE.fullmatch(host) is not None
+
+
+def _serve_in_process(bundle: Path, retries: Retries) -> Connection:
     try:
         from neuroglot_server.lifecycle import start_in_thread
     except ImportError as error:
@@ -118,4 +244,4 @@ def _serve_in_process(bundle: Path) -> Connection:
             "connect to a server elsewhere, host:port"
         ) from None
     server = start_in_thread([bundle])
-    return Connection(server.target, close_server=server.close)
+    return Connection(server.target, retries, close_server=server.close)

@@ -3,11 +3,12 @@
 NeuroglotError
 ├── InvalidGroupError        a group that no server could answer, found before it is sent         (also ValueError)
 ├── InvalidSelectionError    a neuron set, a selection or an intervention that makes no sense     (also ValueError)
-├── InvalidTargetError       to connect to: neither an address nor a bundle's folder              (also ValueError)
+├── InvalidTargetError       to connect to: no address, no bundle's folder, or unfit credentials  (also ValueError)
 ├── NotInResultError         a part of a result that was not asked for, or that cannot be         (also LookupError)
 ├── BundleError              a folder that is no bundle, or a damaged or a newer one
 ├── AnalysisError            an analysis that makes no sense: mixed languages, an unknown task    (also ValueError)
 ├── RunError                 a run's folder that is damaged, or that holds another run
+├── ModelChangedError        the server has another bundle under the model's name than when it was asked for
 ├── InstallationError        an extra that the command needs is missing
 └── ServerError              what the server said, with its status code and request id; any status but these:
     ├── InvalidRequestError  INVALID_ARGUMENT, with the fields that were wrong
@@ -36,7 +37,7 @@ class InvalidSelectionError(NeuroglotError, ValueError):
 
 
 class InvalidTargetError(NeuroglotError, ValueError):
-    """What was given to connect to is neither an address nor a bundle's folder."""
+    """What was given to connect to is no address and no bundle's folder, or its certificates or token do not do."""
 
 
 class NotInResultError(NeuroglotError, LookupError):
@@ -53,6 +54,10 @@ class AnalysisError(NeuroglotError, ValueError):
 
 class RunError(NeuroglotError):
     """A run's folder that is damaged, or that holds another run."""
+
+
+class ModelChangedError(NeuroglotError):
+    """The server has another bundle under the model's name than it had when the model was asked for."""
 
 
 class InstallationError(NeuroglotError):

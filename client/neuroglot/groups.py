@@ -34,10 +34,12 @@ class Group:
         id: the name under which the answer comes back; unique within a stream. Draws of random controls depend on it.
         separators: what stands between prompt and answer, by language; `default_separator` where none is given.
         cluster: examples that are not independent of each other share a cluster (three templates of one fact).
+        choices: for each language the answers among which the most likely one is found (`true` and `false`).
+        distractors: for each language a wrong answer, for effective scores relative to it.
 
     Raises:
-        InvalidGroupError: no prompt, an empty prompt or answer, an answer or a separator for a language without a
-            prompt, or a separator that is neither a space nor nothing.
+        InvalidGroupError: no prompt, an empty prompt, answer, choice or distractor, one of these or a separator for a
+            language without a prompt, or a separator that is neither a space nor nothing.
     """
 
     prompts: Mapping[str, str]
@@ -45,6 +47,8 @@ class Group:
     id: str = ""
     separators: Mapping[str, str] = field(default_factory=dict)
     cluster: str = ""
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    distractors: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the group before it costs a round trip, and bring answers and separators into one shape."""
@@ -54,7 +58,12 @@ class Group:
         for language, prompt in self.prompts.items():
             if not prompt:
                 raise InvalidGroupError(f"{name}: the prompt of {language!r} is empty: give at least one character")
-        for what, by_language in (("an answer", self.answers), ("a separator", self.separators)):
+        for what, by_language in (
+            ("an answer", self.answers),
+            ("a separator", self.separators),
+            ("choices", self.choices),
+            ("a distractor", self.distractors),
+        ):
             for language in by_language:
                 if language not in self.prompts:
                     raise InvalidGroupError(
@@ -65,6 +74,14 @@ class Group:
         for language, aliases in answers.items():
             if not aliases or not all(aliases):
                 raise InvalidGroupError(f"{name}: an answer of {language!r} is empty: give a word or leave it out")
+        for language, choices in self.choices.items():
+            if isinstance(choices, str) or not choices or not all(choices):
+                raise InvalidGroupError(
+                    f"{name}: the choices of {language!r} are {choices!r}: give a list of words, ['true', 'false']"
+                )
+        for language, distractor in self.distractors.items():
+            if not distractor:
+                raise InvalidGroupError(f"{name}: the distractor of {language!r} is empty: give a word or leave it out")
         for language, separator in self.separators.items():
             if separator not in ("", " "):
                 raise InvalidGroupError(f"{name}: the separator of {language!r} is {separator!r}: give ' ' or ''")
@@ -72,6 +89,8 @@ class Group:
         object.__setattr__(self, "prompts", dict(self.prompts))
         object.__setattr__(self, "answers", answers)
         object.__setattr__(self, "separators", separators)
+        object.__setattr__(self, "choices", {language: tuple(choices) for language, choices in self.choices.items()})
+        object.__setattr__(self, "distractors", dict(self.distractors))
 
     @property
     def languages(self) -> tuple[str, ...]:

@@ -7,16 +7,23 @@ the activation `a`, in every layer and component unless some are named, at the p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum, auto
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from neuroglot.errors import InvalidSelectionError
-from neuroglot.selections import Selectable, Selection, as_selection
+from neuroglot.neurons import NeuronSet
+from neuroglot.selections import Selectable, Selection, Uploaded, as_selection
 
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
+
+Numbers = float | ArrayLike | Mapping[tuple[int, int], float]
+"""A number for all neurons of a selection, or one for each neuron of an explicit set: an array over the set, in the
+order of layers and of neurons within a layer; an array `[layers, neurons]` of which the set's are taken; or a mapping
+from (layer, neuron)."""
 
 
 class Scope(StrEnum):
@@ -52,30 +59,39 @@ class Convert:
     """`a` becomes `value` where it is inactive in the row; with None, the next float above the threshold.
 
     Inactive is meant at the last prompt token of the baseline, at whichever positions the intervention acts.
+
+    Attributes:
+        value: what it becomes.
+        mean_of_active: whether it becomes, in place of a value, the mean of the neuron's activations in those of the
+            group's rows in which it is active; a neuron that is active in none is left alone.
     """
 
     value: float | None = None
+    mean_of_active: bool = False
 
 
 @dataclass(frozen=True)
 class Override:
-    """`a` becomes `value`."""
+    """`a` becomes `value`, or in its place one of `values`: one number for each neuron of an explicit set."""
 
     value: float
+    values: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Scale:
-    """`a` is multiplied by `factor`."""
+    """`a` is multiplied by `factor`, or in its place by one of `values`, as in `Override`."""
 
     factor: float
+    values: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Add:
-    """`value` is added to `a`."""
+    """`value` is added to `a`, or in its place one of `values`, as in `Override`."""
 
     value: float
+    values: tuple[float, ...] | None = None
 
 
 Action = Deactivate | Convert | Override | Scale | Add
@@ -128,6 +144,7 @@ def convert(
     selection: Selectable,
     value: float | None = None,
     *,
+    mean_of_active: bool = False,
     layers: Iterable[int] | None = None,
     component: str | None = None,
     scope: Scope | str = Scope.LAST_PROMPT_TOKEN,
@@ -139,51 +156,77 @@ def convert(
         value: the activation that they get. None is the paper's text: the next float above the threshold in the
             model's type. At threshold 0 that is the same as setting them to 0: it cuts the negative lobe of GELU or
             SiLU and does nothing on ReLU.
+        mean_of_active: gives each neuron, in place of a value, the mean of its activations in those of the group's
+            rows in which it is active; a neuron that is active in none is left alone.
         layers: as in `deactivate`.
         component: as in `deactivate`.
         scope: as in `deactivate`.
 
     Raises:
-        InvalidSelectionError: as in `deactivate`, or a value that is not a finite 32-bit float.
+        InvalidSelectionError: as in `deactivate`, a value that is not a finite 32-bit float, or a value and the mean.
     """
+    if mean_of_active and value is not None:
+        raise InvalidSelectionError(
+            f"neurons are converted to a value ({value!r}) or to the mean of the active rows: give one of them"
+        )
     checked = None if value is None else _finite("value", value)
-    return _intervention(selection, Convert(checked), layers, component, scope)
+    return _intervention(selection, Convert(checked, mean_of_active), layers, component, scope)
 
 
 def override(
     selection: Selectable,
-    value: float,
+    value: Numbers,
     *,
     layers: Iterable[int] | None = None,
     component: str | None = None,
     scope: Scope | str = Scope.LAST_PROMPT_TOKEN,
 ) -> Intervention:
-    """Set the activations of neurons to a value; arguments and errors as in `convert`."""
-    return _intervention(selection, Override(_finite("value", value)), layers, component, scope)
+    """Set the activations of neurons to a value, or each to its own.
+
+    >>> neurons = NeuronSet.from_indices([(0, 3), (1, 0)], component="decoder", layers=2, neurons=5)
+    >>> override(neurons, {(1, 0): 0.5, (0, 3): 2.0}).action.values
+    (2.0, 0.5)
+
+    Args:
+        selection: as in `deactivate`; for one number a neuron, a NeuronSet or what `Model.upload` gave.
+        value: a number, or one for each neuron: an array over the set `[len(set)]`, in its order, an array
+            `[layers, neurons]`, or a mapping from (layer, neuron).
+        layers: as in `deactivate`.
+        component: as in `deactivate`.
+        scope: as in `deactivate`.
+
+    Raises:
+        InvalidSelectionError: as in `deactivate`, a number that is not a finite 32-bit float, or numbers that are not
+            those of the set's neurons.
+    """
+    chosen = as_selection(selection)
+    return _intervention(chosen, Override(*_numbers("value", value, chosen)), layers, component, scope)
 
 
 def scale(
     selection: Selectable,
-    factor: float,
+    factor: Numbers,
     *,
     layers: Iterable[int] | None = None,
     component: str | None = None,
     scope: Scope | str = Scope.LAST_PROMPT_TOKEN,
 ) -> Intervention:
-    """Multiply the activations of neurons by a factor; arguments and errors as in `convert`."""
-    return _intervention(selection, Scale(_finite("factor", factor)), layers, component, scope)
+    """Multiply the activations of neurons by a factor, or each by its own; arguments and errors as in `override`."""
+    chosen = as_selection(selection)
+    return _intervention(chosen, Scale(*_numbers("factor", factor, chosen)), layers, component, scope)
 
 
 def add(
     selection: Selectable,
-    value: float,
+    value: Numbers,
     *,
     layers: Iterable[int] | None = None,
     component: str | None = None,
     scope: Scope | str = Scope.LAST_PROMPT_TOKEN,
 ) -> Intervention:
-    """Add a value to the activations of neurons; arguments and errors as in `convert`."""
-    return _intervention(selection, Add(_finite("value", value)), layers, component, scope)
+    """Add a value to the activations of neurons, or to each its own; arguments and errors as in `override`."""
+    chosen = as_selection(selection)
+    return _intervention(chosen, Add(*_numbers("value", value, chosen)), layers, component, scope)
 
 
 def _intervention(
@@ -205,3 +248,41 @@ def _finite(what: str, value: float) -> float:
     if not (math.isfinite(value) and abs(value) <= _LARGEST_FLOAT):
         raise InvalidSelectionError(f"the {what} of an intervention is a finite 32-bit float, not {value!r}")
     return float(value)
+
+
+def _numbers(what: str, given: Numbers, selection: Selection) -> tuple[float, tuple[float, ...] | None]:
+    """One number for all, and None; or 0, and one number for each neuron of a set."""
+    numbers = given if isinstance(given, Mapping) else np.asarray(given, dtype=np.float64)
+    if not isinstance(numbers, Mapping) and numbers.ndim == 0:
+        return _finite(what, numbers.item()), None
+    neurons = selection.neurons if isinstance(selection, Uploaded) else selection
+    if not isinstance(neurons, NeuronSet):
+        raise InvalidSelectionError(
+            f"one {what} a neuron needs neurons that are known one by one: give a NeuronSet, not {selection!r}"
+        )
+    values = _of_mapping(what, numbers, neurons) if isinstance(numbers, Mapping) else _of_array(what, numbers, neurons)
+    return 0.0, tuple(_finite(what, value) for value in values)
+
+
+def _of_mapping(what: str, given: Mapping[tuple[int, int], float], neurons: NeuronSet) -> list[float]:
+    """The numbers in the set's order."""
+    indices = list(neurons)
+    lacking, foreign = set(indices) - given.keys(), given.keys() - set(indices)
+    if lacking or foreign:
+        wrong = f"has none for {min(lacking)}" if lacking else f"has one for {min(foreign)}, which is not in the set"
+        raise InvalidSelectionError(
+            f"a mapping with one {what} for each neuron of {neurons!r} {wrong}: its keys are (layer, neuron)"
+        )
+    return [given[index] for index in indices]
+
+
+def _of_array(what: str, values: NDArray[np.float64], neurons: NeuronSet) -> list[float]:
+    """The numbers in the set's order; of `[layers, neurons]` those of the set are taken."""
+    if values.shape == (neurons.layers, neurons.neurons):
+        values = values[neurons.to_mask()]
+    if values.shape != (len(neurons),):
+        raise InvalidSelectionError(
+            f"an array of shape {list(values.shape)} is not one {what} for each neuron of {neurons!r}: give "
+            f"[{len(neurons)}], in the order of layers and neurons, or [{neurons.layers}, {neurons.neurons}]"
+        )
+    return [float(value) for value in values]

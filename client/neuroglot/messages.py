@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import assert_never
 
-from neuroglot.errors import InvalidSelectionError
+from neuroglot.errors import InvalidGroupError
 from neuroglot.groups import Group
 from neuroglot.interventions import Action, Add, Convert, Deactivate, Intervention, Override, Scale, Scope
 from neuroglot.neurons import NeuronSet
-from neuroglot.selections import ByType, Combination, Control, ControlKind, Selection, neuron_sets
-from neuroglot.v1 import analysis_pb2, group_pb2, model_pb2
+from neuroglot.selections import (
+    ByType,
+    Combination,
+    Control,
+    ControlKind,
+    Selection,
+    TopContribution,
+    Uploaded,
+)
+from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
+from neuroglot.wanted import ContributionOptions, EffectiveScoreOptions, Priority, ScoreTarget, Wanted
 
 _SCOPES = {
     Scope.LAST_PROMPT_TOKEN: analysis_pb2.SCOPE_LAST_PROMPT_TOKEN,
@@ -22,88 +30,62 @@ _SCOPES = {
 _CONTROL_KINDS = {
     ControlKind.RANDOM: analysis_pb2.CONTROL_KIND_RANDOM,
     ControlKind.RANDOM_ACTIVE: analysis_pb2.CONTROL_KIND_RANDOM_ACTIVE,
+    ControlKind.RANDOM_MASS: analysis_pb2.CONTROL_KIND_RANDOM_MASS,
 }
 
-Variants = Mapping[str, Intervention | Sequence[Intervention]]
-"""Interventions by the name of the variant; several are applied together."""
+_SCORE_TARGETS = {
+    ScoreTarget.FIRST_GOLD_TOKEN: analysis_pb2.SCORE_TARGET_FIRST_GOLD_TOKEN,
+    ScoreTarget.ALL_GOLD_TOKENS: analysis_pb2.SCORE_TARGET_ALL_GOLD_TOKENS,
+    ScoreTarget.GOLD_MINUS_DISTRACTOR: analysis_pb2.SCORE_TARGET_GOLD_MINUS_DISTRACTOR,
+}
+_PRIORITIES = {
+    Priority.BULK: service_pb2.PRIORITY_BULK,
+    Priority.INTERACTIVE: service_pb2.PRIORITY_INTERACTIVE,
+}
 
 
-def as_variants(variants: Variants) -> dict[str, tuple[Intervention, ...]]:
-    """The variants that are meant, each with all its interventions.
+def analysis_message(wanted: Wanted, *, predict: bool) -> analysis_pb2.Analysis:
+    """What is wanted, as a message; `predict` says whether predictions are."""
+    contribution, score = wanted.contribution_options, wanted.effective_score_options
+    return analysis_pb2.Analysis(
+        thresholds=wanted.thresholds,
+        type_map=wanted.type_map,
+        active_bitmaps=wanted.active,
+        contribution=_contribution_message(contribution) if contribution else None,
+        effective_score=_score_message(score) if score else None,
+        dead=wanted.dead,
+        prediction=analysis_pb2.Prediction(generate=wanted.generate, max_tokens=wanted.max_tokens) if predict else None,
+        variants=[
+            analysis_pb2.Variant(name=name, interventions=map(intervention_message, interventions))
+            for name, interventions in wanted.interventions.items()
+        ],
+    )
+
+
+def _contribution_message(options: ContributionOptions) -> analysis_pb2.Contribution:
+    return analysis_pb2.Contribution(
+        top_fraction=options.top_fraction if options.top_count is None else 0,
+        top_k=options.top_count or 0,
+        raw=options.raw,
+        neurons=options.leading,
+    )
+
+
+def _score_message(options: EffectiveScoreOptions) -> analysis_pb2.EffectiveScore:
+    return analysis_pb2.EffectiveScore(target=_SCORE_TARGETS[ScoreTarget(options.target)], neurons=options.leading)
+
+
+def priority_message(priority: Priority | str | None) -> service_pb2.Priority.ValueType:
+    """How urgent a request is; None leaves it to the method.
 
     Raises:
-        InvalidSelectionError: a variant without interventions, or with something else.
+        ValueError: an unknown priority.
     """
-    several = {
-        name: (interventions,) if isinstance(interventions, Intervention) else interventions
-        for name, interventions in variants.items()
-    }
-    for name, interventions in several.items():
-        if (
-            not isinstance(interventions, Sequence)
-            or not interventions
-            or not all(isinstance(intervention, Intervention) for intervention in interventions)
-        ):
-            raise InvalidSelectionError(
-                f"variant {name!r} is {interventions!r}: give an intervention, `deactivate(ALL_SHARED)`, or several"
-            )
-    return {name: tuple(interventions) for name, interventions in several.items()}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is wanted of every group; `Model.analyze` explains the fields.
-
-    Raises:
-        ValueError: a share of top contributors that is no share.
-    """
-
-    variants: Mapping[str, tuple[Intervention, ...]]
-    thresholds: tuple[float, ...]
-    type_map: bool
-    active: bool
-    contribution: bool | float
-    predict: bool | None
-    generate: bool
-    max_tokens: int
-
-    def __post_init__(self) -> None:
-        """Refuse a share that the contract would read as something else (0 there is the default)."""
-        if not isinstance(self.contribution, bool) and not 0 < self.contribution <= 1:
-            raise ValueError(
-                f"contribution={self.contribution!r} is no share of a layer's neurons: give a number above 0 and up to "
-                "1, or True for the default"
-            )
-
-    def check_fits(self, model: model_pb2.Model) -> None:
-        """Refuse neuron sets of another model before they cost a round trip.
-
-        Raises:
-            InvalidSelectionError: a set's component, geometry or source is not the model's.
-        """
-        for name, interventions in self.variants.items():
-            for intervention in interventions:
-                for neurons in neuron_sets(intervention.selection):
-                    _check_fits(neurons, model, name)
-
-    def message(self, group: Group) -> analysis_pb2.Analysis:
-        """The message for a group; by default a group is predicted from if it has answers or there are variants."""
-        predict = bool(group.answers or self.variants) if self.predict is None else self.predict
-        contribution = None
-        if self.contribution is not False:
-            fraction = 0.0 if self.contribution is True else self.contribution
-            contribution = analysis_pb2.Contribution(top_fraction=fraction)
-        return analysis_pb2.Analysis(
-            thresholds=self.thresholds,
-            type_map=self.type_map,
-            active_bitmaps=self.active,
-            contribution=contribution,
-            prediction=analysis_pb2.Prediction(generate=self.generate, max_tokens=self.max_tokens) if predict else None,
-            variants=[
-                analysis_pb2.Variant(name=name, interventions=map(intervention_message, interventions))
-                for name, interventions in self.variants.items()
-            ],
-        )
+    if priority is None:
+        return service_pb2.PRIORITY_UNSPECIFIED
+    if priority not in set(Priority):
+        raise ValueError(f"{priority!r} is no priority: those are {', '.join(Priority)}")
+    return _PRIORITIES[Priority(priority)]
 
 
 def group_message(group: Group, group_id: str) -> group_pb2.Group:
@@ -114,10 +96,32 @@ def group_message(group: Group, group_id: str) -> group_pb2.Group:
             text=prompt,
             answers=group.answers.get(language, ()),
             separator=group.separators[language],
+            choices=group.choices.get(language, ()),
+            distractor=group.distractors.get(language, ""),
         )
         for language, prompt in group.prompts.items()
     ]
     return group_pb2.Group(id=group_id, rows=rows)
+
+
+def row_message(prompt: str | Sequence[int]) -> group_pb2.Row:
+    """A prompt by itself, text or token ids, as a message.
+
+    Raises:
+        InvalidGroupError: it is empty.
+    """
+    if not len(prompt):
+        raise InvalidGroupError("the prompt is empty: give at least one character, or one token id")
+    if isinstance(prompt, str):
+        return group_pb2.Row(label="prompt", text=prompt)
+    return group_pb2.Row(label="prompt", token_ids=group_pb2.TokenIds(ids=prompt))
+
+
+def neuron_set_message(neurons: NeuronSet) -> analysis_pb2.NeuronSet:
+    """A neuron set as a message."""
+    return analysis_pb2.NeuronSet(
+        component=neurons.component, layers=neurons.layers, neurons=neurons.neurons, bits=neurons.bits
+    )
 
 
 def intervention_message(intervention: Intervention) -> analysis_pb2.Intervention:
@@ -135,14 +139,16 @@ def _action_message(action: Action) -> analysis_pb2.Intervention:
     match action:
         case Deactivate():
             return analysis_pb2.Intervention(deactivate=analysis_pb2.Deactivate())
-        case Convert(value):
-            return analysis_pb2.Intervention(convert=analysis_pb2.Convert(value=value))
-        case Override(value):
-            return analysis_pb2.Intervention(override=analysis_pb2.Override(value=value))
-        case Scale(factor):
-            return analysis_pb2.Intervention(scale=analysis_pb2.Scale(factor=factor))
-        case Add(value):
-            return analysis_pb2.Intervention(add=analysis_pb2.Add(value=value))
+        case Convert(value, mean_of_active):
+            return analysis_pb2.Intervention(
+                convert=analysis_pb2.Convert(value=value, mean_of_active=mean_of_active),
+            )
+        case Override(value, values):
+            return analysis_pb2.Intervention(override=analysis_pb2.Override(value=value, values=values))
+        case Scale(factor, values):
+            return analysis_pb2.Intervention(scale=analysis_pb2.Scale(factor=factor, values=values))
+        case Add(value, values):
+            return analysis_pb2.Intervention(add=analysis_pb2.Add(value=value, values=values))
         case never:
             assert_never(never)
 
@@ -154,9 +160,13 @@ def _selection_message(selection: Selection) -> analysis_pb2.Selection:
             return analysis_pb2.Selection(
                 types=analysis_pb2.TypeSelection(types=map(analysis_pb2.NeuronType.Value, names))
             )
-        case NeuronSet(component, layers, neurons, bits):
+        case NeuronSet():
+            return analysis_pb2.Selection(neurons=neuron_set_message(selection))
+        case Uploaded(name):
+            return analysis_pb2.Selection(uploaded=name)
+        case TopContribution(fraction, count):
             return analysis_pb2.Selection(
-                neurons=analysis_pb2.NeuronSet(component=component, layers=layers, neurons=neurons, bits=bits)
+                top_contribution=analysis_pb2.TopContribution(fraction=fraction or 0, top_k=count or 0)
             )
         case Control(of, kind, draw, seed):
             return analysis_pb2.Selection(
@@ -175,14 +185,3 @@ def _selection_message(selection: Selection) -> analysis_pb2.Selection:
                     assert_never(never_operation)
         case never:
             assert_never(never)
-
-
-def _check_fits(neurons: NeuronSet, model: model_pb2.Model, variant: str) -> None:
-    geometries = {component.name: (component.layers, component.neurons) for component in model.components}
-    geometry = geometries.get(neurons.component)
-    if geometry != (neurons.layers, neurons.neurons) or neurons.source not in ("", model.source):
-        components = ", ".join(f"{name} ({layers} x {width})" for name, (layers, width) in geometries.items())
-        raise InvalidSelectionError(
-            f"variant {variant!r} has {neurons!r}, and {model.name!r} is {model.source} with {components}: component, "
-            "layers, neurons and source must be the same (`bound_to` moves a set to a model of the same geometry)"
-        )

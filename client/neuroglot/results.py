@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
-from neuroglot.errors import NotInResultError
+from neuroglot.errors import ModelChangedError, NotInResultError, ServerError
 from neuroglot.type_maps import Types
-from neuroglot.v1 import result_pb2
+from neuroglot.v1 import model_pb2, result_pb2, service_pb2
 
 BASELINE = "baseline"
 """The name of the variant without interventions."""
@@ -48,6 +50,8 @@ class RowPrediction:
         starts_with_answer: whether it starts with any of them; None without an answer or generation.
         selected_neurons: neurons that the interventions chose in this row, over all layers and components.
         selected_active_neurons: those of them that were active in the baseline.
+        choice_log_probabilities: of each of the row's choices, summed over its tokens, in nats, in their order; empty
+            without choices.
     """
 
     error: str
@@ -59,6 +63,13 @@ class RowPrediction:
     starts_with_answer: bool | None
     selected_neurons: int
     selected_active_neurons: int
+    choice_log_probabilities: tuple[float, ...] = ()
+
+    @property
+    def choice(self) -> int | None:
+        """Which of the row's choices is the most likely one, counted from 0; None without choices."""
+        likelihoods = self.choice_log_probabilities
+        return max(range(len(likelihoods)), key=likelihoods.__getitem__) if likelihoods else None
 
     @classmethod
     def from_message(cls, message: result_pb2.RowPrediction) -> RowPrediction:
@@ -73,6 +84,7 @@ class RowPrediction:
             starts_with_answer=message.starts_with_answer if message.HasField("starts_with_answer") else None,
             selected_neurons=message.selected_neurons,
             selected_active_neurons=message.selected_active_neurons,
+            choice_log_probabilities=tuple(message.choice_log_probabilities),
         )
 
 
@@ -91,6 +103,55 @@ class ComponentResult:
     layers: int
     neurons: int
     thresholds: tuple[Types, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CapturedLayer:
+    """Raw activations of one layer.
+
+    Attributes:
+        layer: which one, counted from 0.
+        positions: those of the prompt's tokens, counted from 0.
+        values: `[positions, neurons]`, float32 or float16, as the model has them.
+    """
+
+    layer: int
+    positions: tuple[int, ...]
+    values: NDArray[np.float32 | np.float16]
+
+    @classmethod
+    def from_message(cls, message: service_pb2.CaptureActivationsResponse) -> CapturedLayer:
+        """Read the message; the contract's numbers are little-endian everywhere."""
+        dtype = np.dtype(message.values.dtype).newbyteorder("<")
+        values = np.frombuffer(message.values.data, dtype=dtype).reshape(message.values.shape)
+        return cls(message.layer, tuple(message.positions), values.astype(dtype.newbyteorder("=")))
+
+
+class GeneratedToken(NamedTuple):
+    """One more token.
+
+    Attributes:
+        token_id: the token.
+        text: what it adds to the text so far; empty where a character needs more than one token.
+        log_probability: its log-probability, in nats.
+    """
+
+    token_id: int
+    text: str
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class GroupFailure:
+    """Why a group of `Model.analyze_many` has no result; the others go on.
+
+    Attributes:
+        group_id: the id of the group.
+        error: what `Model.analyze` would have raised.
+    """
+
+    group_id: str
+    error: ServerError
 
 
 class GroupResult:
@@ -192,3 +253,16 @@ class GroupResult:
             for variant in self.message.variants
         }
         return _Named("variant", variants)
+
+
+def require_same_bundle(made_by: result_pb2.Provenance, model: model_pb2.Model) -> None:
+    """Refuse an answer of another bundle than the model was when the caller asked for it.
+
+    Raises:
+        ModelChangedError: it is.
+    """
+    if made_by.bundle_identity != model.bundle_identity:
+        raise ModelChangedError(
+            f"the server has another bundle under the name {model.name!r} now, {made_by.bundle_identity[:12]} in place "
+            f"of {model.bundle_identity[:12]}, and answers of both do not mix: ask the client for the model anew"
+        )

@@ -290,6 +290,9 @@ def to_lines(examples: Iterable[Group]) -> str:
                 "prompts": dict(group.prompts),
                 "answers": {language: list(answers) for language, answers in group.answers.items()},
                 "separators": dict(group.separators),
+                # Left out where there are none: the hash of these lines names the data of runs that exist already.
+                **({"choices": dict(group.choices)} if group.choices else {}),
+                **({"distractors": dict(group.distractors)} if group.distractors else {}),
             },
             ensure_ascii=False,
         )

@@ -5,13 +5,15 @@ The server turns a selection into neurons anew in every group, and a control ane
     NeuronType             all neurons of a type, relative to the group's own baseline
     several NeuronTypes    those of any of the types
     NeuronSet              these neurons
-    control(of)            random neurons, as many as another selection has
+    top_contribution()     the largest contributors of every layer, in each row's own baseline
+    Uploaded               a NeuronSet that the server keeps: `Model.upload` gives one
+    control(of)            random neurons, to compare another selection with
     union(a, b, ...), intersection(a, b, ...), difference(a, b, ...)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -19,6 +21,10 @@ from typing import Literal
 from neuroglot.errors import InvalidSelectionError
 from neuroglot.neurons import NeuronSet, NeuronType
 
+DEFAULT_TOP_FRACTION = 0.05
+"""Share of a layer's neurons that count as its top contributors, as in the paper."""
+
+_LARGEST_COUNT = 2**32 - 1
 _LARGEST_DRAW = 2**32 - 1
 _LARGEST_SEED = 2**64 - 1
 
@@ -30,6 +36,8 @@ class ControlKind(StrEnum):
     """From all of them, as many as the selection has. A weak control: most neurons are inactive anyway."""
     RANDOM_ACTIVE = "random_active"
     """From those that are active in the row, as many as the selection has active ones in that row."""
+    RANDOM_MASS = "random_mass"
+    """From all of them, one after the other, until their contributions in the row add up to the selection's."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,36 @@ class ByType:
 
 
 @dataclass(frozen=True)
+class TopContribution:
+    """The largest contributors (Eq. 3) of every layer, in each row's own baseline; `top_contribution` makes one.
+
+    Attributes:
+        fraction: which share of a layer's neurons, rounded up; None for a number.
+        count: how many of a layer; None for a share.
+    """
+
+    fraction: float | None
+    count: int | None
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A set of neurons that the server keeps under a name; `Model.upload` gives one.
+
+    It is sent as its name alone. Where the server has lost it, restarted or out of room, the client uploads it again.
+
+    Attributes:
+        name: what the server calls it.
+        neurons: the set.
+    """
+
+    name: str
+    neurons: NeuronSet
+
+
+@dataclass(frozen=True)
 class Control:
-    """Random neurons, as many a layer as another selection has; `control` makes one.
+    """Random neurons to compare another selection with, layer by layer; `control` makes one.
 
     Attributes:
         of: the selection to compare with.
@@ -70,7 +106,7 @@ class Combination:
     selections: tuple[Selection, ...]
 
 
-Selection = ByType | NeuronSet | Control | Combination
+Selection = ByType | NeuronSet | Uploaded | TopContribution | Control | Combination
 Selectable = Selection | NeuronType | str | Iterable[NeuronType | str]
 """What the functions that take a selection accept: types may come bare, several at once, and by their labels."""
 
@@ -81,14 +117,14 @@ def as_selection(chosen: Selectable) -> Selection:
     Raises:
         InvalidSelectionError: no type at all, an unknown type, or something that is no selection.
     """
-    if isinstance(chosen, ByType | NeuronSet | Control | Combination):
+    if isinstance(chosen, Selection):
         return chosen
     if isinstance(chosen, NeuronType | str):
         chosen = (chosen,)
     if not isinstance(chosen, Iterable):
         raise InvalidSelectionError(
-            f"{chosen!r} selects no neurons: give a type (neuroglot.ALL_SHARED), several, a NeuronSet, or a control, "
-            "union, intersection or difference of these"
+            f"{chosen!r} selects no neurons: give a type (neuroglot.ALL_SHARED), several, a NeuronSet, the "
+            "top_contribution, or a control, union, intersection or difference of these"
         )
     types = tuple(dict.fromkeys(one if isinstance(one, NeuronType) else NeuronType.from_label(one) for one in chosen))
     if not types:
@@ -99,14 +135,15 @@ def as_selection(chosen: Selectable) -> Selection:
 def control(
     of: Selectable, kind: ControlKind | str = ControlKind.RANDOM_ACTIVE, draw: int = 0, seed: int = 0
 ) -> Control:
-    """Random neurons to compare a selection with, as many in every layer, drawn anew in every row.
+    """Random neurons to compare a selection with, layer by layer, drawn anew in every row.
 
     >>> control("all-shared", draw=2).kind.value
     'random_active'
 
     Args:
         of: the selection to compare with.
-        kind: `random_active` draws among the neurons that are active in the row, `random` among all.
+        kind: `random_active` draws as many among the neurons that are active in the row, `random` as many among all;
+            `random_mass` draws among all until their contributions add up to those of the selection.
         draw: which of several draws: give 0, 1, 2, ... to see how far they differ.
         seed: another seed, other draws.
 
@@ -119,6 +156,35 @@ def control(
         if not 0 <= value <= largest:
             raise InvalidSelectionError(f"the {what} of a control is 0 to {largest}, not {value}")
     return Control(as_selection(of), ControlKind(kind), draw, seed)
+
+
+def top_contribution(fraction: float | None = None, *, count: int | None = None) -> TopContribution:
+    """The largest contributors (Eq. 3) of every layer, in each row's own baseline.
+
+    >>> top_contribution().fraction, top_contribution(count=10).count
+    (0.05, 10)
+
+    Args:
+        fraction: which share of a layer's neurons, rounded up; 0.05, as in the paper, where neither is given.
+        count: how many of a layer, in place of a share.
+
+    Raises:
+        InvalidSelectionError: a share that is none, a number below 1 or above any layer's, or both.
+    """
+    if fraction is not None and count is not None:
+        raise InvalidSelectionError(
+            f"top contributors are chosen by a share ({fraction!r}) or by a number ({count!r}): give one of them"
+        )
+    if count is not None:
+        if not 1 <= count <= _LARGEST_COUNT:
+            raise InvalidSelectionError(f"the count of top contributors is 1 to {_LARGEST_COUNT}, not {count!r}")
+        return TopContribution(None, count)
+    share = DEFAULT_TOP_FRACTION if fraction is None else fraction
+    if not 0 < share <= 1:
+        raise InvalidSelectionError(
+            f"{share!r} is no share of a layer's neurons: give a number above 0 and up to 1, or count=10 for ten"
+        )
+    return TopContribution(share, None)
 
 
 def union(*selections: Selectable) -> Combination:
@@ -144,12 +210,12 @@ def _combined(
     return Combination(operation, tuple(as_selection(selection) for selection in selections))
 
 
-def neuron_sets(selection: Selection) -> tuple[NeuronSet, ...]:
-    """Every neuron set in a selection, however deep."""
-    if isinstance(selection, NeuronSet):
-        return (selection,)
+def parts(selection: Selection) -> Iterator[ByType | NeuronSet | Uploaded | TopContribution]:
+    """What a selection is made of, however deep, left to right."""
     if isinstance(selection, Control):
-        return neuron_sets(selection.of)
-    if isinstance(selection, Combination):
-        return tuple(found for part in selection.selections for found in neuron_sets(part))
-    return ()
+        yield from parts(selection.of)
+    elif isinstance(selection, Combination):
+        for part in selection.selections:
+            yield from parts(part)
+    else:
+        yield selection

@@ -31,18 +31,27 @@ _ERRORS: dict[str, type[ServerError]] = {
 }
 _DETAILS_KEY = "grpc-status-details-bin"
 
+REQUEST_ID_KEY = "x-request-id"
+"""The metadata in which a call says the id under which a server's log shall have it, and the server which it took."""
 
-def from_rpc_error(error: grpc.RpcError, address: str) -> ServerError:
+
+def from_rpc_error(error: grpc.RpcError, address: str, request_id: str) -> ServerError:
     """The error of a call that failed, with what the server said in the status's details.
 
     Args:
         error: what gRPC raised.
         address: where the call went.
+        request_id: the id that it went with; the server may have taken another one.
     """
     code, message = error.code().name, error.details() or ""
     status = _status(error)
     violations: list[Violation] = []
-    request_id, retry_after_seconds = "", None
+    retry_after_seconds = None
+    if status is None and code == "UNAVAILABLE":
+        request_id = ""  # nobody heard it
+    for metadatum in error.trailing_metadata() or ():
+        if metadatum.key == REQUEST_ID_KEY:
+            request_id = str(metadatum.value)
     for detail in status.details if status else ():
         if detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
             bad_request = error_details_pb2.BadRequest.FromString(detail.value)

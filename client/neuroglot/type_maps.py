@@ -1,4 +1,4 @@
-"""Types and contributions of neurons, as arrays and neuron sets.
+"""Types, contributions and effective scores of neurons, as arrays and neuron sets.
 
 R is the number of rows of the group, in the order of its languages. The four columns of every array over types are
 `NeuronType`'s: non_activated, specific, partial_shared, all_shared. Every array is new: change it as you like.
@@ -6,6 +6,7 @@ R is the number of rows of the group, in the order of its languages. The four co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,18 +20,46 @@ from neuroglot.v1 import result_pb2
 
 
 @dataclass(frozen=True, eq=False)
+class Leading:
+    """The neurons of the largest values of each row and layer, the largest first.
+
+    Attributes:
+        neurons: which they are, int64 `[R, layers, count]`.
+        values: their contributions or effective scores, float64 `[R, layers, count]`.
+        codes: their types, `NeuronType`'s values, uint8 `[R, layers, count]`.
+    """
+
+    neurons: NDArray[np.int64]
+    values: NDArray[np.float64]
+    codes: NDArray[np.uint8]
+
+    @classmethod
+    def from_message(cls, message: result_pb2.LeadingNeurons, rows: int, layers: int) -> Leading:
+        """Read the message."""
+        shape = (rows, layers, message.count)
+        return cls(
+            neurons=np.array(message.neurons, dtype=np.int64).reshape(shape),
+            values=np.array(message.values, dtype=np.float64).reshape(shape),
+            codes=np.frombuffer(message.codes, dtype=np.uint8).reshape(shape).copy(),
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Contribution:
     """Contributions (Eq. 3) by type, in one component at one threshold.
 
     Attributes:
         top_k: how many neurons of a layer count as its top contributors.
         top_counts: top contributors of each type, int64 `[R, layers, 4]`; the four add up to `top_k`.
-        sums: sum of the contributions of each type, float64 `[R, layers, 4]`; the four add up to 1.
+        sums: sum of the contributions of each type, float64 `[R, layers, 4]`; the four add up to 1, unless
+            contributions were asked for raw.
+        leading: the largest contributors, one by one; None unless asked for.
     """
 
     top_k: int
     top_counts: NDArray[np.int64]
     sums: NDArray[np.float64]
+    leading: Leading | None = None
 
     def means(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """Mean contribution of a neuron of each type, float64 `[R, layers, 4]`; 0 where a type has no neurons.
@@ -38,7 +67,39 @@ class Contribution:
         Args:
             counts: neurons of each type, `[layers, 4]`: `Types.counts()`.
         """
-        return np.divide(self.sums, counts, out=np.zeros_like(self.sums), where=counts > 0)
+        return _means(self.sums, counts)
+
+
+@dataclass(frozen=True, eq=False)
+class EffectiveScores:
+    """Effective scores `m_i * (v_i . E_r)` by type, in one component at one threshold.
+
+    A type without neurons has 0 everywhere, a row without an answer NaN.
+
+    Attributes:
+        maxima: the largest score of each type, float64 `[R, layers, 4]`.
+        minima: the smallest, float64 `[R, layers, 4]`.
+        sums: their sum, float64 `[R, layers, 4]`.
+        leading: the neurons of the highest scores, one by one; None unless asked for.
+    """
+
+    maxima: NDArray[np.float64]
+    minima: NDArray[np.float64]
+    sums: NDArray[np.float64]
+    leading: Leading | None
+
+    def means(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Mean score of a neuron of each type, float64 `[R, layers, 4]`; 0 where a type has no neurons.
+
+        Args:
+            counts: neurons of each type, `[layers, 4]`: `Types.counts()`.
+        """
+        return _means(self.sums, counts)
+
+
+def _means(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sums by counts; 0 where nothing is counted."""
+    return np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
 
 
 class Types:
@@ -49,8 +110,8 @@ class Types:
         labels: labels of the rows, R of them.
         layers: number of layers.
         neurons: neurons a layer.
-        near_threshold: activations so close to the threshold that rounding may decide their side, over all layers and
-            rows.
+        near_threshold: activations so close to the threshold that rounding may decide their side, at 0 those above it,
+            over all layers and rows.
     """
 
     def __init__(
@@ -111,12 +172,33 @@ class Types:
         Raises:
             NotInResultError: there is no such row, or active neurons were not asked for.
         """
-        if label not in self.labels:
-            raise NotInResultError(f"there is no row {label!r} in this result: it has {', '.join(self.labels)}")
-        if not self._message.active_bitmaps:
-            raise NotInResultError("the active neurons of each row were not asked for: analyze with active=True")
-        bits = self._message.active_bitmaps[self.labels.index(label)]
-        return NeuronSet(self._component, self.layers, self.neurons, bits, self._source)
+        return self._of_row(
+            label,
+            self._message.active_bitmaps,
+            "the active neurons of each row were not asked for: analyze with active=True",
+        )
+
+    def dead_counts(self) -> NDArray[np.int64]:
+        """Neurons of each layer that are inactive at every position of a row's prompt, int64 `[layers, R]`.
+
+        Raises:
+            NotInResultError: they were not asked for.
+        """
+        if not self._message.dead_counts:
+            raise NotInResultError("dead neurons were not asked for: analyze with dead=True")
+        return np.array(self._message.dead_counts, dtype=np.int64).reshape(self.layers, len(self.labels))
+
+    def dead(self, label: str) -> NeuronSet:
+        """The neurons that are inactive at every position of a row's prompt.
+
+        Raises:
+            NotInResultError: there is no such row, or they were not asked for.
+        """
+        return self._of_row(
+            label,
+            self._message.dead_bitmaps,
+            "the dead neurons of each row were not asked for: analyze with dead=True and active=True",
+        )
 
     @cached_property
     def contribution(self) -> Contribution:
@@ -134,7 +216,46 @@ class Types:
             top_k=message.top_k,
             top_counts=np.array(message.top_counts, dtype=np.int64).reshape(shape),
             sums=np.array(message.sums, dtype=np.float64).reshape(shape),
+            leading=self._leading(message),
         )
+
+    @cached_property
+    def effective_score(self) -> EffectiveScores:
+        """Effective scores by type.
+
+        Raises:
+            NotInResultError: the group has one row only, effective scores were not asked for, or this is an encoder,
+                which does not write to where tokens are told apart.
+        """
+        self._require_types()
+        if not self._message.HasField("effective_score"):
+            raise NotInResultError(
+                "an encoder has no effective scores: it does not write to where tokens are told apart; look at the "
+                "decoder's"
+                if self._component == "encoder"
+                else "effective scores were not asked for: analyze with effective_score=True"
+            )
+        message = self._message.effective_score
+        shape = (len(self.labels), self.layers, len(NeuronType))
+        maxima, minima, sums = (
+            np.array(values, dtype=np.float64).reshape(shape)
+            for values in (message.maxima, message.minima, message.sums)
+        )
+        return EffectiveScores(maxima, minima, sums, self._leading(message))
+
+    def _leading(self, message: result_pb2.ContributionResult | result_pb2.EffectiveScoreResult) -> Leading | None:
+        if not message.HasField("leading"):
+            return None
+        return Leading.from_message(message.leading, len(self.labels), self.layers)
+
+    def _of_row(self, label: str, bitmaps: Sequence[bytes], unasked: str) -> NeuronSet:
+        """One row's set; an error where there is no such row, or with `unasked` where no sets came."""
+        if label not in self.labels:
+            raise NotInResultError(f"there is no row {label!r} in this result: it has {', '.join(self.labels)}")
+        if not bitmaps:
+            raise NotInResultError(unasked)
+        bits = bitmaps[self.labels.index(label)]
+        return NeuronSet(self._component, self.layers, self.neurons, bits, self._source)
 
     def _require_types(self) -> None:
         if len(self.labels) < 2:

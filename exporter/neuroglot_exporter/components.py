@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
 import torch
 
-from neuroglot.bundle import WEIGHTS, Component
+from neuroglot.bundle import WEIGHTS, Component, StoredMatrix
+from neuroglot_exporter.errors import RewriteError
 from neuroglot_exporter.families.family import Family, Ffn
 from neuroglot_exporter.rewrite.document import document
 from neuroglot_exporter.rewrite.expose_ffn import expose_ffn
@@ -25,10 +27,18 @@ from neuroglot_exporter.weights import WeightsFile
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_OUTPUT_EMBEDDING = "output_embedding"
 _ELEMENT_TYPES = {torch.float32: onnx.TensorProto.FLOAT, torch.float16: onnx.TensorProto.FLOAT16}
 
 
-def write_components(model: PreTrainedModel, family: Family, folder: Path) -> tuple[Component, ...]:
+class Written(NamedTuple):
+    """What was written: the components, and where the output embedding lies."""
+
+    components: tuple[Component, ...]
+    output_embedding: StoredMatrix
+
+
+def write_components(model: PreTrainedModel, family: Family, folder: Path) -> Written:
     """Trace every component, open its FFN, and write `NAME.onnx`, `NAME.norms.npy`, and the weights of all of them.
 
     The graphs' metadata name the initializers that attribution needs: `value_matrix.{i}` `[neurons, hidden]` for every
@@ -43,19 +53,23 @@ def write_components(model: PreTrainedModel, family: Family, folder: Path) -> tu
         RewriteError: a traced graph is not what the family says.
     """
     traces = {"encoder": trace_encoder, "decoder": trace_decoder if family.encoder_decoder else trace_causal}
+    components, embeddings = [], []
     with (folder / WEIGHTS).open("wb") as file:
         weights = WeightsFile(file)
-        components = tuple(
-            _write_component(model, family, ffn, traces[ffn.component](model), weights, folder) for ffn in family.ffns
-        )
+        for ffn in family.ffns:
+            component, matrices = _write_component(model, family, ffn, traces[ffn.component](model), weights, folder)
+            components.append(component)
+            embeddings += [matrix for name, matrix in matrices.items() if name == _OUTPUT_EMBEDDING]
     for component in components:
         onnx.checker.check_model(folder / component.graph, full_check=True)
-    return components
+    (output_embedding,) = embeddings
+    return Written(tuple(components), output_embedding)
 
 
 def _write_component(
     model: PreTrainedModel, family: Family, ffn: Ffn, traced: TracedGraph, weights: WeightsFile, folder: Path
-) -> Component:
+) -> tuple[Component, dict[str, StoredMatrix]]:
+    """Write one component; also say where the matrices lie that its metadata name."""
     layers = ffn.layers(model.config)
     values = [value_matrix(model, layer.down_projection) for layer in layers]
     hidden_size, neurons = values[0].shape
@@ -69,7 +83,7 @@ def _write_component(
     metadata = {}
     if any(output.name == "logits" for output in graph.graph.output):
         keep_trailing_logits(graph, family.output_embedding, "logits_from", "logits_kept")
-        metadata["output_embedding"] = output_head(graph, family.output_embedding)
+        metadata[_OUTPUT_EMBEDDING] = output_head(graph, family.output_embedding)
     transposed = fold_transposes(graph, traced.parameters)
     index = GraphIndex(graph.graph)
     metadata |= {f"value_matrix.{i}": index.matmul_of(layer.down_projection).input[1] for i, layer in enumerate(layers)}
@@ -77,11 +91,11 @@ def _write_component(
     document(graph, ffn.component, summary, metadata)
 
     graph_file = folder / f"{ffn.component}.onnx"
-    weights.add(graph, traced.parameters, transposed)
+    matrices = _named(metadata, weights.add(graph, traced.parameters, transposed))
     onnx.save(graph, graph_file)
     norms_file = folder / f"{ffn.component}.norms.npy"
     np.save(norms_file, value_norms(values))
-    return Component(
+    component = Component(
         name=ffn.component,
         graph=graph_file.name,
         norms=norms_file.name,
@@ -90,7 +104,23 @@ def _write_component(
         hidden_size=hidden_size,
         activation_function=family.activation_function(model.config),
         gated=gated,
+        values=tuple(matrices[f"value_matrix.{i}"] for i in range(len(layers))),
     )
+    return component, matrices
+
+
+def _named(metadata: Mapping[str, str], stored: Mapping[str, StoredMatrix]) -> dict[str, StoredMatrix]:
+    """Where the matrices lie that the metadata name.
+
+    Raises:
+        RewriteError: one of them is no parameter, so it lies nowhere as it is read.
+    """
+    for what, name in metadata.items():
+        if name not in stored:
+            raise RewriteError(
+                f"{what} is {name} in the traced graph, which is no parameter: something else reads it too"
+            )
+    return {what: stored[name] for what, name in metadata.items()}
 
 
 def value_matrix(model: PreTrainedModel, down_projection: str) -> torch.Tensor:

@@ -99,7 +99,7 @@ def _write_model(checkpoint: Checkpoint, dtype: str, folder: Path, progress: Pro
     model = checkpoint.load_model(local, dtype)
     progress("tracing and rewriting the graph")
     write_tokenizer(tokenizer, folder)
-    components = write_components(model, checkpoint.family, folder)
+    written = write_components(model, checkpoint.family, folder)
     facts = ModelFacts(
         family=checkpoint.family.name,
         dtype=dtype,
@@ -107,7 +107,9 @@ def _write_model(checkpoint: Checkpoint, dtype: str, folder: Path, progress: Pro
         max_positions=checkpoint.family.max_positions(model.config),
         eos_token_ids=_end_tokens(model, tokenizer),
         decoder_start_token_id=model.config.decoder_start_token_id if checkpoint.family.encoder_decoder else None,
-        components=components,
+        components=written.components,
+        output_embedding=written.output_embedding,
+        output_scale=checkpoint.family.output_scale(model.config),
     )
     del model
     gc.collect()  # modules and hooks refer to each other

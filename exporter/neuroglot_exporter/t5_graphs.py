@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from neuroglot_exporter.families.t5 import output_scale
 from neuroglot_exporter.tracing import Axes, TracedGraph, trace
 
 if TYPE_CHECKING:
@@ -100,8 +101,7 @@ class _Decoder(nn.Module):
         self.decoder = model.decoder
         self.lm_head = model.lm_head
         self.layers = len(model.decoder.block)
-        # As in transformers: a head that is the input embedding reads a smaller hidden state.
-        self.scale = model.model_dim**-0.5 if model.config.tie_word_embeddings else 1.0
+        self.scale = output_scale(model.config)
 
     def forward(
         self, input_ids: Tensor, mask: Tensor, encoder_mask: Tensor, *keys_and_values: Tensor

@@ -11,6 +11,8 @@ import onnx
 import torch
 from onnx import helper
 
+from neuroglot.bundle import StoredMatrix
+
 _SMALL_ALIGNMENT = 64
 _LARGE_ALIGNMENT = 4096
 _LARGE_BYTES = 2**20
@@ -25,7 +27,9 @@ class WeightsFile:
         self._location = Path(file.name).name
         self._written: dict[tuple[int, torch.Size, bool], tuple[int, int]] = {}
 
-    def add(self, model: onnx.ModelProto, parameters: Mapping[str, torch.Tensor], transposed: frozenset[str]) -> None:
+    def add(
+        self, model: onnx.ModelProto, parameters: Mapping[str, torch.Tensor], transposed: frozenset[str]
+    ) -> dict[str, StoredMatrix]:
         """Turn the graph inputs that are parameters into initializers whose values stand in the file.
 
         Values are little-endian and row-major; large ones begin on a page, so that ONNX Runtime can map them.
@@ -34,21 +38,30 @@ class WeightsFile:
             model: changed in place.
             parameters: the tensors behind the inputs, by name; they must live as long as this object.
             transposed: names of those that are to be stored transposed.
+
+        Returns:
+            Where those of two dimensions lie, by their names.
         """
         graph = model.graph
         inputs = [info for info in graph.input if info.name not in parameters]
         del graph.input[:]
         graph.input.extend(inputs)
         read = {tensor for node in graph.node for tensor in node.input}
+        matrices = {}
         for name, parameter in parameters.items():
             if name not in read:
                 continue
             stored = parameter.T if name in transposed else parameter
             offset, length = self._place(parameter, stored, name in transposed)
-            element_type = helper.np_dtype_to_tensor_dtype(np.dtype(str(parameter.dtype).removeprefix("torch.")))
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            element_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
             graph.initializer.append(
                 _external_tensor(name, tuple(stored.shape), element_type, self._location, offset, length)
             )
+            if stored.dim() == 2:
+                rows, columns = stored.shape
+                matrices[name] = StoredMatrix(self._location, offset, rows, columns, dtype)
+        return matrices
 
     def _place(self, parameter: torch.Tensor, stored: torch.Tensor, transposed: bool) -> tuple[int, int]:
         """Where a tensor's values stand in the file: offset and length, in bytes."""

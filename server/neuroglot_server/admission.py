@@ -1,64 +1,265 @@
-"""Admission: how much work may wait at once, and how long to stay away when it is too much."""
+"""Admission: how much work may be in the house, whose, and how long to stay away when it is too much.
+
+The house is bounded in tokens and in bytes, and the last eighth of it is kept for interactive requests. A tenant may be
+bounded, too, in what it has in the house and in what it has run a minute (`Quota`).
+
+Nobody waits at the door: who is refused is told when to come again. So that it then finds room, whoever was refused
+is remembered until it should have come, and the others give way to the tenant that was refused first: until it is in,
+none of them gets more than its share of the house, which is the whole divided by the tenants there; and where it wants
+more than a share itself, none of them gets anything, unless it is bulk and they are interactive. What this guarantees:
+a tenant that comes again when it was told to is let in up to its share once what others hold beyond theirs has run, and
+with a larger request once what is in its way has.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import monotonic
+from typing import NamedTuple
 
-from neuroglot_server.core import QueueFull
+from neuroglot.errors import Violation
+from neuroglot_server.core import Caller, InvalidRequest, Observer, Priority, QueueFull, Unobserved
+from neuroglot_server.rates import Bucket, Speed
+
+_logger = logging.getLogger(__name__)
 
 _SHORTEST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 60.0
 
+_FOR_BULK = 7 / 8
+"""How much of the house bulk may fill."""
+
+_LATE_SECONDS = 2.0
+"""How much later than it was told to a tenant may come again without losing its place."""
+
+
+class Cost(NamedTuple):
+    """What a request takes.
+
+    Attributes:
+        tokens: that are run for it, over all of its variants.
+        bytes: that it holds at most while it is in the house: keys and values, taps, edits and its result.
+    """
+
+    tokens: int
+    bytes: int
+
+    def plus(self, other: Cost) -> Cost:
+        """Both together."""
+        return Cost(self.tokens + other.tokens, self.bytes + other.bytes)
+
+    def minus(self, other: Cost) -> Cost:
+        """This without a part of it."""
+        return Cost(self.tokens - other.tokens, self.bytes - other.bytes)
+
+    def within(self, most: Cost) -> bool:
+        """Whether it is neither too many tokens nor too many bytes."""
+        return self.tokens <= most.tokens and self.bytes <= most.bytes
+
+    def times(self, share: float) -> Cost:
+        """A part of it."""
+        return Cost(int(self.tokens * share), int(self.bytes * share))
+
+
+NOTHING = Cost(0, 0)
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A tenant that was refused, and is to come again.
+
+    Attributes:
+        wanted: what it would have had in the house with the request that was refused.
+        priority: of that request.
+        until: when it should have come.
+    """
+
+    wanted: Cost
+    priority: Priority
+    until: float
+
 
 class Admission:
-    """Counts the tokens of all requests that are in the house."""
+    """Counts what the requests in the house take."""
 
-    def __init__(self, most_tokens: int) -> None:
-        """Admit up to so many tokens at once, and any request while there is no other."""
-        self._most = most_tokens
-        self._inside = 0
-        self._done = 0
-        self._busy_seconds = 0.0
-        self._busy_since = 0.0
+    def __init__(self, most: Cost, observer: Observer | None = None, clock: Callable[[], float] = monotonic) -> None:
+        """Admit up to so much at once.
+
+        Args:
+            most: tokens and bytes; a request of more tokens is let in while there is no other.
+            observer: is told of what is let in, and of what is in the house.
+            clock: gives seconds.
+        """
+        self._most = most
+        self._observer = observer or Unobserved()
+        self._clock = clock
+        self._inside: dict[str, Cost] = {}
+        self._requests: Counter[str] = Counter()
+        self._refused: dict[str, _Refused] = {}  # the first one first
+        self._buckets: dict[str, Bucket] = {}
+        self._speed = Speed(clock)
         self._empty = asyncio.Event()
         self._empty.set()
 
     @contextmanager
-    def admit(self, tokens: int) -> Iterator[None]:
-        """Hold a place for a request of so many tokens.
+    def admit(self, cost: Cost, caller: Caller) -> Iterator[None]:
+        """Hold a place for a request.
+
+        Tokens count against the tenant's minute when they are let in, whether or not they are run in the end.
 
         Raises:
+            InvalidRequest: it could never be let in.
             QueueFull: there is no room; it says when there is likely to be.
         """
-        if self._inside and self._inside + tokens > self._most:
-            raise QueueFull(
-                f"the queue is full: {self._inside} tokens are waiting, this request has {tokens}, and "
-                f"{self._most} may wait: try again in {self._wait(tokens):.1f} s",
-                self._wait(tokens),
-            )
-        if not self._inside:
-            self._busy_since = monotonic()
-            self._empty.clear()
-        self._inside += tokens
+        self._require_possible(cost, caller)
+        bucket = self._bucket(caller)
+        self._require_quota(cost, caller, bucket)
+        self._require_room(cost, caller)
+        self._refused.pop(caller.tenant, None)
+        if bucket is not None:
+            bucket.take(cost.tokens)
+        self._enter(cost, caller.tenant)
+        self._observer.admitted(caller.tenant, cost.tokens)
         try:
             yield
         finally:
-            self._inside -= tokens
-            self._done += tokens
-            if not self._inside:
-                self._busy_seconds += monotonic() - self._busy_since
-                self._empty.set()
+            self._leave(cost, caller.tenant)
 
-    async def emptied(self) -> None:
-        """Come back when no request is in the house."""
-        await self._empty.wait()
+    async def emptied(self, seconds: float) -> None:
+        """Come back when no request is in the house, or after so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            _logger.warning("%d requests have not left after %g s", self._requests.total(), seconds)
 
-    def _wait(self, tokens: int) -> float:
-        """Seconds until enough of what waits is done, at the mean speed so far."""
-        excess = min(self._inside, self._inside + tokens - self._most)
-        seconds = self._busy_seconds + monotonic() - self._busy_since
-        expected = excess * seconds / self._done if self._done else 1.0
-        return min(max(expected, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
+    @property
+    def _total(self) -> Cost:
+        """What is in the house."""
+        total = NOTHING
+        for cost in self._inside.values():
+            total = total.plus(cost)
+        return total
+
+    def _enter(self, cost: Cost, tenant: str) -> None:
+        self._empty.clear()
+        self._speed.begin()
+        self._requests[tenant] += 1
+        self._inside[tenant] = self._inside.get(tenant, NOTHING).plus(cost)
+        self._observer.queued(self._total.tokens)
+
+    def _leave(self, cost: Cost, tenant: str) -> None:
+        self._requests[tenant] -= 1
+        self._inside[tenant] = self._inside[tenant].minus(cost)
+        if not self._requests[tenant]:
+            del self._requests[tenant], self._inside[tenant]
+        self._speed.done(cost.tokens, idle=not self._inside)
+        self._observer.queued(self._total.tokens)
+        if not self._inside:
+            self._empty.set()
+
+    def _bucket(self, caller: Caller) -> Bucket | None:
+        """The tenant's minute; None where it is not bounded."""
+        most = caller.quota.tokens_per_minute
+        if most is None:
+            return None
+        bucket = self._buckets.get(caller.tenant)
+        if bucket is None or bucket.capacity != most:  # the quota may change while the server runs
+            bucket = self._buckets[caller.tenant] = Bucket(most, self._clock)
+        return bucket
+
+    def _require_possible(self, cost: Cost, caller: Caller) -> None:
+        """Refuse what could never be let in."""
+        if cost.bytes > self._most.bytes:
+            raise InvalidRequest(
+                [
+                    Violation(
+                        "group",
+                        f"takes up to {cost.bytes / 2**20:.1f} MiB at once, expected at most "
+                        f"{self._most.bytes / 2**20:.1f} MiB (queue_bytes): ask for fewer rows, or for shorter ones",
+                    )
+                ]
+            )
+        most = caller.quota.queue_tokens
+        if most is not None and cost.tokens > most:
+            raise InvalidRequest(
+                [
+                    Violation(
+                        "group",
+                        f"is {cost.tokens} tokens over all its variants, and your quota is {most} at once: ask for "
+                        "fewer rows or variants",
+                    )
+                ]
+            )
+
+    def _require_quota(self, cost: Cost, caller: Caller, bucket: Bucket | None) -> None:
+        """Refuse what is too much for the tenant."""
+        most = caller.quota.queue_tokens
+        mine = self._inside.get(caller.tenant, NOTHING).tokens
+        if most is not None and mine + cost.tokens > most:
+            # The others' work runs beside the tenant's own.
+            wait = _bounded(self._speed.seconds((mine + cost.tokens - most) * len(self._inside)))
+            raise QueueFull(
+                f"your quota is full: {mine} of your tokens are waiting, this request has {cost.tokens}, and {most} "
+                f"may wait: try again in {wait:.1f} s",
+                wait,
+            )
+        if bucket is not None and (wait := bucket.seconds_until(cost.tokens)) > 0:
+            raise QueueFull(
+                f"your quota of {bucket.capacity} tokens a minute is used up, and this request has {cost.tokens}: try "
+                f"again in {wait:.1f} s",
+                wait,
+            )
+
+    def _require_room(self, cost: Cost, caller: Caller) -> None:
+        """Refuse what is too much for the house, and what would be at the expense of who was refused before."""
+        total = self._total
+        if not self._inside:
+            return
+        most = self._most if caller.priority is Priority.INTERACTIVE else self._most.times(_FOR_BULK)
+        wanted = total.plus(cost)
+        if wanted.within(most):
+            first = self._who_goes_first(cost, caller)
+            if first is None:
+                return
+            wanted = wanted.plus(first)
+        wait = self._wait(wanted, most, total)
+        mine = self._inside.get(caller.tenant, NOTHING).plus(cost)
+        # Assigning to a tenant that was refused before leaves it where it is.
+        self._refused[caller.tenant] = _Refused(mine, caller.priority, self._clock() + wait + _LATE_SECONDS)
+        raise QueueFull(
+            f"the queue is full: {total.tokens} tokens are waiting, this request has {cost.tokens}, and {most.tokens} "
+            f"may wait ({total.bytes / 2**20:.1f} MiB, {cost.bytes / 2**20:.1f} MiB and {most.bytes / 2**20:.1f} MiB): "
+            f"try again in {wait:.1f} s",
+            wait,
+        )
+
+    def _who_goes_first(self, cost: Cost, caller: Caller) -> Cost | None:
+        """What the tenant wants to whom this request must give way; None where it need not."""
+        now = self._clock()
+        for tenant in [tenant for tenant, refused in self._refused.items() if refused.until < now]:
+            del self._refused[tenant]
+        first = next(iter(self._refused), caller.tenant)
+        if first == caller.tenant:
+            return None
+        share = self._most.times(_FOR_BULK / len({caller.tenant, *self._inside, *self._refused}))
+        mine = self._inside.get(caller.tenant, NOTHING).plus(cost)
+        refused = self._refused[first]
+        passes_by = refused.wanted.within(share) or caller.priority > refused.priority
+        return None if passes_by and mine.within(share) else refused.wanted
+
+    def _wait(self, wanted: Cost, most: Cost, total: Cost) -> float:
+        """Seconds until enough of what is in the house is done, at the speed of late."""
+        tokens = wanted.tokens - most.tokens
+        if total.bytes:  # what is too much in bytes goes with the tokens that hold them
+            tokens = max(tokens, (wanted.bytes - most.bytes) * total.tokens // total.bytes)
+        return _bounded(self._speed.seconds(min(max(tokens, 1), total.tokens)))
+
+
+def _bounded(seconds: float) -> float:
+    return min(max(seconds, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)

@@ -3,76 +3,115 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.packing import pack_bits, pack_codes
+from neuroglot_server.baseline import Baseline
 from neuroglot_server.core import (
     Analysis,
     ComponentDescription,
     ComponentResult,
+    Contribution,
     ContributionResult,
+    EffectiveScore,
+    EffectiveScoreResult,
+    LeadingNeurons,
     RowPrediction,
     ThresholdResult,
 )
-from neuroglot_server.kernels import contribution, types
+from neuroglot_server.kernels import contribution, effective, types
 from neuroglot_server.kernels.scoring import NextTokens, normalised
 from neuroglot_server.text import EncodedRow, Text
 
 
 @dataclass(frozen=True, eq=False)
-class Taps:
-    """What the baseline showed of one component at the last prompt token of each row.
+class Findings:
+    """What a group's baseline shows of one component, in arrays.
 
     Attributes:
-        activations: `[R, layers, neurons]`.
-        coefficients: what multiplies the value rows, of the same shape.
+        baseline: at the last prompt token.
+        scores: effective scores, float32 `[R, layers, neurons]`, NaN in rows without an answer; None where not wanted,
+            and for an encoder.
+        ever: whether each neuron exceeds each threshold at any token of the prompt, bool
+            `[R, thresholds, layers, neurons]`; None where that is not wanted.
     """
 
-    activations: NDArray[np.floating]
-    coefficients: NDArray[np.floating]
+    baseline: Baseline
+    scores: NDArray[np.float32] | None = None
+    ever: NDArray[np.bool_] | None = None
 
 
-def component_result(
-    component: ComponentDescription, taps: Taps, norms: NDArray[np.float32], analysis: Analysis
-) -> ComponentResult:
-    """Types and contributions in one component, at every threshold."""
-    shares = None
-    if analysis.contribution is not None and len(taps.activations) > 1:
-        shares = contribution.contributions(taps.coefficients, norms)
-    thresholds = tuple(_threshold_result(threshold, taps, shares, analysis) for threshold in analysis.thresholds)
+def component_result(component: ComponentDescription, findings: Findings, analysis: Analysis) -> ComponentResult:
+    """Types, contributions, effective scores and dead neurons in one component, at every threshold."""
+    thresholds = tuple(_threshold_result(place, findings, analysis) for place in range(len(analysis.thresholds)))
     return ComponentResult(component.name, component.layers, component.neurons, thresholds)
 
 
-def _threshold_result(
-    threshold: float, taps: Taps, shares: NDArray[np.float32] | None, analysis: Analysis
-) -> ThresholdResult:
-    activity = types.active(taps.activations, threshold)
-    codes = types.type_codes(activity) if len(activity) > 1 else None
-    of_types = None
-    if analysis.contribution is not None and codes is not None and shares is not None:
-        of_types = _contribution_result(shares, codes, analysis.contribution.top_fraction)
-    return ThresholdResult(
+def _threshold_result(place: int, findings: Findings, analysis: Analysis) -> ThresholdResult:
+    threshold = analysis.thresholds[place]
+    activations = findings.baseline.activations
+    activity = types.active(activations, threshold)
+    dead = None if findings.ever is None else ~findings.ever[:, place]
+    result = ThresholdResult(
         threshold=threshold,
-        type_counts=None if codes is None else types.type_counts(codes),
+        type_counts=None,
         active_counts=types.active_counts(activity),
-        near_threshold=types.near_threshold(taps.activations, threshold),
-        type_map=pack_codes(codes) if analysis.type_map and codes is not None else b"",
-        active_bitmaps=tuple(pack_bits(of_row) for of_row in activity) if analysis.active_bitmaps else (),
-        contribution=of_types,
+        near_threshold=types.near_threshold(activations, threshold),
+        active_bitmaps=_bitmaps(activity) if analysis.active_bitmaps else (),
+        dead_counts=None if dead is None else types.active_counts(dead),
+        dead_bitmaps=_bitmaps(dead) if dead is not None and analysis.active_bitmaps else (),
+    )
+    if len(activity) == 1:
+        return result
+    codes = types.type_codes(activity)
+    return replace(
+        result,
+        type_counts=types.type_counts(codes),
+        type_map=pack_codes(codes) if analysis.type_map else b"",
+        contribution=_contribution_result(findings.baseline, codes, analysis.contribution),
+        effective_score=_effective_score_result(findings.scores, codes, analysis.effective_score),
     )
 
 
+def _bitmaps(members: NDArray[np.bool_]) -> tuple[bytes, ...]:
+    return tuple(pack_bits(of_row) for of_row in members)
+
+
 def _contribution_result(
-    shares: NDArray[np.float32], codes: NDArray[np.uint8], top_fraction: float
-) -> ContributionResult:
-    k = contribution.top_k(shares.shape[-1], top_fraction)
+    baseline: Baseline, codes: NDArray[np.uint8], wanted: Contribution | None
+) -> ContributionResult | None:
+    if wanted is None:
+        return None
+    values = baseline.magnitudes if wanted.raw else baseline.contributions
+    k = contribution.top_k(values.shape[-1], wanted.top_fraction, wanted.top_k)
     return ContributionResult(
         top_k=k,
-        top_counts=contribution.counts_by_type(contribution.top(shares, k), codes),
-        sums=contribution.sums_by_type(shares, codes),
+        top_counts=contribution.counts_by_type(contribution.top(values, k), codes),
+        sums=contribution.sums_by_type(values, codes),
+        leading=_leading(values, codes, wanted.neurons),
+    )
+
+
+def _effective_score_result(
+    scores: NDArray[np.float32] | None, codes: NDArray[np.uint8], wanted: EffectiveScore | None
+) -> EffectiveScoreResult | None:
+    if wanted is None or scores is None:
+        return None
+    return EffectiveScoreResult(*effective.by_type(scores, codes), leading=_leading(scores, codes, wanted.neurons))
+
+
+def _leading(values: NDArray[np.float32], codes: NDArray[np.uint8], k: int) -> LeadingNeurons | None:
+    """The k largest of each row and layer. In rows that are NaN they are the first k neurons, and their values NaN."""
+    if k == 0:
+        return None
+    neurons = contribution.leading(np.nan_to_num(values), k)
+    return LeadingNeurons(
+        neurons=neurons,
+        values=np.take_along_axis(values, neurons, axis=-1),
+        codes=np.take_along_axis(np.broadcast_to(codes, values.shape), neurons, axis=-1),
     )
 
 

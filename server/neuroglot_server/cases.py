@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from neuroglot_server.generation import Continuation
 from neuroglot_server.interventions import RowEdits
 from neuroglot_server.steps import NO_TOKENS, KeyValues, StepResult
@@ -21,6 +24,9 @@ class Case:
         cross: keys and values of the prompt, where an encoder read it.
         results: what came out, by component: of the decoder, for the token from which the answer begins and, where
             predictions are wanted, the gold tokens but the last; of an encoder, for the prompt.
+        ever: by component: whether each neuron exceeds each of the analysis' thresholds at any token of the prompt,
+            bool `[thresholds, layers, neurons]`; empty unless asked for.
+        choices: scores of each of the row's choices, as those of the gold tokens are.
         continuation: the answer that is being generated, where one is wanted and could be begun.
     """
 
@@ -29,7 +35,14 @@ class Case:
     past: KeyValues = NO_TOKENS
     cross: KeyValues = NO_TOKENS
     results: dict[str, StepResult] = field(default_factory=dict)
+    ever: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    choices: list[StepResult] = field(default_factory=list)
     continuation: Continuation | None = None
+
+    @property
+    def prompt(self) -> tuple[int, ...] | None:
+        """What others may share what comes out by: the prompt; None where interventions make the case one by itself."""
+        return None if self.edits.anywhere else self.row.prompt
 
     def under(self, edits: RowEdits) -> Case:
         """The row under other interventions, forked where its answer begins."""

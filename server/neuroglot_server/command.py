@@ -1,105 +1,155 @@
-"""`neuroglot serve`: bundles on an address, until a signal."""
+"""`neuroglot serve`: bundles on an address, until a signal; and `neuroglot token`, for those who may call."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from neuroglot_server.address import Address, AddressError
-from neuroglot_server.core import Limits, Settings
-from neuroglot_server.lifecycle import Started, by_name, run
+from neuroglot_server import config, logs
+from neuroglot_server.config import ModelTable
+from neuroglot_server.core import Settings
+from neuroglot_server.deployment import Certificates, Deployment, by_name
+from neuroglot_server.lifecycle import Started, run
+from neuroglot_server.options import BY_NAME, OPTIONS, with_settings
+from neuroglot_server.tenants import new_token
 
 _logger = logging.getLogger(__name__)
 
 
-def _parse_address(_: click.Context, option: click.Parameter, text: str) -> Address:
-    try:
-        return Address.parse(text)
-    except AddressError as error:
-        raise click.BadParameter(str(error), param=option) from None
+def _read_file(context: click.Context, _: click.Parameter, file: Path | None) -> Path | None:
+    """Have the file's values stand in for defaults, before anything else is read."""
+    if file is not None:
+        content = config.read(file)
+        context.default_map = content.values
+        context.obj = content.models
+    return file
 
 
-@click.command()
-@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE...")
+def _with_options(function: Callable[..., None]) -> click.Command:
+    """A command that takes what the table of options says, beside what it takes already."""
+    command = click.command()(function)
+    command.params += [option.click_option() for option in OPTIONS]
+    return command
+
+
+@_with_options
+@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path), metavar="[BUNDLE]...")
 @click.option(
-    "--address",
-    callback=_parse_address,
-    default="127.0.0.1:50051",
-    metavar="HOST:PORT",
-    show_default=True,
-    help="Where to listen. Port 0 picks a free one.",
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    callback=_read_file,
+    is_eager=True,
+    envvar="NEUROGLOT_CONFIG",
+    show_envvar=True,
+    metavar="FILE",
+    help="TOML file with any of these options, by their names with underscores, and models as tables [models.NAME]. "
+    "The environment goes before the file, and flags before both.",
 )
 @click.option(
-    "--insecure",
-    is_flag=True,
-    help="Listen where other machines can connect, though traffic is neither encrypted nor authenticated.",
+    "--print-config", is_flag=True, help="Print the effective configuration, and where it is from; then exit."
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(min=0),
-    default=Settings.threads,
-    show_default=True,
-    help="Threads of ONNX Runtime for each model; 0 is one a core.",
-)
-@click.option(
-    "--batch-tokens",
-    type=click.IntRange(min=1),
-    default=Settings.batch_tokens,
-    show_default=True,
-    help="Most padded tokens a batch: its rows times its longest row.",
-)
-@click.option(
-    "--row-tokens",
-    type=click.IntRange(min=2),
-    default=Limits.tokens_per_row,
-    show_default=True,
-    help="Longest row that is accepted, prompt and answer, in tokens.",
-)
-@click.option(
-    "--grace",
-    type=click.FloatRange(min=0.0),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long requests that run may go on after SIGTERM or Ctrl-C. A second signal ends the server at once.",
-)
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="What goes to standard error.",
-)
+@click.pass_context
 def serve(
-    bundles: Sequence[Path],
-    address: Address,
-    insecure: bool,
-    threads: int,
-    batch_tokens: int,
-    row_tokens: int,
-    grace: float,
-    log_level: str,
+    context: click.Context, /, bundles: Sequence[Path], file: Path | None, print_config: bool, **values: Any
 ) -> None:
-    """Serve BUNDLEs over gRPC, each under the name of its folder.
+    """Serve BUNDLEs over gRPC, each under the name of its folder, beside the models of the configuration file.
 
     Prints a line for each model and, once it answers, the address it listens on.
     """
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if not address.is_loopback:
-        exposed = f"other machines can reach {address}, and traffic is neither encrypted nor authenticated"
-        if not insecure:
-            raise click.ClickException(f"{exposed}: listen on 127.0.0.1, or add --insecure if the network is trusted")
-        _logger.warning("%s", exposed)
-    settings = Settings(Limits(tokens_per_row=row_tokens), batch_tokens=batch_tokens, threads=threads)
-    asyncio.run(_until_signal(bundles, address, settings, grace))
+    models: dict[str, ModelTable] = dict(context.obj or {})
+    for name, folder in by_name(bundles).items():
+        models[name] = ModelTable(folder, models[name].values if name in models else {})
+    values = {option.name: values[option.name] for option in OPTIONS}
+    if print_config:
+        sources = {name: _source(context, name, file) for name in values}
+        for line in config.effective(values, sources, models):
+            click.echo(line)
+        return
+    if not models and not values["bundles_folder"]:
+        raise click.UsageError("there is nothing to serve: give a BUNDLE, --config FILE or --bundles-folder")
+    logs.configure(values["log_level"], logs.LogFormat(values["log_format"]))
+    deployment = _deployment(values, models)
+    if deployment.exposure:
+        if not values["insecure"]:
+            raise click.ClickException(
+                f"{deployment.exposure}: listen on 127.0.0.1, give --tls-certificate, --tls-key and --tokens-file (or "
+                "--tls-client-ca), or add --insecure if the network is trusted"
+            )
+        _logger.warning("%s", deployment.exposure)
+    asyncio.run(_until_signal(deployment))
 
 
-async def _until_signal(bundles: Sequence[Path], address: Address, settings: Settings, grace_seconds: float) -> None:
+@click.command()
+@click.argument("tenant")
+def token(tenant: str) -> None:
+    """Make a new token for TENANT.
+
+    Prints the token, which is for the tenant alone and is stored nowhere, and what goes into the --tokens-file.
+    """
+    made = new_token()
+    click.echo(f"token for {tenant}: {made.token}")
+    click.echo("into the --tokens-file, or if the tenant is there already, only the hash into its list:", err=True)
+    click.echo(f'[tenants.{config.quoted(tenant)}]\ntoken_sha256 = ["{made.sha256}"]')
+
+
+def _source(context: click.Context, name: str, file: Path | None) -> str:
+    """Where an option's value came from."""
+    match context.get_parameter_source(name):
+        case ParameterSource.COMMANDLINE:
+            return BY_NAME[name].flag
+        case ParameterSource.ENVIRONMENT:
+            return BY_NAME[name].variable
+        case ParameterSource.DEFAULT_MAP:
+            return str(file)
+        case _:
+            return "default"
+
+
+def _deployment(values: Mapping[str, Any], models: Mapping[str, ModelTable]) -> Deployment:
+    """What the options come to.
+
+    Raises:
+        UsageError: some of them make no sense together.
+    """
+    settings = with_settings(Settings(), values)
+    return Deployment(
+        bundles={name: table.bundle for name, table in models.items()},
+        address=values["address"],
+        settings=settings,
+        settings_of={name: with_settings(settings, table.values) for name, table in models.items()},
+        bundles_folder=_path(values["bundles_folder"]),
+        certificates=_certificates(values),
+        tokens=_path(values["tokens_file"]),
+        metrics_address=values["metrics_address"],
+        tracing_endpoint=values["tracing_endpoint"],
+        calls=values["calls"],
+        transport_bytes=values["transport_bytes"],
+        grace_seconds=values["grace"],
+    )
+
+
+def _certificates(values: Mapping[str, Any]) -> Certificates | None:
+    certificate, key, client_ca = (_path(values[f"tls_{name}"]) for name in ("certificate", "key", "client_ca"))
+    if certificate is not None and key is not None:
+        return Certificates(certificate, key, client_ca)
+    if certificate is not None or key is not None or client_ca is not None:
+        raise click.UsageError("TLS needs a certificate and its key: give both --tls-certificate and --tls-key")
+    return None
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+async def _until_signal(deployment: Deployment) -> None:
     """Serve until SIGTERM or SIGINT, and then for as long as what runs needs and the grace allows."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -108,7 +158,7 @@ async def _until_signal(bundles: Sequence[Path], address: Address, settings: Set
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)  # a second one ends the process there and then
         stopping.set()
-        _logger.info("going down within %g s: taking nothing new", grace_seconds)
+        _logger.info("going down within %g s: taking nothing new", deployment.grace_seconds)
 
     def started(server: Started) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -118,4 +168,4 @@ async def _until_signal(bundles: Sequence[Path], address: Address, settings: Set
             click.echo(f"model {model.name}: {model.family}, {layers}, bundle {model.bundle_identity[:12]}")
         click.echo(f"listening on {server.target}")
 
-    await run(by_name(bundles), address, settings, stopping, started, grace_seconds)
+    await run(deployment, stopping, started)

@@ -7,12 +7,12 @@ pass: only from the first token on that differs is anything left to run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from neuroglot_server.batcher import Batcher, Timing
-from neuroglot_server.core import Prediction
+from neuroglot_server.core import DECODER, Prediction
+from neuroglot_server.sharing import Wanted, Whole
 from neuroglot_server.steps import Edits, KeyValues, RowStep, StepResult
 from neuroglot_server.text import EncodedRow, Text
 
@@ -26,10 +26,11 @@ def most_tokens(row: EncodedRow, prediction: Prediction) -> int:
 
 
 def answer_tokens(row: EncodedRow, prediction: Prediction | None) -> int:
-    """Most tokens that are run of a row's answer, gold or generated."""
+    """Most tokens that are run of a row's answer: gold, generated, or one of its choices."""
     if prediction is None:
         return 0
-    return most_tokens(row, prediction) if prediction.generate else len(row.gold)
+    answer = most_tokens(row, prediction) if prediction.generate else len(row.gold)
+    return max([answer, *map(len, row.choices)])
 
 
 @dataclass(eq=False)
@@ -41,6 +42,7 @@ class Continuation:
         past: keys and values of what the decoder has read: all but the last of `tokens`, and what came before them.
         cross: keys and values of the prompt, where an encoder read it.
         edits: what is done to the row.
+        prompt: what was read before the tokens; None where interventions make it a continuation of its own.
         most: how many tokens may be generated.
         ended: whether nothing more is to be generated.
         finite: whether all logits were.
@@ -50,20 +52,23 @@ class Continuation:
     past: KeyValues
     cross: KeyValues
     edits: Edits
+    prompt: tuple[int, ...] | None
     most: int
     ended: bool = False
     finite: bool = True
 
     @classmethod
-    def after(cls, row: EncodedRow, step: RowStep, result: StepResult, most: int) -> Continuation:
+    def after(
+        cls, row: EncodedRow, step: RowStep, result: StepResult, prompt: tuple[int, ...] | None, most: int
+    ) -> Continuation:
         """Go on from a scored and kept step over the answer's beginning and the gold tokens but the last."""
         assert result.scores is not None
         assert result.kept is not None
         said = result.scores.greedy
         agreeing = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(said, row.gold, strict=False)))
         tokens = said[: agreeing + 1]
-        past = step.past.extended(result.kept[:, :, : len(tokens)])
-        return cls(list(tokens), past, step.cross, step.edits, most)
+        past = step.past.extended(result.kept.first(len(tokens)))
+        return cls(list(tokens), past, step.cross, step.edits, prompt, most)
 
     def cut(self, eos: Collection[int], text: Text, unseen: int) -> None:
         """End where one of the last `unseen` tokens says so: at EOS, which is dropped, at a newline, or at `most`."""
@@ -77,24 +82,41 @@ class Continuation:
                 self.ended = True
                 return
 
+    def wanted(self) -> Wanted:
+        """The step that gives one more token."""
+        step = RowStep((self.tokens[-1],), self.past, self.cross, focus=-1, edits=self.edits, scored=True, keep=True)
+        return Whole(DECODER, self.prompt, step, read=tuple(self.tokens[:-1]))
+
+    def take(self, result: StepResult) -> None:
+        """Go on by the token that a step gave."""
+        if not result.finite:
+            self.finite, self.ended = False, True
+            return
+        assert result.scores is not None
+        assert result.kept is not None
+        self.tokens += result.scores.greedy
+        self.past = self.past.extended(result.kept)
+
 
 async def generate(
-    continuations: Sequence[Continuation], eos: Collection[int], text: Text, batcher: Batcher, timing: Timing
+    continuations: Sequence[Continuation],
+    eos: Collection[int],
+    text: Text,
+    run: Callable[[Sequence[Wanted]], Awaitable[list[list[StepResult]]]],
 ) -> None:
-    """Generate until every continuation has ended."""
+    """Generate until every continuation has ended.
+
+    Args:
+        continuations: of any rows; they go on together, and each until it has ended.
+        eos: tokens that end one.
+        text: the model's tokenizer.
+        run: computes what is wanted, in the decoder.
+    """
     for continuation in continuations:
-        continuation.cut(eos, text, len(continuation.tokens))
+        if not continuation.ended:
+            continuation.cut(eos, text, len(continuation.tokens))
     while alive := [continuation for continuation in continuations if not continuation.ended]:
-        steps = [
-            RowStep((one.tokens[-1],), one.past, one.cross, focus=-1, edits=one.edits, scored=True, keep=True)
-            for one in alive
-        ]
-        for one, result in zip(alive, await batcher.run(steps, timing), strict=True):
-            if not result.finite:
-                one.finite, one.ended = False, True
-                continue
-            assert result.scores is not None
-            assert result.kept is not None
-            one.tokens += result.scores.greedy
-            one.past = one.past.extended(result.kept)
-            one.cut(eos, text, 1)
+        for one, (result,) in zip(alive, await run([one.wanted() for one in alive]), strict=True):
+            one.take(result)
+            if not one.ended:
+                one.cut(eos, text, 1)

@@ -3,6 +3,8 @@
 Every action is two numbers a neuron, for the graph computes `mask * activation + override`:
 
     deactivate (0, 0)    override (0, value)    convert (0, value) where inactive    scale (factor, 0)    add (1, value)
+
+Values and factors are one for all neurons or, of a set that was given neuron by neuron, one each.
 """
 
 from __future__ import annotations
@@ -15,9 +17,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot_server.core import Action, Add, Convert, Deactivate, Intervention, Override, Scale
-from neuroglot_server.selections import Baseline, Members, members
+from neuroglot.packing import unpack_bits
+from neuroglot_server.baseline import Baseline
+from neuroglot_server.core import Add, ByNeuron, Convert, Deactivate, Intervention, Override, Scale
+from neuroglot_server.selections import Members, members
 from neuroglot_server.steps import NO_EDITS, Edit, Edits
+
+Numbers = float | NDArray[np.floating]
+"""One for all neurons, or `[layers, neurons]`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,20 +60,16 @@ def above(threshold: float, dtype: np.dtype[np.floating]) -> float:
 
 
 def row_edits(
-    interventions: Sequence[Intervention],
-    baselines: Sequence[Baseline],
-    threshold: float,
-    dtype: np.dtype[np.floating],
+    interventions: Sequence[Intervention], baselines: Sequence[Baseline], dtype: np.dtype[np.floating]
 ) -> list[RowEdits]:
     """What a variant's interventions do to each row of a group.
 
     Args:
         interventions: at least one; of two that choose the same neuron at the same position, the later one holds.
-        baselines: the group's baseline in each component.
-        threshold: above which a neuron is active; what `Convert` without a value goes just above.
+        baselines: the group's baseline in each component; `Convert` without a value goes just above its threshold.
         dtype: of the edits: the model's.
     """
-    parts = {baseline.component: _in_component(interventions, baseline, threshold, dtype) for baseline in baselines}
+    parts = {baseline.component: _in_component(interventions, baseline, dtype) for baseline in baselines}
     return [
         RowEdits(
             components={name: part.edits[row] for name, part in parts.items()},
@@ -85,18 +88,33 @@ class _InComponent(NamedTuple):
     selected_active: NDArray[np.int64]
 
 
+class _Act(NamedTuple):
+    """An action on the neurons of one component.
+
+    Attributes:
+        chosen: neurons that the selection chooses.
+        changed: those of them that the action changes.
+        mask: of all changed neurons, or `[layers, neurons]`.
+        override: likewise.
+    """
+
+    chosen: Members
+    changed: Members
+    mask: Numbers
+    override: Numbers
+
+
 def _in_component(
-    interventions: Sequence[Intervention], baseline: Baseline, threshold: float, dtype: np.dtype[np.floating]
+    interventions: Sequence[Intervention], baseline: Baseline, dtype: np.dtype[np.floating]
 ) -> _InComponent:
-    chosen = [_chosen(intervention, baseline) for intervention in interventions]
-    anywhere = reduce(np.logical_or, chosen)
+    acts = [_act(intervention, baseline, dtype) for intervention in interventions]
+    anywhere = reduce(np.logical_or, [act.chosen for act in acts])
     made: dict[tuple[int, ...], list[Edit | None]] = {}
 
     def edits(acting: list[bool]) -> list[Edit | None]:
         places = tuple(np.flatnonzero(acting).tolist())
         if places not in made:
-            actions = [(interventions[place].action, chosen[place]) for place in places]
-            made[places] = _edits(actions, baseline, threshold, dtype)
+            made[places] = _edits([acts[place] for place in places], baseline, dtype)
         return made[places]
 
     before = edits([intervention.scope.before_last for intervention in interventions])
@@ -107,6 +125,26 @@ def _in_component(
         selected=np.broadcast_to(np.count_nonzero(anywhere, axis=(1, 2)), len(baseline.labels)),
         selected_active=np.count_nonzero(anywhere & baseline.activity, axis=(1, 2)),
     )
+
+
+def _act(intervention: Intervention, baseline: Baseline, dtype: np.dtype[np.floating]) -> _Act:
+    """What an intervention does, to which neurons of the component."""
+    chosen = _chosen(intervention, baseline)
+    match intervention.action:
+        case Deactivate():
+            return _Act(chosen, chosen, 0.0, 0.0)
+        case Convert(_, mean_of_active=True):
+            changed = chosen & ~baseline.activity & np.isfinite(baseline.mean_of_active)
+            return _Act(chosen, changed, 0.0, baseline.mean_of_active)
+        case Convert(value):
+            to = above(baseline.threshold, dtype) if value is None else value
+            return _Act(chosen, chosen & ~baseline.activity, 0.0, to)
+        case Override(value, values):
+            return _Act(chosen, chosen, 0.0, value if values is None else _of_each(intervention, values, baseline))
+        case Scale(factor, values):
+            return _Act(chosen, chosen, factor if values is None else _of_each(intervention, values, baseline), 0.0)
+        case Add(value, values):
+            return _Act(chosen, chosen, 1.0, value if values is None else _of_each(intervention, values, baseline))
 
 
 def _chosen(intervention: Intervention, baseline: Baseline) -> Members:
@@ -121,40 +159,29 @@ def _chosen(intervention: Intervention, baseline: Baseline) -> Members:
     return chosen & in_layers[:, np.newaxis]
 
 
-def _edits(
-    actions: Sequence[tuple[Action, Members]], baseline: Baseline, threshold: float, dtype: np.dtype[np.floating]
-) -> list[Edit | None]:
+def _of_each(intervention: Intervention, values: Sequence[float], baseline: Baseline) -> Numbers:
+    """The number of each neuron of the set, `[layers, neurons]`; the others have 0, and so have other components."""
+    given = intervention.selection
+    assert isinstance(given, ByNeuron), "a number a neuron was let through without a set of neurons"
+    numbers = np.zeros(baseline.activity.shape[1:])
+    if given.component in ("", baseline.component):
+        numbers[unpack_bits(given.bits, numbers.shape)] = values
+    return numbers
+
+
+def _edits(acts: Sequence[_Act], baseline: Baseline, dtype: np.dtype[np.floating]) -> list[Edit | None]:
     """The edit of each row; rows share one where all do the same."""
     rows = len(baseline.labels)
-    changed = [
-        (action, chosen & ~baseline.activity if isinstance(action, Convert) else chosen) for action, chosen in actions
-    ]
-    distinct = max((chosen.shape[0] for _, chosen in changed), default=1)
+    distinct = max((act.changed.shape[0] for act in acts), default=1)
     shape = (distinct, *baseline.activity.shape[1:])
     mask, override = np.ones(shape, dtype), np.zeros(shape, dtype)
     touched = np.zeros(shape[:2], dtype=np.bool_)
-    for action, chosen in changed:
-        factor, summand = _numbers(action, threshold, dtype)
-        np.copyto(mask, factor, where=chosen)
-        np.copyto(override, summand, where=chosen)
-        touched |= chosen.any(axis=-1)
+    for act in acts:
+        np.copyto(mask, act.mask, where=act.changed)
+        np.copyto(override, act.override, where=act.changed)
+        touched |= act.changed.any(axis=-1)
     edits = [_compact(mask[row], override[row], touched[row]) for row in range(distinct)]
     return edits if distinct == rows else edits * rows
-
-
-def _numbers(action: Action, threshold: float, dtype: np.dtype[np.floating]) -> tuple[float, float]:
-    """Mask and override of an action."""
-    match action:
-        case Deactivate():
-            return 0.0, 0.0
-        case Convert(value):
-            return 0.0, above(threshold, dtype) if value is None else value
-        case Override(value):
-            return 0.0, value
-        case Scale(factor):
-            return factor, 0.0
-        case Add(value):
-            return 1.0, value
 
 
 def _compact(mask: NDArray[np.floating], override: NDArray[np.floating], touched: NDArray[np.bool_]) -> Edit | None:

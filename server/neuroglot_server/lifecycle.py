@@ -12,17 +12,23 @@ import shutil
 import socket
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
-from neuroglot.errors import BundleError
+from neuroglot.errors import InstallationError
 from neuroglot_server.address import Address
-from neuroglot_server.core import ModelDescription, Settings
+from neuroglot_server.core import ModelDescription, Settings, Unobserved
+from neuroglot_server.deployment import Deployment, by_name
 from neuroglot_server.installation import execution_provider
+
+if TYPE_CHECKING:
+    from neuroglot_server.metrics import Metrics
+    from neuroglot_server.tracing import Tracing
 
 _logger = logging.getLogger(__name__)
 
@@ -42,63 +48,90 @@ class Started(NamedTuple):
     models: tuple[ModelDescription, ...]
 
 
-def by_name(bundles: Iterable[Path]) -> dict[str, Path]:
-    """Bundles under the names that their models are served by, which are those of their folders.
-
-    Raises:
-        BundleError: two have the same name.
-    """
-    named: dict[str, Path] = {}
-    for folder in bundles:
-        name = folder.resolve().name
-        if name in named:
-            raise BundleError(f"{named[name]} and {folder} would both be served as {name!r}: rename one of the folders")
-        named[name] = folder
-    return named
-
-
-async def run(
-    bundles: Mapping[str, Path],
-    address: Address | Path,
-    settings: Settings,
-    stopping: asyncio.Event,
-    started: Callable[[Started], None],
-    grace_seconds: float = 0.0,
-) -> None:
-    """Serve bundles until told to stop.
+async def run(deployment: Deployment, stopping: asyncio.Event, started: Callable[[Started], None]) -> None:
+    """Serve until told to stop.
 
     Args:
-        bundles: the folders, by the names of their models.
-        address: where to listen; a path is that of a unix socket.
-        settings: how the models are run.
+        deployment: what, where, to whom and how.
         stopping: set it to have the server drained and stopped.
         started: called once, when the server answers.
-        grace_seconds: how long requests that run may go on when the server is told to stop; by default not at all.
 
     Raises:
-        AddressError: the address cannot be had.
+        AddressError: an address cannot be had.
         BundleError: a folder is no bundle, a damaged or a newer one.
-        InstallationError: ONNX Runtime is missing, or installed twice.
+        CertificateError: files for TLS cannot be read or do not belong together.
+        InstallationError: ONNX Runtime is missing or installed twice, or what tracing needs is missing.
+        TenantsError: the file of tenants does not say what it should.
     """
     execution_provider()
     from neuroglot_server.adapter.endpoint import Endpoint
+    from neuroglot_server.adapter.identity import Access, credentials
+    from neuroglot_server.adapter.room import TransportLimits
     from neuroglot_server.model import Model
+    from neuroglot_server.registry import Registry
+    from neuroglot_server.tenants import Tenants
 
-    endpoint = Endpoint()
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(endpoint.stop)
-        target = _bind(endpoint.bind, address)
-        models = []
-        for name, folder in bundles.items():
-            model = Model.load(folder, name=name, settings=settings)
-            stack.push_async_callback(model.close)
-            models.append(model)
-        await endpoint.start(models)
-        started(Started(target, tuple(model.description for model in models)))
-        await stopping.wait()
-        if grace_seconds:
-            await endpoint.drain(grace_seconds)
-        await endpoint.stop()
+    with ExitStack() as watchers:
+        metrics = _metrics(deployment, watchers)
+        tracing = _tracing(deployment, watchers)
+
+        def load(folder: Path, name: str, hang_changed: Callable[[bool], None]) -> Model:
+            settings = deployment.settings_of.get(name, deployment.settings)
+            observer = metrics.of_model(name) if metrics else Unobserved()
+            return Model.load(folder, name, settings, observer, hang_changed)
+
+        registry = Registry(load, deployment.bundles_folder)
+        certificates = deployment.certificates
+        endpoint = Endpoint(
+            registry,
+            Access(
+                Tenants(deployment.tokens) if deployment.tokens else None,
+                client_certificates=certificates is not None and certificates.client_ca is not None,
+            ),
+            TransportLimits(deployment.calls, deployment.transport_bytes),
+            metrics,
+            tracing,
+        )
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(registry.close)
+            stack.push_async_callback(endpoint.stop)
+            tls = credentials(certificates) if certificates else None
+            target = _bind(partial(endpoint.bind, credentials=tls), deployment.address)
+            for name, folder in deployment.bundles.items():
+                await registry.load(folder, name)
+            await endpoint.start()
+            started(Started(target, tuple(model.description for model in registry.models)))
+            await stopping.wait()
+            if deployment.grace_seconds:
+                await endpoint.drain(deployment.grace_seconds)
+
+
+def _metrics(deployment: Deployment, watchers: ExitStack) -> Metrics | None:
+    """Numbers, at an address, if there is one."""
+    if deployment.metrics_address is None:
+        return None
+    from neuroglot_server.metrics import Metrics
+
+    metrics = Metrics()
+    address = watchers.enter_context(metrics.served(deployment.metrics_address))
+    _logger.info("metrics are at http://%s/metrics", address)
+    return metrics
+
+
+def _tracing(deployment: Deployment, watchers: ExitStack) -> Tracing | None:
+    """Spans, sent to a collector, if there is one."""
+    if not deployment.tracing_endpoint:
+        return None
+    try:
+        from neuroglot_server.tracing import to_collector
+    except ModuleNotFoundError as error:
+        raise InstallationError(
+            f"tracing needs {error.name}, which is not installed: pip install 'neuroglot[tracing]', or leave out "
+            "--tracing-endpoint"
+        ) from error
+    tracing = to_collector(deployment.tracing_endpoint)
+    watchers.callback(tracing.close)
+    return tracing
 
 
 def _bind(bind: Callable[[str], int], address: Address | Path) -> str:
@@ -164,7 +197,7 @@ def start_in_thread(bundles: Sequence[str | Path], settings: Settings | None = N
         def started(server: Started) -> None:
             starting.set_result((server, loop, stopping))
 
-        await run(named, _private_address(folder), settings or Settings(), stopping, started)
+        await run(Deployment(named, _private_address(folder), settings or Settings()), stopping, started)
 
     def work() -> None:
         try:

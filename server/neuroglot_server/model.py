@@ -2,42 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot.bundle import TOKENIZER, Component, Manifest, open_bundle
-from neuroglot.errors import BundleError, Violation
-from neuroglot_server.admission import Admission
-from neuroglot_server.batcher import Batcher, Budget
+from neuroglot.bundle import TOKENIZER, Component, ModelFacts, open_bundle
+from neuroglot.errors import BundleError
+from neuroglot_server import continuing
+from neuroglot_server.admission import Admission, Cost
+from neuroglot_server.answering import Answering
+from neuroglot_server.batcher import Batcher
+from neuroglot_server.budget import Budget, Sizes
+from neuroglot_server.captures import Capturing
+from neuroglot_server.comparison import Comparison
+from neuroglot_server.continuing import Continuing
 from neuroglot_server.core import (
+    ANYONE,
     DECODER,
     ENCODER,
     Analysis,
-    ComponentDescription,
+    ByNeuron,
+    Caller,
+    Capture,
+    CapturedLayer,
+    GeneratedToken,
     Group,
     GroupResult,
+    Intervention,
     ModelDescription,
+    Observer,
+    Prediction,
+    Row,
     Settings,
     TokenizedText,
+    Unobserved,
 )
+from neuroglot_server.costs import Costs
+from neuroglot_server.describing import describe
+from neuroglot_server.encoding import encode_prompt, encode_rows
 from neuroglot_server.engine import Engine
-from neuroglot_server.generation import answer_tokens
 from neuroglot_server.planner import Planner
 from neuroglot_server.reading import Encode, Prefill
-from neuroglot_server.signature import Signature, interfaces
-from neuroglot_server.text import EncodedRow, Text
-from neuroglot_server.validation import check, refuse
+from neuroglot_server.sharing import Sharing
+from neuroglot_server.signature import interfaces
+from neuroglot_server.text import Text
+from neuroglot_server.uploads import Uploads, interventions_with_uploads, with_uploads
+from neuroglot_server.validation import check, check_capture, check_generation, check_neurons
+from neuroglot_server.value_matrices import Projections, ValueMatrices
+from neuroglot_server.watchdog import unwatched
 from neuroglot_server.worker import Worker
 
-_MOST_LOGITS = 2**27
-"""Most logits of one batch: 512 MiB of float32."""
-_MOST_MASK_BYTES = 2**29
-"""Most that the masks and overrides of one batch take up where they differ between a row's positions."""
+_MOST_PROJECTION_BYTES = 2**26
+"""Most that projections onto tokens take up: those of 170 tokens in a model of 24 layers of 4,096 neurons."""
+_MOST_UPLOAD_BYTES = 2**26
+"""Most that the uploaded sets of neurons of all tenants take up: a thousand, of 32 layers of 16,384 neurons."""
+
+_LAST_WORDS_SECONDS = 10.0
+"""How long requests have to leave the house once nothing runs any more."""
 
 
 class Model:
@@ -53,25 +80,38 @@ class Model:
         self,
         description: ModelDescription,
         planner: Planner,
-        batchers: Sequence[Batcher],
+        capturing: Capturing,
         worker: Worker,
         admission: Admission,
     ) -> None:
         """Put the parts together; see `load`."""
         self.description = description
         self._planner = planner
-        self._batchers = batchers
+        self._text = planner.answering.text
+        self._capturing = capturing
+        self._continuing = Continuing(planner.answering, planner.comparison, planner.kernels, planner.costs)
         self._worker = worker
         self._admission = admission
+        self._uploads = Uploads(_MOST_UPLOAD_BYTES)
 
     @classmethod
-    def load(cls, folder: Path, name: str, settings: Settings) -> Model:
+    def load(
+        cls,
+        folder: Path,
+        name: str,
+        settings: Settings,
+        observer: Observer | None = None,
+        hang_changed: Callable[[bool], None] = unwatched,
+    ) -> Model:
         """Read a bundle and start its sessions.
 
         Args:
             folder: the bundle.
             name: what it is asked for by.
             settings: how it is run.
+            observer: is told what the model does.
+            hang_changed: is called with True when a pass hangs, and with False when it has ended after all, on the
+                event loop.
 
         Raises:
             BundleError: the bundle is damaged, of another version, or of a kind that this server does not run.
@@ -83,103 +123,164 @@ class Model:
         graphs = interfaces(facts)
         text = Text.load(folder / TOKENIZER, encoder_decoder=start is not None)
         norms = {component.name: _norms(folder, component) for component in facts.components}
-        worker = Worker()
-        batchers: dict[str, Batcher] = {}
-        for component in facts.components:
-            engine = Engine(folder / component.graph, component, graphs[component.name], settings.threads)
-            budget = _budget(engine.signature, facts.vocabulary_size, settings)
-            batchers[component.name] = Batcher(engine.run, budget, worker)
-        description = _describe(manifest, settings, name)
-        planner = Planner(
-            components=description.components,
-            norms=norms,
-            dtype=np.dtype(facts.dtype),
-            eos=frozenset(facts.eos_token_ids),
+        worker = Worker(observer, settings.hang_seconds, hang_changed)
+        engines = {
+            component.name: Engine(
+                folder / component.graph, component, graphs[component.name], settings.threads, settings.device
+            )
+            for component in facts.components
+        }
+        budgets = {name: _budget(engine, engines[DECODER], facts, settings) for name, engine in engines.items()}
+        batchers = {
+            name: Batcher(engine.run, budgets[name], worker, name, engine.stop) for name, engine in engines.items()
+        }
+        description = describe(manifest, settings, name, budgets)
+        sharing = Sharing(settings.cache_bytes, observer or Unobserved(), shared=settings.shared_cache)
+        decoder = batchers[DECODER]
+        answering = Answering(
+            reader=Prefill(decoder, sharing) if start is None else Encode(batchers[ENCODER], start, sharing),
+            decoder=decoder,
+            sharing=sharing,
             text=text,
-            reader=Prefill(batchers[DECODER]) if start is None else Encode(batchers[ENCODER], start),
-            decoder=batchers[DECODER],
-            kernels=ThreadPoolExecutor(1, thread_name_prefix="kernels"),
+            eos=frozenset(facts.eos_token_ids),
+            dtype=np.dtype(facts.dtype),
         )
-        return cls(description, planner, tuple(batchers.values()), worker, Admission(settings.queue_tokens))
+        planner = Planner(
+            answering=answering,
+            comparison=Comparison(
+                components=description.components,
+                norms=norms,
+                projections=Projections(
+                    ValueMatrices.of_bundle(folder, facts),
+                    min(settings.cache_bytes, _MOST_PROJECTION_BYTES),
+                    shared=settings.shared_cache,
+                ),
+                dtype=np.dtype(facts.dtype),
+            ),
+            kernels=ThreadPoolExecutor(1, thread_name_prefix="kernels"),
+            costs=Costs([budget.sizes for budget in budgets.values()], settings.queue_bytes, settings.batch_bytes // 4),
+        )
+        admission = Admission(Cost(settings.queue_tokens, settings.queue_bytes), observer)
+        capturing = Capturing(answering, description.components, batchers, budgets, settings.batch_bytes // 4)
+        return cls(description, planner, capturing, worker, admission)
 
     def tokenize(self, texts: Sequence[str], *, special_tokens: bool = True) -> list[TokenizedText]:
         """Ids and spelling of the tokens of each text, with what the tokenizer's post-processor adds or without."""
-        return self._planner.text.tokenize(texts, special_tokens=special_tokens)
+        return self._text.tokenize(texts, special_tokens=special_tokens)
 
-    async def analyze(self, group: Group, analysis: Analysis) -> GroupResult:
+    def upload(self, neurons: ByNeuron, caller: Caller = ANYONE) -> str:
+        """Keep a set of neurons for the caller's tenant; selections find it by the name that comes back.
+
+        Raises:
+            InvalidRequest: the set is none of this model.
+        """
+        check_neurons(neurons, self.description)
+        named = replace(neurons, component=neurons.component or self.description.components[0].name)
+        return self._uploads.add(caller.tenant, named)
+
+    async def analyze(self, group: Group, analysis: Analysis, caller: Caller = ANYONE) -> GroupResult:
         """Analyse one group. A caller that is cancelled takes its rows out of the queue at once.
 
         Raises:
             InvalidRequest: fields of the request are wrong.
+            UploadNotFound: a selection names neurons that the caller's tenant has not uploaded, or that were dropped.
             QueueFull: too much is waiting.
             NotFinite: a row's baseline has activations or logits that are not finite.
             ModelClosed: the model went down meanwhile.
         """
+        analysis = with_uploads(analysis, partial(self._uploads.resolve, caller.tenant))
         check(group, analysis, self.description)
-        rows = self._encode(group, analysis)
-        with self._admission.admit(self._planner.tokens(rows, analysis)):
-            return await self._planner.run(group.id, rows, analysis)
+        paths = {f"group.rows[{index}]": row for index, row in enumerate(group.rows)}
+        rows = encode_rows(paths, analysis.prediction, self._text, self.description.limits.tokens_per_row)
+        with self._admitted(self._planner.cost(rows, analysis), caller):
+            return await self._planner.run(group.id, rows, analysis, caller)
 
-    async def close(self) -> None:
-        """Fail what waits, and come back when the running batch is done."""
-        for batcher in self._batchers:
-            await batcher.close()
-        await self._admission.emptied()
-        self._worker.close()
-        self._planner.kernels.shutdown()
+    async def capture(self, row: Row, capture: Capture, caller: Caller = ANYONE) -> AsyncGenerator[CapturedLayer, None]:
+        """Raw activations of a row's prompt, layer by layer; its answers are not looked at.
 
-    def _encode(self, group: Group, analysis: Analysis) -> list[EncodedRow]:
-        """The rows' tokens.
+        Positions are the prompt's; the decoder of an encoder-decoder has one, its start token.
 
         Raises:
-            InvalidRequest: a prompt or an answer has no tokens, or a row has too many.
+            InvalidRequest: fields of the request are wrong.
+            QueueFull: too much is waiting.
+            NotFinite: activations are not finite.
+            ModelClosed: the model went down meanwhile.
         """
-        rows: list[EncodedRow] = []
-        violations: list[Violation] = []
-        most = self.description.limits.tokens_per_row
-        for index, row in enumerate(group.rows):
-            path = f"group.rows[{index}]"
-            prompt = f"{path}.text" if isinstance(row.prompt, str) else f"{path}.token_ids.ids"
-            try:
-                encoded = self._planner.text.encode_row(row)
-            except ValueError as error:
-                violations.append(Violation(f"{path}.answers[0]", f"{error}: give a word or leave it out"))
-                continue
-            answer = answer_tokens(encoded, analysis.prediction)
-            if not encoded.prompt:
-                violations.append(Violation(prompt, f"is {row.prompt!r}, which has no tokens: give a longer prompt"))
-            elif len(encoded.prompt) + answer > most:
-                violations.append(
-                    Violation(
-                        prompt,
-                        f"has {len(encoded.prompt)} tokens, and up to {answer} more for the answer, expected at most "
-                        f"{most} together: shorten it",
-                    )
-                )
-            rows.append(encoded)
-        refuse(violations)
-        return rows
+        check_capture(row, capture, self.description)
+        prompt = encode_prompt(row, None, self._text, self.description.limits.tokens_per_row)
+        wish = self._capturing.wish(prompt, capture)
+        with self._admitted(wish.cost, caller):
+            async with aclosing(self._capturing.layers(wish, caller)) as layers:
+                async for layer in layers:
+                    yield layer
+
+    async def generate(
+        self,
+        row: Row,
+        interventions: tuple[Intervention, ...],
+        threshold: float,
+        max_tokens: int,
+        past_newlines: bool,
+        caller: Caller = ANYONE,
+    ) -> AsyncGenerator[GeneratedToken, None]:
+        """Go on from a row's prompt greedily, token by token; its answers are not looked at.
+
+        Args:
+            row: the prompt.
+            interventions: that act together.
+            threshold: above which a neuron is active, where they ask.
+            max_tokens: how many tokens to go on for at most; EOS ends it earlier, and is not given.
+            past_newlines: whether to go on after a newline.
+            caller: who asks.
+
+        Raises:
+            InvalidRequest: fields of the request are wrong.
+            UploadNotFound: a selection names neurons that the caller's tenant has not uploaded, or that were dropped.
+            QueueFull: too much is waiting.
+            NotFinite: activations or logits are not finite.
+            ModelClosed: the model went down meanwhile.
+        """
+        interventions = interventions_with_uploads(interventions, partial(self._uploads.resolve, caller.tenant))
+        check_generation(row, interventions, threshold, max_tokens, self.description)
+        prediction = Prediction(generate=True, max_tokens=max_tokens)
+        prompt = encode_prompt(row, prediction, self._text, self.description.limits.tokens_per_row)
+        wish = continuing.Wish(prompt, interventions, threshold, max_tokens, past_newlines)
+        with self._admitted(self._continuing.cost(wish), caller):
+            async with aclosing(self._continuing.tokens(wish, caller)) as tokens:
+                async for token in tokens:
+                    yield token
+
+    @property
+    def hung(self) -> bool:
+        """Whether a pass has been running for longer than `Settings.hang_seconds`."""
+        return self._worker.hung
+
+    def drain(self) -> None:
+        """Refuse requests of which nothing has run yet, those that wait and those to come; the others go on."""
+        self._worker.drain()
+
+    async def close(self) -> None:
+        """Fail what waits, and come back when the running batch is done, or at the latest after half a minute."""
+        await self._worker.close()
+        await self._admission.emptied(_LAST_WORDS_SECONDS)
+        self._planner.kernels.shutdown(wait=False)
+
+    @contextmanager
+    def _admitted(self, cost: Cost, caller: Caller) -> Iterator[None]:
+        """Let a request in for the length of a block.
+
+        Raises:
+            InvalidRequest: it is larger than it may be.
+            QueueFull: too much is waiting.
+            ModelClosed: the model is down.
+        """
+        with self._admission.admit(cost, caller), self._worker.expecting(caller):
+            yield
 
 
-def _describe(manifest: Manifest, settings: Settings, name: str) -> ModelDescription:
-    facts = manifest.model
-    longest = min(settings.limits.tokens_per_row, settings.batch_tokens, facts.max_positions or settings.batch_tokens)
-    return ModelDescription(
-        name=name,
-        family=facts.family,
-        source=manifest.source,
-        source_revision=manifest.source_revision,
-        bundle_identity=manifest.identity,
-        components=tuple(
-            ComponentDescription(
-                part.name, part.layers, part.neurons, part.hidden_size, part.activation_function, part.gated
-            )
-            for part in facts.components
-        ),
-        vocabulary_size=facts.vocabulary_size,
-        dtype=facts.dtype,
-        limits=replace(settings.limits, tokens_per_row=longest),
-    )
+def _budget(engine: Engine, decoder: Engine, facts: ModelFacts, settings: Settings) -> Budget:
+    sizes = Sizes.of(engine.signature, decoder.signature, facts.vocabulary_size)
+    return Budget(settings.batch_tokens, settings.batch_bytes, sizes)
 
 
 def _norms(folder: Path, component: Component) -> NDArray[np.float32]:
@@ -191,9 +292,3 @@ def _norms(folder: Path, component: Component) -> NDArray[np.float32]:
             f"{(component.layers, component.neurons)}: export the model again"
         )
     return norms
-
-
-def _budget(signature: Signature, vocabulary_size: int, settings: Settings) -> Budget:
-    """How large the batches of a component may be."""
-    mask_bytes = 2 * signature.layers * signature.neurons * signature.dtype.itemsize
-    return Budget(settings.batch_tokens, _MOST_LOGITS // vocabulary_size, _MOST_MASK_BYTES // mask_bytes)

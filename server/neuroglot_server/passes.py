@@ -7,7 +7,8 @@ For rows of 2 + 1 and 1 + 3 tokens (past + new):
     k0 k1   |  .  .  t0       1 1 | 0 0 1
     .  k0   |  t0 t1 t2       0 1 | 1 1 1
 
-The keys and values that an encoder's decoder reads are padded like a past, under a mask of their own.
+The keys and values that an encoder's decoder reads are padded like a past, under a mask of their own. Where keys and
+values lie between passes, and how those of several rows come together, is the memory's affair (`host_memory`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot_server.kernels.scoring import next_tokens
+from neuroglot_server.kernels.types import active
 from neuroglot_server.signature import Signature
 from neuroglot_server.steps import KeyValues, RowStep, StepResult
 
@@ -27,7 +29,7 @@ _NONE = np.array([np.iinfo(np.int64).max])  # a start past the end: the graph gi
 
 
 def inputs(steps: Sequence[RowStep], signature: Signature) -> dict[str, NDArray[np.generic]]:
-    """The feeds of one pass."""
+    """The feeds of one pass, but for the keys and values of what came before."""
     interface = signature.interface
     new_width = max(len(step.tokens) for step in steps)
     ids = np.zeros((len(steps), new_width), dtype=np.int64)
@@ -36,14 +38,11 @@ def inputs(steps: Sequence[RowStep], signature: Signature) -> dict[str, NDArray[
     past = _ending_together([step.past_length for step in steps])
     attention = np.concatenate([past, _ending_together([len(step.tokens) for step in steps])], axis=1)
     feeds: dict[str, NDArray[np.generic]] = {"input_ids": ids, interface.attention: attention}
-    if interface.past:
-        feeds.update(zip(interface.past, _key_values([step.past for step in steps], signature), strict=True))
     if interface.cross:
         feeds["encoder_attention_mask"] = _ending_together([step.cross_length for step in steps])
-        feeds.update(zip(interface.cross, _key_values([step.cross for step in steps], signature), strict=True))
     if signature.position_ids:
         feeds["position_ids"] = np.maximum(attention.cumsum(axis=1)[:, -new_width:] - 1, 0)
-    feeds["activations_from"] = _start([_from_focus(step) for step in steps if step.taps])
+    feeds["activations_from"] = _start([trailing for step in steps if (trailing := _reaches(step))])
     if interface.logits:
         feeds["logits_from"] = _start([len(step.tokens) for step in steps if step.scored])
     feeds.update(_edits(steps, signature))
@@ -57,22 +56,16 @@ def _ending_together(lengths: Sequence[int]) -> NDArray[np.int64]:
     return real.astype(np.int64)
 
 
-def _key_values(rows: Sequence[KeyValues], signature: Signature) -> NDArray[np.floating]:
-    """Keys and values of all rows, padded on the left: `[2 * layers, rows, heads, longest, head_size]`."""
-    width = max(row.length for row in rows)
-    shape = (2 * signature.layers, len(rows), signature.heads, width, signature.head_size)
-    together = np.zeros(shape, dtype=signature.dtype)
-    for index, row in enumerate(rows):
-        column = width - row.length
-        for piece in row.pieces:
-            together[:, index, :, column : column + piece.shape[2]] = piece
-            column += piece.shape[2]
-    return together
-
-
 def _from_focus(step: RowStep) -> int:
     """How many new tokens there are from the focus on."""
     return len(step.tokens) - step.focus
+
+
+def _reaches(step: RowStep) -> int:
+    """At how many trailing positions a step's activations are looked at."""
+    if step.capture or step.thresholds:
+        return len(step.tokens)
+    return _from_focus(step) if step.taps else 0
 
 
 def _start(trailing: Sequence[int]) -> NDArray[np.generic]:
@@ -112,43 +105,63 @@ def _edits(steps: Sequence[RowStep], signature: Signature) -> dict[str, NDArray[
 
 
 def output_names(steps: Sequence[RowStep], signature: Signature) -> list[str]:
-    """The outputs that these steps want, and no other: each is copied out of the runtime."""
+    """The outputs that these steps want beside keys and values, and no other: each is copied out of the runtime."""
     names: list[str] = []
-    if any(step.taps for step in steps):
-        names += signature.activation_names + signature.coefficient_names
+    if any(map(_reaches, steps)):
+        names += signature.activation_names
+    if any(step.taps or step.capture for step in steps):
+        names += signature.coefficient_names
     if any(step.scored for step in steps):
         names.append("logits")
-    if any(step.keep for step in steps):
-        names += signature.interface.present
     return names
 
 
-def results(steps: Sequence[RowStep], outputs: Outputs, signature: Signature) -> list[StepResult]:
+def results(
+    steps: Sequence[RowStep], outputs: Outputs, kept: Sequence[KeyValues | None], signature: Signature
+) -> list[StepResult]:
     """What came out for each step; nothing in it holds on to the outputs of the whole batch."""
-    new_width = max(len(step.tokens) for step in steps)
-    keeping = any(step.keep for step in steps)
-    new = np.stack([outputs[name][:, :, -new_width:] for name in signature.interface.present]) if keeping else None
-    return [_result(row, step, outputs, new, signature) for row, step in enumerate(steps)]
+    return [
+        _result(row, step, outputs, of_step, signature)
+        for row, (step, of_step) in enumerate(zip(steps, kept, strict=True))
+    ]
 
 
-def _result(
-    row: int, step: RowStep, outputs: Outputs, new: NDArray[np.floating] | None, signature: Signature
-) -> StepResult:
+def _result(row: int, step: RowStep, outputs: Outputs, kept: KeyValues | None, signature: Signature) -> StepResult:
     length = len(step.tokens)
-    activations = coefficients = scores = kept = None
+    activations = coefficients = ever = captured = scores = None
     if step.taps:
-        focus = -_from_focus(step)
-        activations = np.stack([outputs[name][row, focus] for name in signature.activation_names])
-        coefficients = activations
-        if signature.coefficients:
-            coefficients = np.stack([outputs[name][row, focus] for name in signature.coefficient_names])
-        if not (np.isfinite(activations).all() and np.isfinite(coefficients).all()):
+        focus = slice(-_from_focus(step), 1 - _from_focus(step) or None)
+        activations, coefficients = (part[:, 0] for part in _neurons(row, focus, outputs, signature))
+        if not _finite(activations, coefficients):
             return StepResult(finite=False)
+    if step.capture:
+        captured = _neurons(row, slice(-length, None), outputs, signature)
+        if not _finite(*captured):
+            return StepResult(finite=False)
+    if step.thresholds:
+        seen = [outputs[name][row, -length:] for name in signature.activation_names]
+        if not _finite(*seen):
+            return StepResult(finite=False)
+        largest = np.stack([activations.max(axis=0) for activations in seen])
+        ever = np.stack([active(largest, threshold) for threshold in step.thresholds])
     if step.scored:
-        scores = next_tokens(outputs["logits"][row, -length:], step.targets)
+        scores = next_tokens(
+            outputs["logits"][row, -length:], step.targets, greedy_log_probabilities=step.greedy_log_probabilities
+        )
         if scores is None:
             return StepResult(finite=False)
-    if step.keep:
-        assert new is not None
-        kept = new[:, row, :, -length:].copy()
-    return StepResult(True, activations, coefficients, scores, kept)
+    return StepResult(True, activations, coefficients, ever, captured, scores, kept)
+
+
+def _neurons(
+    row: int, positions: slice, outputs: Outputs, signature: Signature
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """A row's activations and coefficients, `[layers, positions, neurons]`; one array where they are the same."""
+    activations = np.stack([outputs[name][row, positions] for name in signature.activation_names])
+    if not signature.coefficients:
+        return activations, activations
+    return activations, np.stack([outputs[name][row, positions] for name in signature.coefficient_names])
+
+
+def _finite(*arrays: NDArray[np.floating]) -> bool:
+    return all(bool(np.isfinite(array).all()) for array in arrays)

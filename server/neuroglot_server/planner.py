@@ -2,49 +2,52 @@
 
 reading        the prompt of each row, up to where its answer begins: a causal model runs all tokens but the last, an
                encoder-decoder encodes the whole; activations of the encoder are read here
-baseline       the token from which the answer begins and the gold tokens, on top of what was read; activations of the
-               decoder are read here
+baseline       the token from which the answer begins and the gold tokens, on top of what was read, and each choice
+               likewise; activations of the decoder are read here
 types          from those activations; they say which neurons the variants change
 variants       the baseline's step again for each variant and row, forked from what was read; variants that act on the
                prompt before the answer begins read it anew
 generation     of all rows and variants together
+
+What is run without interventions is run once, however many groups ask for it. Variants are run in parts where all of
+them together would hold too much.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
-from neuroglot_server.answers import Taps, component_result, row_prediction
-from neuroglot_server.batcher import Batcher, Timing
+from neuroglot_server.admission import Cost
+from neuroglot_server.answering import Answering
+from neuroglot_server.answers import row_prediction
+from neuroglot_server.batcher import Timing
 from neuroglot_server.cases import Case
+from neuroglot_server.comparison import Comparison, Derive
 from neuroglot_server.core import (
+    ANYONE,
     BASELINE,
     DECODER,
     Analysis,
-    ComponentDescription,
-    ComponentResult,
+    Caller,
     GroupResult,
-    NotFinite,
+    Intervention,
     Prediction,
     RowPrediction,
     RowResult,
     VariantResult,
 )
-from neuroglot_server.generation import Continuation, answer_tokens, generate, most_tokens
-from neuroglot_server.interventions import RowEdits, row_edits
-from neuroglot_server.kernels import types
-from neuroglot_server.reading import Reader
-from neuroglot_server.selections import Baseline
-from neuroglot_server.steps import RowStep
-from neuroglot_server.text import EncodedRow, Text
+from neuroglot_server.costs import Costs
+from neuroglot_server.generation import answer_tokens
+from neuroglot_server.interventions import RowEdits
+from neuroglot_server.text import EncodedRow
 
 _OVERFLOW = "the interventions make this row's numbers overflow: use smaller values or fewer neurons"
+
+Interventions = tuple[Intervention, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,26 +55,20 @@ class Planner:
     """Runs groups through a model.
 
     Attributes:
-        components: the decoder, or the encoder and the decoder.
-        norms: of their value rows, by component, float32 `[layers, neurons]`.
-        dtype: of their activations.
-        eos: tokens that end a generation.
-        text: the model's tokenizer.
-        reader: brings prompts to where their answers begin.
-        decoder: runs steps of the decoder.
-        kernels: runs what is computed from arrays, off the event loop.
+        answering: brings rows through the model.
+        comparison: types the baseline's neurons, and derives the variants' edits from them.
+        kernels: runs the comparison, off the event loop.
+        costs: counts what groups hold, and splits their variants.
     """
 
-    components: Sequence[ComponentDescription]
-    norms: Mapping[str, NDArray[np.float32]]
-    dtype: np.dtype[np.floating]
-    eos: Collection[int]
-    text: Text
-    reader: Reader
-    decoder: Batcher
+    answering: Answering
+    comparison: Comparison
     kernels: Executor
+    costs: Costs
 
-    async def run(self, group_id: str, rows: Sequence[EncodedRow], analysis: Analysis) -> GroupResult:
+    async def run(
+        self, group_id: str, rows: Sequence[EncodedRow], analysis: Analysis, caller: Caller = ANYONE
+    ) -> GroupResult:
         """Analyse one group.
 
         Raises:
@@ -81,122 +78,103 @@ class Planner:
         timing = Timing()
         prediction = analysis.prediction
         baseline = [Case(row) for row in rows]
-        await self.reader.read(baseline, timing, taps=True)
-        self._require_finite(baseline)
-        await self._answer(baseline, prediction, timing, taps=True)
-        self._require_finite(baseline)
-        components, edits = await asyncio.get_running_loop().run_in_executor(
-            self.kernels, self._compare, group_id, baseline, analysis
+        thresholds = analysis.thresholds if analysis.dead else ()
+        await self.answering.baseline(baseline, prediction, timing, caller, thresholds)
+        components, derive = await asyncio.get_running_loop().run_in_executor(
+            self.kernels, self.comparison, group_id, baseline, analysis, caller.tenant
         )
-        variants = () if prediction is None else await self._predict(baseline, edits, analysis, prediction, timing)
+        predicted: tuple[VariantResult, ...] = ()
+        if prediction is not None:
+            predicted = await self._predict(baseline, derive, analysis, prediction, timing, caller)
         return GroupResult(
             group_id=group_id,
             rows=tuple(RowResult(row.label, len(row.prompt), row.gold, row.joint, row.r_index) for row in rows),
             components=components,
-            variants=variants,
+            variants=predicted,
             queue_time_ms=timing.queue * 1e3,
             compute_time_ms=timing.compute * 1e3,
         )
 
-    def tokens(self, rows: Sequence[EncodedRow], analysis: Analysis) -> int:
-        """How many tokens a group runs, over all of its variants."""
+    def cost(self, rows: Sequence[EncodedRow], analysis: Analysis) -> Cost:
+        """What a group takes: the tokens that it runs over all of its variants if none is known, and bytes."""
         prompts = sum(len(row.prompt) for row in rows)
         answers = sum(1 + answer_tokens(row, analysis.prediction) for row in rows)
-        anew = sum(any(map(self.reader.concerns, variant.interventions)) for variant in analysis.variants)
-        return prompts * (1 + anew) + answers * (1 + len(analysis.variants))
+        if analysis.prediction is not None:
+            answers += sum(len(choice) for row in rows for choice in row.choices)
+        anew = [self._read_anew(variant.interventions) for variant in analysis.variants]
+        tokens = prompts * (1 + sum(anew)) + answers * (1 + len(anew))
+        return Cost(tokens, self.costs.bytes(rows, analysis, anew))
 
-    def _require_finite(self, baseline: Sequence[Case]) -> None:
-        """Refuse a baseline that has no types."""
-        for case in baseline:
-            for component, result in case.results.items():
-                if not result.finite:
-                    raise NotFinite(
-                        f"row {case.row.label!r} gives numbers that are not finite in the {component} without any "
-                        f"intervention, so its neurons have no types: the model overflows {self.dtype} on this prompt"
-                    )
+    def _read_anew(self, interventions: Interventions) -> bool:
+        return any(map(self.answering.reader.concerns, interventions))
 
     async def _predict(
         self,
         baseline: Sequence[Case],
-        edits: Sequence[Sequence[RowEdits]],
+        derive: Derive,
         analysis: Analysis,
         prediction: Prediction,
         timing: Timing,
+        caller: Caller,
     ) -> tuple[VariantResult, ...]:
-        """Run all variants; one that does nothing to a row shares the baseline's case."""
-        table = [
-            [case.under(edit) if edit.anywhere else case for case, edit in zip(baseline, of_rows, strict=True)]
-            for of_rows in edits
-        ]
-        changed = [case for cases in table for case in cases if case.edits.anywhere]
-        await self.reader.read([case for case in changed if self.reader.changed(case.edits)], timing, taps=False)
-        await self._answer(changed, prediction, timing)
-        begun = [case.continuation for case in (*baseline, *changed) if case.continuation is not None]
-        await generate(begun, self.eos, self.text, self.decoder, timing)
-        unchanged = [RowEdits()] * len(baseline)
+        """Run all variants, and generate the baseline's answers beside the first of them."""
+        distinct = list(dict.fromkeys(variant.interventions for variant in analysis.variants))
+        rows = [case.row for case in baseline]
+        predictions: dict[Interventions, tuple[RowPrediction, ...]] = {}
+        for part in self.costs.variants(rows, analysis, len(distinct)):
+            said = await self._predict_part(baseline, derive, distinct[part], analysis, prediction, timing, caller)
+            predictions.update(zip(distinct[part], said, strict=True))
+        unchanged = tuple(self._prediction(case, RowEdits()) for case in baseline)
         return (
-            self._variant_result(BASELINE, baseline, unchanged),
-            *(
-                self._variant_result(variant.name, cases, of_rows)
-                for variant, cases, of_rows in zip(analysis.variants, table, edits, strict=True)
-            ),
+            VariantResult(BASELINE, unchanged),
+            *(VariantResult(variant.name, predictions[variant.interventions]) for variant in analysis.variants),
         )
 
-    async def _answer(
-        self, cases: Sequence[Case], prediction: Prediction | None, timing: Timing, *, taps: bool = False
-    ) -> None:
-        """Run the tokens from which the answers begin, and where predictions are wanted the gold ones but the last."""
-        steps = [self._answer_step(case, prediction, taps=taps) for case in cases]
-        for case, step, result in zip(cases, steps, await self.decoder.run(steps, timing), strict=True):
-            case.results[DECODER] = result
-            if prediction is not None and prediction.generate and result.finite:
-                case.continuation = Continuation.after(case.row, step, result, most_tokens(case.row, prediction))
-
-    def _answer_step(self, case: Case, prediction: Prediction | None, *, taps: bool) -> RowStep:
-        gold = case.row.gold if prediction is not None else ()
-        return RowStep(
-            tokens=(self.reader.start(case.row), *gold[:-1]),
-            past=case.past,
-            cross=case.cross,
-            edits=case.edits.of(DECODER),
-            taps=taps,
-            scored=prediction is not None,
-            targets=gold,
-            keep=prediction is not None and prediction.generate,
-        )
-
-    def _compare(
-        self, group_id: str, baseline: Sequence[Case], analysis: Analysis
-    ) -> tuple[tuple[ComponentResult, ...], list[list[RowEdits]]]:
-        """Type the baseline's neurons in every component, and derive what each variant does to each row."""
-        threshold = analysis.thresholds[0]
-        found, references = [], []
-        for component in self.components:
-            results = [case.results[component.name] for case in baseline]
-            taps = Taps(
-                np.stack([result.activations for result in results if result.activations is not None]),
-                np.stack([result.coefficients for result in results if result.coefficients is not None]),
+    async def _predict_part(
+        self,
+        baseline: Sequence[Case],
+        derive: Derive,
+        variants: Sequence[Interventions],
+        analysis: Analysis,
+        prediction: Prediction,
+        timing: Timing,
+        caller: Caller,
+    ) -> list[tuple[RowPrediction, ...]]:
+        """Run some variants; one that does nothing to a row shares the baseline's case."""
+        deriving: Callable[[], list[list[RowEdits]]] = partial(list, map(derive, variants))
+        edits = await asyncio.get_running_loop().run_in_executor(self.kernels, deriving)
+        changed = [
+            (variant, place)
+            for variant, of_rows in enumerate(edits)
+            for place, of_row in enumerate(of_rows)
+            if of_row.anywhere
+        ]
+        rows = [case.row for case in baseline]
+        anew = [self.answering.reader.changed(edits[variant][place]) for variant, place in changed]
+        sizes = [(rows[place], again) for (_, place), again in zip(changed, anew, strict=True)]
+        said: dict[tuple[int, int], RowPrediction] = {}
+        for part in self.costs.rows(rows, analysis, sizes):
+            cases = {(variant, place): baseline[place].under(edits[variant][place]) for variant, place in changed[part]}
+            await self.answering.under_interventions(list(cases.values()), prediction, timing, caller)
+            await self.answering.go_on([*baseline, *cases.values()], timing, caller)
+            said |= {at: self._prediction(case, case.edits) for at, case in cases.items()}
+        return [
+            tuple(
+                said.get((variant, place)) or self._prediction(baseline[place], of_row)
+                for place, of_row in enumerate(of_rows)
             )
-            activity = types.active(taps.activations, threshold)
-            references.append(
-                Baseline(
-                    component=component.name,
-                    group_id=group_id,
-                    labels=tuple(case.row.label for case in baseline),
-                    activity=activity,
-                    codes=types.type_codes(activity) if len(activity) > 1 else None,
-                )
-            )
-            found.append(component_result(component, taps, self.norms[component.name], analysis))
-        edits = [row_edits(variant.interventions, references, threshold, self.dtype) for variant in analysis.variants]
-        return tuple(found), edits
-
-    def _variant_result(self, name: str, cases: Sequence[Case], edits: Sequence[RowEdits]) -> VariantResult:
-        return VariantResult(name, tuple(map(self._prediction, cases, edits)))
+            for variant, of_rows in enumerate(edits)
+        ]
 
     def _prediction(self, case: Case, edits: RowEdits) -> RowPrediction:
         scores, continuation = case.results[DECODER].scores, case.continuation
-        if scores is None or (continuation is not None and not continuation.finite):
+        choices = [result.scores for result in case.choices]
+        if scores is None or None in choices or (continuation is not None and not continuation.finite):
             return RowPrediction(error=_OVERFLOW)
-        prediction = row_prediction(case.row, scores, None if continuation is None else continuation.tokens, self.text)
-        return replace(prediction, selected_neurons=edits.selected, selected_active_neurons=edits.selected_active)
+        said = None if continuation is None else continuation.tokens
+        return replace(
+            row_prediction(case.row, scores, said, self.answering.text),
+            selected_neurons=edits.selected,
+            selected_active_neurons=edits.selected_active,
+            choice_log_probabilities=tuple(sum(one.log_probabilities) for one in choices if one is not None),
+        )

@@ -13,9 +13,11 @@ from typing import Protocol
 
 from neuroglot_server.batcher import Batcher, Timing
 from neuroglot_server.cases import Case
-from neuroglot_server.core import DECODER, ENCODER, Intervention
+from neuroglot_server.core import DECODER, ENCODER, Caller, Intervention
 from neuroglot_server.interventions import RowEdits
-from neuroglot_server.steps import NO_TOKENS, RowStep
+from neuroglot_server.prefixes import Prefix, joined
+from neuroglot_server.sharing import Sharing, Wanted, Whole
+from neuroglot_server.steps import RowStep
 from neuroglot_server.text import EncodedRow
 
 
@@ -31,13 +33,18 @@ class Reader(Protocol):
     def changed(self, edits: RowEdits) -> bool:
         """Whether a row's edits do change what is read."""
 
-    async def read(self, cases: Sequence[Case], timing: Timing, *, taps: bool) -> None:
-        """Read the prompts of cases, as far as their answers' beginnings.
+    async def read(
+        self, cases: Sequence[Case], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
+    ) -> None:
+        """Read the prompts of cases, as far as their answers' beginnings; what is known is not read again.
 
         Args:
-            cases: their `past` or `cross` is set, and the result of an encoder.
+            cases: baselines, or such whose edits change what is read. Their `past` or `cross` is set, and the result
+                of an encoder.
             timing: is added to.
-            taps: whether these are baselines, whose activations are wanted.
+            caller: who asks.
+            thresholds: where it is wanted whether each neuron exceeds a threshold at any token that is read: which
+                ones. Then `ever` of the cases is set, and all is read whether known or not.
 
         Raises:
             ModelClosed: the model went down meanwhile.
@@ -46,9 +53,15 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Prefill:
-    """How a causal model reads; none of its taps lie there."""
+    """How a causal model reads; none of its taps lie there.
+
+    Attributes:
+        decoder: runs steps of the decoder.
+        sharing: what is known of prompts.
+    """
 
     decoder: Batcher
+    sharing: Sharing
 
     def start(self, row: EncodedRow) -> int:
         """The prompt's last token."""
@@ -62,16 +75,27 @@ class Prefill:
         """Those before the last prompt token."""
         return edits.of(DECODER).before is not None
 
-    async def read(self, cases: Sequence[Case], timing: Timing, *, taps: bool) -> None:
-        """Run the prompts but their last tokens."""
+    async def read(
+        self, cases: Sequence[Case], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
+    ) -> None:
+        """Run the prompts but their last tokens, less what is known of them."""
         longer = [case for case in cases if len(case.row.prompt) > 1]
-        steps = [
-            RowStep(case.row.prompt[:-1], focus=len(case.row.prompt) - 1, edits=case.edits.of(DECODER), keep=True)
-            for case in longer
-        ]
-        for case, result in zip(longer, await self.decoder.run(steps, timing), strict=True):
-            assert result.kept is not None
-            case.past = NO_TOKENS.extended(result.kept)
+        wanted = [self._wanted(case, thresholds) for case in longer]
+        for case, results in zip(longer, await self.sharing.run(wanted, self.decoder, timing, caller), strict=True):
+            if results[-1].finite:
+                case.past = joined(results)
+            else:  # its activations were looked at: the baseline has come to its end
+                case.results[DECODER] = results[-1]
+            if results[-1].ever is not None:
+                case.ever[DECODER] = results[-1].ever
+
+    def _wanted(self, case: Case, thresholds: tuple[float, ...]) -> Wanted:
+        prompt = case.row.prompt
+        if not thresholds and not self.changed(case.edits):
+            return Prefix(prompt[:-1])
+        edits = case.edits.of(DECODER)
+        step = RowStep(prompt[:-1], focus=len(prompt) - 1, edits=edits, thresholds=thresholds, keep=True)
+        return Whole(DECODER, None, step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +105,12 @@ class Encode:
     Attributes:
         encoder: runs steps of the encoder.
         decoder_start: the first token of every decoder's row.
+        sharing: what is known of prompts.
     """
 
     encoder: Batcher
     decoder_start: int
+    sharing: Sharing
 
     def start(self, row: EncodedRow) -> int:
         """The decoder's start token, whatever the row."""
@@ -98,13 +124,22 @@ class Encode:
         """Those in the encoder."""
         return edits.of(ENCODER).anywhere
 
-    async def read(self, cases: Sequence[Case], timing: Timing, *, taps: bool) -> None:
-        """Run the whole prompts."""
-        steps = [
-            RowStep(case.row.prompt, focus=len(case.row.prompt) - 1, edits=case.edits.of(ENCODER), taps=taps, keep=True)
-            for case in cases
-        ]
-        for case, result in zip(cases, await self.encoder.run(steps, timing), strict=True):
+    async def read(
+        self, cases: Sequence[Case], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
+    ) -> None:
+        """Run the whole prompts, unless they are known."""
+        wanted = [self._wanted(case, thresholds) for case in cases]
+        for case, (result,) in zip(cases, await self.sharing.run(wanted, self.encoder, timing, caller), strict=True):
             case.results[ENCODER] = result
+            if result.ever is not None:
+                case.ever[ENCODER] = result.ever
             if result.kept is not None:  # a baseline that is not finite has come to its end
-                case.cross = NO_TOKENS.extended(result.kept)
+                case.cross = result.kept
+
+    def _wanted(self, case: Case, thresholds: tuple[float, ...]) -> Wanted:
+        prompt, edits = case.row.prompt, case.edits.of(ENCODER)
+        known = not thresholds and not edits.anywhere
+        step = RowStep(
+            prompt, focus=len(prompt) - 1, edits=edits, taps=not edits.anywhere, thresholds=thresholds, keep=True
+        )
+        return Whole(ENCODER, prompt if known else None, step)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.packing import unpack_bits
+from neuroglot_server.baseline import Baseline
 from neuroglot_server.core import (
+    ByContribution,
     ByNeuron,
     ByType,
     Control,
@@ -21,40 +22,24 @@ from neuroglot_server.core import (
     Selection,
     Union,
 )
+from neuroglot_server.kernels import contribution
 
 Members = NDArray[np.bool_]
 """bool `[R, layers, neurons]`, or `[1, layers, neurons]` where they are the same in every row."""
 
 
-@dataclass(frozen=True, eq=False)
-class Baseline:
-    """What a group's own baseline says of one component; selections are relative to it.
-
-    Attributes:
-        component: its name.
-        group_id: the group's id.
-        labels: the rows' labels.
-        activity: which neurons are active in each row, bool `[R, layers, neurons]`.
-        codes: their types, uint8 `[layers, neurons]`; None where the group has one row.
-    """
-
-    component: str
-    group_id: str
-    labels: tuple[str, ...]
-    activity: NDArray[np.bool_]
-    codes: NDArray[np.uint8] | None
-
-
 def members(selection: Selection, baseline: Baseline) -> Members:
-    """The neurons that a selection chooses in a component."""
+    """The neurons that a selection chooses in a component; what was uploaded has been put in the name's place."""
     match selection:
         case ByType(types):
-            assert baseline.codes is not None, "a selection by type was let through for a single row"
             return np.isin(baseline.codes, types)[np.newaxis]
         case ByNeuron(component, layers, neurons, bits):
             if component not in ("", baseline.component):
                 return np.zeros((1, *baseline.activity.shape[1:]), dtype=np.bool_)
             return unpack_bits(bits, (1, layers, neurons))
+        case ByContribution(top_fraction, top_k):
+            k = contribution.top_k(baseline.contributions.shape[-1], top_fraction, top_k)
+            return contribution.top(baseline.contributions, k)
         case Union(selections):
             return reduce(np.logical_or, (members(part, baseline) for part in selections))
         case Intersection(selections):
@@ -62,10 +47,44 @@ def members(selection: Selection, baseline: Baseline) -> Members:
         case Difference((first, *others)):
             return reduce(lambda left, part: left & ~members(part, baseline), others, members(first, baseline))
         case Control(of, kind, draw, seed):
-            candidates = baseline.activity if kind is ControlKind.RANDOM_ACTIVE else np.ones_like(baseline.activity)
-            counts = np.count_nonzero(members(of, baseline) & candidates, axis=-1)
-            return lowest(_priorities(baseline, draw, seed), candidates, counts)
+            return _drawn(members(of, baseline), kind, _priorities(baseline, draw, seed), baseline)
     raise AssertionError(f"an unknown selection was let through: {selection!r}")
+
+
+def _drawn(controlled: Members, kind: ControlKind, priorities: NDArray[np.uint64], baseline: Baseline) -> Members:
+    """Random neurons to compare others with, those of the lowest priorities first."""
+    everything = np.ones_like(baseline.activity)
+    match kind:
+        case ControlKind.RANDOM:
+            return lowest(priorities, everything, np.count_nonzero(controlled & everything, axis=-1))
+        case ControlKind.RANDOM_ACTIVE:
+            counts = np.count_nonzero(controlled & baseline.activity, axis=-1)
+            return lowest(priorities, baseline.activity, counts)
+        case ControlKind.RANDOM_MASS:
+            masses = np.where(controlled, baseline.contributions, 0).sum(axis=-1, dtype=np.float64)
+            return lowest(priorities, everything, counts_of_mass(priorities, baseline.contributions, masses))
+
+
+def counts_of_mass(
+    priorities: NDArray[np.uint64], contributions: NDArray[np.float32], masses: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """How many neurons to draw, those of the lowest priorities first, for their contributions to add up to a mass.
+
+    Of all such numbers it is the one whose sum is nearest to the mass, and of equally near ones the smallest.
+
+    Args:
+        priorities: `[R, layers, neurons]`, all different within a layer.
+        contributions: not negative, of the same shape.
+        masses: `[R, layers]`.
+
+    Returns:
+        int64 `[R, layers]`, 0 to the number of neurons.
+    """
+    in_order = np.take_along_axis(contributions, np.argsort(priorities, axis=-1), axis=-1)
+    none_drawn = np.zeros((*in_order.shape[:-1], 1))
+    sums = np.concatenate([none_drawn, np.cumsum(in_order, axis=-1, dtype=np.float64)], axis=-1)
+    counts: NDArray[np.int64] = np.abs(sums - masses[..., np.newaxis]).argmin(axis=-1)
+    return counts
 
 
 def lowest(priorities: NDArray[np.uint64], candidates: Members, counts: NDArray[np.int64]) -> Members:

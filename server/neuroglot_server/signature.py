@@ -91,8 +91,8 @@ class Signature:
         layers: number of layers.
         neurons: FFN neurons a layer.
         dtype: of activations, keys and values.
-        heads: heads of the keys and values that it takes; 0 where it takes none.
-        head_size: width of a head, likewise.
+        heads: heads of the keys and values that it takes and gives.
+        head_size: width of a head.
         position_ids: whether the graph takes them (models whose positions do not follow from the attention mask).
         coefficients: whether coefficients are an output of their own (gated models).
     """
@@ -137,16 +137,17 @@ def read_signature(
     wanted |= {f"ffn.{layer}.{part}" for layer in range(component.layers) for part in ("mask", "override")}
     if interface.cross:
         wanted.add("encoder_attention_mask")
+    results: Mapping[str, Any] = {node.name: node for node in outputs}
     given = {f"ffn.{layer}.activation" for layer in range(component.layers)} | set(interface.present)
     if component.gated:
         given |= {f"ffn.{layer}.coefficient" for layer in range(component.layers)}
     if interface.logits:
         wanted.add("logits_from")
         given.add("logits")
-    missing = sorted((wanted - taken.keys()) | (given - {node.name for node in outputs}))
+    missing = sorted((wanted - taken.keys()) | (given - results.keys()))
     if missing:
         raise BundleError(f"{graph} lacks {', '.join(missing)}: export the model again with this version")
-    _, heads, _, head_size = taken[interface.past[0]].shape if interface.past else (0, 0, 0, 0)
+    _, heads, _, head_size = results[interface.present[0]].shape
     return Signature(
         interface=interface,
         layers=component.layers,

@@ -9,11 +9,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot_server.kernels.scoring import NextTokens
+
+
+class Piece(Protocol):
+    """Keys and values of consecutive tokens, `[2 * layers, heads, tokens, head_size]`: an array, or like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes up, in bytes."""
+
+    def __getitem__(self, slices: tuple[slice, slice, slice], /) -> Self:
+        """Some of its tokens, not copied: `piece[:, :, start:stop]`."""
+
+    def copy(self) -> Self:
+        """The same, by themselves."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ending:
+    """The pass in which a past's last token was new; what that pass gave is the whole past of this row.
+
+    Attributes:
+        batch: stands for the pass.
+        row: the row's index in it.
+    """
+
+    batch: object
+    row: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,18 +56,47 @@ class KeyValues:
 
     Attributes:
         pieces: each `[2 * layers, heads, tokens, head_size]`: the keys and then the values of layer 0, of layer 1, ...
+        ending: where the engine may find these, and the past that they were computed on top of, in one.
     """
 
-    pieces: tuple[NDArray[np.floating], ...] = ()
+    pieces: tuple[Piece, ...] = ()
+    ending: Ending | None = None
 
     @property
     def length(self) -> int:
         """Number of tokens."""
         return sum(piece.shape[2] for piece in self.pieces)
 
-    def extended(self, piece: NDArray[np.floating]) -> KeyValues:
-        """These and the next tokens' keys and values."""
-        return KeyValues((*self.pieces, piece))
+    @property
+    def nbytes(self) -> int:
+        """What they take up, in bytes; pieces that are shared count in each that shares them."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+    def extended(self, following: KeyValues) -> KeyValues:
+        """These and those of the tokens that follow."""
+        return KeyValues((*self.pieces, *following.pieces), following.ending)
+
+    def first(self, tokens: int) -> KeyValues:
+        """Those of the first tokens, of which there must be as many; nothing is copied."""
+        pieces = []
+        for piece in self.pieces:
+            if tokens <= 0:
+                break
+            pieces.append(piece[:, :, :tokens])
+            tokens -= piece.shape[2]
+        return KeyValues(tuple(pieces))
+
+    def part(self, start: int, stop: int) -> KeyValues:
+        """Those of some of the tokens, copied unless they are all, so that they do not hold on to the others."""
+        if (start, stop) == (0, self.length):
+            return self
+        pieces, offset = [], 0
+        for piece in self.pieces:
+            inside = piece[:, :, max(start - offset, 0) : max(stop - offset, 0)]
+            if inside.shape[2]:
+                pieces.append(inside.copy())
+            offset += piece.shape[2]
+        return KeyValues(tuple(pieces))
 
 
 NO_TOKENS = KeyValues()
@@ -91,8 +152,11 @@ class RowStep:
             past, and `len(tokens)` or more where it is still to come.
         edits: of the row; the focus says which of them falls on which of the new tokens.
         taps: whether activations and coefficients at the focus are wanted.
+        thresholds: where it is wanted whether each neuron exceeds a threshold at any of the new tokens: which ones.
+        capture: whether activations and coefficients at all new tokens are wanted.
         scored: whether scores of all new tokens' successors are wanted.
         targets: those successors, as many as `tokens`, where their log-probabilities are wanted.
+        greedy_log_probabilities: whether, with `scored`, those of the most likely successors are wanted.
         keep: whether the keys and values of the new tokens are wanted; of an encoder, those that its decoder reads.
     """
 
@@ -102,8 +166,11 @@ class RowStep:
     focus: int = 0
     edits: Edits = NO_EDITS
     taps: bool = False
+    thresholds: tuple[float, ...] = ()
+    capture: bool = False
     scored: bool = False
     targets: tuple[int, ...] = ()
+    greedy_log_probabilities: bool = False
     keep: bool = False
 
     # The batcher asks for these again and again.
@@ -140,12 +207,26 @@ class StepResult:
         finite: whether all numbers that were looked at are finite; the others are then what was asked for.
         activations: `[layers, neurons]`, with `taps`.
         coefficients: what multiplies the value rows, of the same shape; the activations themselves where not gated.
+        ever: with `thresholds`: whether each neuron exceeds each of them at any new token, bool
+            `[thresholds, layers, neurons]`.
+        captured: with `capture`: activations and coefficients, in a tuple, each `[layers, tokens, neurons]`.
         scores: with `scored`.
-        kept: `[2 * layers, heads, tokens, head_size]`, with `keep`; the layers are those of the decoder.
+        kept: with `keep`: keys and values of the new tokens; of an encoder, those that its decoder reads.
     """
 
     finite: bool
     activations: NDArray[np.floating] | None = None
     coefficients: NDArray[np.floating] | None = None
+    ever: NDArray[np.bool_] | None = None
+    captured: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None
     scores: NextTokens | None = None
-    kept: NDArray[np.floating] | None = None
+    kept: KeyValues | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes up, in bytes."""
+        arrays = [self.activations, self.ever, *(self.captured or ())]
+        if self.activations is None or not np.may_share_memory(self.activations, self.coefficients):
+            arrays.append(self.coefficients)
+        kept = 0 if self.kept is None else self.kept.nbytes
+        return kept + sum(int(array.nbytes) for array in arrays if array is not None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from neuroglot.errors import BundleError
-from neuroglot.gold import answer_tokens, gold_tokens, r_index
+from neuroglot.gold import GoldTokens, answer_tokens, gold_tokens, r_index
 from neuroglot.groups import default_separator
 from neuroglot_server.core import Row, TokenizedText
 
@@ -27,6 +27,8 @@ class EncodedRow:
             does not go on from the prompt, always.
         answers: the accepted answers as they were given.
         r_index: where r is among the gold tokens, see `neuroglot.gold.r_index`.
+        choices: token ids of each of the answers among which the most likely one is found.
+        distractor: token ids of the wrong answer, from the one on that stands where r does; empty without one.
     """
 
     label: str
@@ -35,6 +37,21 @@ class EncodedRow:
     joint: bool
     answers: tuple[str, ...]
     r_index: int = 0
+    choices: tuple[tuple[int, ...], ...] = ()
+    distractor: tuple[int, ...] = ()
+
+
+class NoTokens(ValueError):
+    """A text of a row that the model cannot be asked about, for it has no tokens.
+
+    Attributes:
+        field: where it stands in the row: `choices[1]`.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        """Keep where it stands."""
+        self.field = field
+        super().__init__(reason)
 
 
 class Text:
@@ -84,25 +101,42 @@ class Text:
         return "\n" in self.decode((token,))
 
     def encode_row(self, row: Row) -> EncodedRow:
-        """Tokens of a row's prompt and of its gold answer.
+        """Tokens of a row's prompt, of its gold answer, of its choices and of its distractor.
 
         Gold tokens of a prompt that was given as token ids are those of separator and answer by themselves, and those
-        of an encoder-decoder are the answer's, for there nothing separates it from the prompt.
+        of an encoder-decoder are the answer's, for there nothing separates it from the prompt. Choices and distractor
+        are read as the gold answer is.
 
         Raises:
-            ValueError: the gold answer has no tokens.
+            NoTokens: the gold answer, a choice or the distractor has none.
         """
-        separator = default_separator(row.label) if row.separator is None else row.separator
-        if isinstance(row.prompt, str) and row.answers and not self._encoder_decoder:
-            found = gold_tokens(self.encode, self._encode_bare, row.prompt, separator, row.answers[0])
-            return EncodedRow(row.label, found.prompt, found.gold, found.joint, row.answers)
         prompt = self.encode(row.prompt) if isinstance(row.prompt, str) else row.prompt
+        choices = tuple(
+            self._answer(row, prompt, choice, f"choices[{place}]").gold for place, choice in enumerate(row.choices)
+        )
+        wrong = self._answer(row, prompt, row.distractor, "distractor").gold if row.distractor else ()
+        distractor = wrong[self._r_index(wrong) :]
         if not row.answers:
-            return EncodedRow(row.label, prompt, (), False, ())
-        answer = row.answers[0] if self._encoder_decoder else separator + row.answers[0]
-        gold = answer_tokens(self._encode_bare, answer)
-        r = r_index([str(self._tokenizer.id_to_token(token)) for token in gold]) if self._encoder_decoder else 0
-        return EncodedRow(row.label, prompt, gold, self._encoder_decoder, row.answers, r)
+            return EncodedRow(row.label, prompt, (), False, (), 0, choices, distractor)
+        gold = self._answer(row, prompt, row.answers[0], "answers[0]")
+        r = self._r_index(gold.gold)
+        return EncodedRow(row.label, prompt, gold.gold, gold.joint, row.answers, r, choices, distractor)
+
+    def _r_index(self, gold: tuple[int, ...]) -> int:
+        """Where r is among the tokens of an answer."""
+        return r_index([str(self._tokenizer.id_to_token(token)) for token in gold]) if self._encoder_decoder else 0
+
+    def _answer(self, row: Row, prompt: tuple[int, ...], answer: str, field: str) -> GoldTokens:
+        """The tokens of something that the model might say after a row's prompt."""
+        separator = default_separator(row.label) if row.separator is None else row.separator
+        try:
+            if self._encoder_decoder:
+                return GoldTokens(prompt, answer_tokens(self._encode_bare, answer), True)
+            if isinstance(row.prompt, str):
+                return gold_tokens(self.encode, self._encode_bare, row.prompt, separator, answer)
+            return GoldTokens(prompt, answer_tokens(self._encode_bare, separator + answer), False)
+        except ValueError as error:
+            raise NoTokens(field, str(error)) from None
 
     def _encode_bare(self, text: str) -> tuple[int, ...]:
         return self.encode(text, special_tokens=False)

@@ -1,162 +1,109 @@
-"""Fact probing on the embedded BLOOM, served, against the loop that a user would write with transformers and hooks.
+"""The benchmarks of serving, each a ratio within one run, as JSON and as a table.
 
-    make bench        writes build/bench/fact_probing.json and prints the table
-
-Both answer the same question about the same groups: types of all neurons, and whether each gold answer stays the most
-likely one, teacher-forced, when each of three types and as many random active neurons are deactivated at the last
-prompt token. They take turns, so that what else the machine does hits both; the ratio is what counts.
+make bench               writes build/bench/serving.json and serving.md, half an hour on two cores
+make bench ONLY=sizes    one part of it
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import islice
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-import numpy as np
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from neuroglot_exporter import export
+from tests.benchmarks.serving import answers, clients, memory, work
+from tests.benchmarks.serving.bare import BareLoop
+from tests.benchmarks.serving.bundle import bundle
+from tests.benchmarks.serving.measures import Measure
+from tests.benchmarks.serving.prompts import Prompter
+from tests.benchmarks.serving.servers import serving
 
-import neuroglot as ng
-from neuroglot.gold import GoldTokens, gold_tokens
-from neuroglot.tasks import capitals
-from neuroglot_exporter import embedded, export
-
-TYPES = (ng.ALL_SHARED, ng.SPECIFIC, ng.PARTIAL_SHARED)
-
-
-def served(model: ng.Model, groups: Sequence[ng.Group]) -> int:
-    """Ask the server; the number of right answers over all variants."""
-    variants = {f"w/o {kind.label}": ng.deactivate(kind) for kind in TYPES}
-    variants |= {f"control of {kind.label}": ng.deactivate(ng.control(kind)) for kind in TYPES}
-    outcomes = model.analyze_many(groups, variants=variants, type_map=False, generate=False)
-    return sum(
-        row.exact is True for result in outcomes for rows in result.predictions.values() for row in rows.values()
-    )
+PARTS = ("throughput", "variants", "prefixes", "repeated", "clients", "long", "sizes", "overhead", "starts")
 
 
-class Hooked:
-    """The same with transformers: one pass a variant over a left-padded batch of the group's rows."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-        self.model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        self.activations: dict[int, torch.Tensor] = {}
-        self.masks: dict[int, torch.Tensor] = {}  # [rows, positions, neurons]
-        for layer, block in enumerate(self.model.transformer.h):
-            block.mlp.gelu_impl.register_forward_hook(partial(self._hook, layer))
-
-    def _hook(self, layer: int, module: object, inputs: object, output: torch.Tensor) -> torch.Tensor:
-        self.activations[layer] = output
-        return output * self.masks[layer] if self.masks else output
-
-    @torch.no_grad()
-    def __call__(self, groups: Sequence[ng.Group]) -> int:
-        """The number of right answers over all variants."""
-        generator = np.random.default_rng(0)
-        return sum(self._group(group, generator) for group in groups)
-
-    def _group(self, group: ng.Group, generator: np.random.Generator) -> int:
-        encode = partial(self.tokenizer.encode, add_special_tokens=False)
-        rows = [
-            gold_tokens(encode, encode, prompt, group.separators[language], group.answers[language][0])
-            for language, prompt in group.prompts.items()
-        ]
-        width = max(len(row.prompt) + len(row.gold) for row in rows) - 1
-        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            tokens = torch.tensor(row.prompt + row.gold[:-1])
-            ids[i, width - len(tokens) :], mask[i, width - len(tokens) :] = tokens, 1
-        last = torch.tensor([width - len(row.gold) for row in rows])
-        everyone = torch.arange(len(rows))
-
-        self.masks = {}
-        right = self._right(ids, mask, rows)
-        active = {layer: values[everyone, last].numpy() > 0 for layer, values in self.activations.items()}
-        for kind in TYPES:
-            chosen = {layer: self._of_type(kind, found) for layer, found in active.items()}
-            for control in (False, True):
-                self.masks = {}
-                for layer, found in active.items():
-                    keep = torch.ones(len(rows), width, found.shape[1])
-                    for i in range(len(rows)):
-                        neurons = np.flatnonzero(chosen[layer])
-                        if control:
-                            count = int((chosen[layer] & found[i]).sum())
-                            neurons = generator.choice(np.flatnonzero(found[i]), count, replace=False)
-                        keep[i, last[i], neurons] = 0
-                    self.masks[layer] = keep
-                right += self._right(ids, mask, rows)
-        return right
-
-    def _right(self, ids: torch.Tensor, mask: torch.Tensor, rows: Sequence[GoldTokens]) -> int:
-        longest = max(len(row.gold) for row in rows)
-        # The head on the trailing positions only: a user in a hurry would do that, too.
-        hidden = self.model.transformer(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        logits = self.model.lm_head(hidden[:, -longest:])
-        return sum(
-            torch.equal(logits[i, longest - len(row.gold) :].argmax(-1), torch.tensor(row.gold))
-            for i, row in enumerate(rows)
-        )
-
-    @staticmethod
-    def _of_type(kind: ng.NeuronType, active: np.ndarray) -> np.ndarray:
-        rows = active.sum(axis=0)
-        if kind == ng.ALL_SHARED:
-            return rows == len(active)
-        return rows == 1 if kind == ng.SPECIFIC else (rows > 1) & (rows < len(active))
+def measures(model: Path, parts: tuple[str, ...], scale: int) -> Iterator[Measure]:
+    """Measure; `scale` is how many groups a round has, about."""
+    if "starts" in parts:  # first, while nothing else holds memory
+        yield from memory.starts(model, rounds=3)
+        print(f"  neuroglot prepare: {memory.prepare(model):.0f} s", flush=True)
+        yield memory.second_server(model)
+    if "overhead" in parts:
+        yield from _embedded()
+    prompter = Prompter(model)
+    with serving(model) as server:
+        if "sizes" in parts:
+            yield from answers.sizes(server, prompter)
+        if "clients" in parts:
+            yield clients.one_row_each(server, prompter, requests=scale)
+            yield clients.interactive(server, prompter, asked=4 * scale)
+        if "prefixes" in parts:
+            yield from work.prefixes(model, server, prompter, groups=2 * scale)
+        if "long" in parts:
+            taken = work.long_prompts(server, prompter, tokens=500)
+            print(f"  10 prompts of 500 tokens under 32 variants: {taken:.0f} s", flush=True)
+        if {"throughput", "variants", "repeated"} & set(parts):
+            bare = BareLoop(model)
+            if "throughput" in parts:
+                yield work.throughput(server, bare, prompter, rounds=3, groups=scale)
+            if "variants" in parts:
+                rounds = [prompter.inferences(scale // 2) for _ in range(2)]
+                yield work.variants(server, bare, rounds, "XNLI's lengths", 3.5)
+                rounds = [prompter.facts(scale) for _ in range(2)]
+                yield work.variants(server, bare, rounds, "short prompts", 2.5)
+            if "repeated" in parts:
+                yield work.repeated(server, bare, prompter, passes=8)
+        yield memory.peak(server, model)
 
 
-def seconds(run: Callable[[], int]) -> float:
-    """How long it takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def _embedded() -> Iterator[Measure]:
+    with TemporaryDirectory() as folder:
+        embedded = Path(folder) / "bloom"
+        export("embedded:bloom", embedded)
+        yield answers.overhead(embedded, calls=100)
+        print(f"  {answers.groups_a_second(embedded, 300):.0f} groups/s of facts on one stream", flush=True)
+
+
+def table(found: list[Measure]) -> str:
+    """The measures as Markdown."""
+    lines = ["| what | measured | bound | |", "|---|---|---|---|"]
+    for one in found:
+        sign = "≥" if one.kept == "least" else "≤"
+        kept = "met" if one.met else "**missed**"
+        lines.append(f"| {one.name} | {one.value:.3g} {one.unit} | {sign} {one.bound:g} {one.unit} | {kept} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    parser.add_argument("--groups", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--torch-threads", type=int, default=1, help="on models this small more only wait for each other"
-    )
+    parser.add_argument("--only", nargs="*", choices=PARTS, help="parts to run; all by default")
+    parser.add_argument("--small", action="store_true", help="a tiny model, to try the benchmark itself")
+    parser.add_argument("--scale", type=int, default=6, help="about how many groups a round has")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.torch_threads)
-    groups = list(islice(capitals.groups(), arguments.groups))
-    with TemporaryDirectory() as folder:
-        export("embedded:bloom", Path(folder) / "bloom")
-        with ng.connect(Path(folder) / "bloom") as client:
-            ours, theirs = partial(served, client.model(), groups), partial(Hooked(embedded.path("bloom")), groups)
-            answers = ours(), theirs()  # a warm-up, too
-            pairs = [(seconds(ours), seconds(theirs)) for _ in range(arguments.rounds)]
-    result = {
-        "groups": len(groups),
-        "rows": sum(len(group.prompts) for group in groups),
-        "variants": 2 * len(TYPES),
-        "served_seconds": statistics.median(one for one, _ in pairs),
-        "transformers_seconds": statistics.median(other for _, other in pairs),
-        "ratio": statistics.median(other / one for one, other in pairs),
-        "right_answers": {"served": answers[0], "transformers": answers[1]},
-        "torch_threads": arguments.torch_threads,
+    model = bundle(arguments.out / "bundles", small=arguments.small)
+    found = []
+    for one in measures(model, tuple(arguments.only or PARTS), arguments.scale):
+        print(f"{'met   ' if one.met else 'MISSED'} {one.value:10.3g} {one.unit:5} {one.name}", flush=True)
+        found.append(one)
+    about: dict[str, Any] = {
+        "model": "a tiny one" if arguments.small else "random weights in BLOOM-560m's geometry, float32",
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "versions": {name: version(name) for name in ("neuroglot", "onnxruntime", "numpy", "grpcio")},
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "fact_probing.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{result['groups']} groups, {result['rows']} rows, baseline + {result['variants']} variants, teacher-forced")
-    for name in ("served", "transformers"):
-        print(
-            f"  {name:13} {result[f'{name}_seconds']:6.2f} s   {len(groups) / result[f'{name}_seconds']:6.1f} groups/s"
-        )
-    print(f"  served is {result['ratio']:.2f} x as fast (median of {arguments.rounds} pairs)")
+    (arguments.out / "serving.json").write_text(
+        json.dumps(about | {"measures": [asdict(one) | {"met": one.met} for one in found]}, indent=1) + "\n"
+    )
+    heading = f"{about['model']}, {about['cores']} cores, onnxruntime {about['versions']['onnxruntime']}\n\n"
+    (arguments.out / "serving.md").write_text(heading + table(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

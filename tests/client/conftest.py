@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -45,6 +46,19 @@ class Scripted(service_pb2_grpc.NeuroglotServiceServicer):
         result = result_pb2.GroupResult(group_id=request.group.id)
         return service_pb2.AnalyzeGroupsResponse(group_id=request.group.id, result=result)
 
+    def capture_activations(self, request, context):
+        for layer in request.layers:
+            data = np.full((1, 2), layer, dtype="<f4").tobytes()
+            values = service_pb2.Tensor(shape=[1, 2], dtype="float32", data=data)
+            yield service_pb2.CaptureActivationsResponse(layer=layer, positions=[4], values=values)
+
+    def generate(self, request, context):
+        for number, text in enumerate((" Pa", "", "ris")):
+            yield service_pb2.GenerateResponse(token_id=number, text=text, log_probability=-1.0)
+
+    def upload_neuron_set(self, request, context):
+        return service_pb2.UploadNeuronSetResponse(name=f"set-{request.neurons.bits.hex()}")
+
     def ListModels(self, request, context):  # noqa: N802 - the contract's names, here and below
         return self.list_models(request, context)
 
@@ -60,23 +74,50 @@ class Scripted(service_pb2_grpc.NeuroglotServiceServicer):
     def AnalyzeGroups(self, request_iterator, context):  # noqa: N802
         return self.analyze_groups(request_iterator, context)
 
+    def CaptureActivations(self, request, context):  # noqa: N802
+        return self.capture_activations(request, context)
 
-@pytest.fixture
-def serve() -> Iterator[Callable[[Scripted], str]]:
-    """Starts a scripted server and gives its address; stopped when the test ends."""
-    servers: list[grpc.Server] = []
+    def Generate(self, request, context):  # noqa: N802
+        return self.generate(request, context)
 
-    def start(servicer: Scripted) -> str:
+    def UploadNeuronSet(self, request, context):  # noqa: N802
+        return self.upload_neuron_set(request, context)
+
+
+class Servers:
+    """Scripted servers on loopback: call it to start one, which gives its address."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, grpc.Server] = {}
+
+    def __call__(
+        self, servicer: Scripted, address: str = "127.0.0.1:0", tls: grpc.ServerCredentials | None = None
+    ) -> str:
+        """Start a server; at an address where one was stopped, it is the same one restarted."""
         server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         service_pb2_grpc.add_NeuroglotServiceServicer_to_server(servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = server.add_secure_port(address, tls) if tls else server.add_insecure_port(address)
         server.start()
-        servers.append(server)
-        return f"127.0.0.1:{port}"
+        host, _, _ = address.rpartition(":")
+        self._running[f"{host}:{port}"] = server
+        return f"{host}:{port}"
 
-    yield start
-    for server in servers:
-        server.stop(grace=0).wait()
+    def stop(self, address: str) -> None:
+        """Stop the server at an address; what runs on it is cut off."""
+        self._running.pop(address).stop(grace=0).wait()
+
+    def close(self) -> None:
+        """Stop all."""
+        for address in tuple(self._running):
+            self.stop(address)
+
+
+@pytest.fixture
+def serve() -> Iterator[Servers]:
+    """Starts scripted servers and gives their addresses; stopped when the test ends."""
+    servers = Servers()
+    yield servers
+    servers.close()
 
 
 @pytest.fixture

@@ -26,14 +26,20 @@ GROUP = ng.Group(
 TOO_LONG = ng.Group({"en": "short", "es": "x" * 20_000}, id="long")
 
 
-def start_server(bundle: Path) -> tuple[subprocess.Popen[str], str]:
+def start_server(bundle: Path, address: str = "127.0.0.1:0") -> tuple[subprocess.Popen[str], str]:
     """A server in a process of its own, and its address."""
-    command = [sys.executable, "-m", "neuroglot", "serve", str(bundle), "--address", "127.0.0.1:0", "--threads", "1"]
+    command = [sys.executable, "-m", "neuroglot", "serve", str(bundle), "--address", address, "--threads", "1"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for line in server.stdout:
         if line.startswith("listening on "):
             return server, line.removeprefix("listening on ").strip()
     raise AssertionError(f"the server ended with {server.wait()} before it listened")
+
+
+def end(server: subprocess.Popen[str]) -> None:
+    server.kill()
+    server.stdout.close()
+    server.wait(20)
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +195,144 @@ def test_controls_have_the_size_of_what_they_control_and_can_be_drawn_again(mode
     assert log_probabilities(result, "draw 0") != pytest.approx(log_probabilities(result, "draw 1"), abs=1e-4)
 
 
+def test_a_number_for_each_neuron(model: ng.Model) -> None:
+    one, other = model.neuron_set([(0, 3)]), model.neuron_set([(2, 95)])
+    both = one | other
+    result = model.analyze(
+        GROUP,
+        variants={
+            "apart": [ng.override(one, 30), ng.override(other, -20)],
+            "together": ng.override(both, [30, -20]),
+            "by name": ng.override(model.upload(both), {(2, 95): -20, (0, 3): 30}),
+            "added apart": [ng.add(one, 30), ng.add(other, -20)],
+            "added together": ng.add(both, np.array([30, -20])),
+            "scaled apart": [ng.scale(one, 300), ng.scale(other, -200)],
+            "scaled together": ng.scale(both, [300, -200]),
+        },
+    )
+    for several, same in (("apart", "together"), ("apart", "by name")):
+        assert log_probabilities(result, several) == pytest.approx(log_probabilities(result, same), abs=1e-4)
+    for action in ("added", "scaled"):
+        apart, together = (log_probabilities(result, f"{action} {how}") for how in ("apart", "together"))
+        assert apart == pytest.approx(together, abs=1e-4)
+        assert apart != pytest.approx(log_probabilities(result, "baseline"), abs=1e-3)
+
+
+def last_activations(model: ng.Model) -> np.ndarray:
+    """`[languages, layers, neurons]`, at the last token of each of the group's prompts."""
+    return np.stack(
+        [
+            np.concatenate([layer.values for layer in model.capture(prompt, positions=[-1])])
+            for prompt in GROUP.prompts.values()
+        ]
+    )
+
+
+def test_captured_activations_are_those_that_types_are_made_of(model: ng.Model) -> None:
+    types = model.analyze(GROUP, active=True).types
+    for label, activations in zip(GROUP.languages, last_activations(model), strict=True):
+        assert activations.shape == (3, 96)
+        assert (activations > 0).tolist() == types.active(label).to_mask().tolist()
+
+
+def test_a_capture_of_some(model: ng.Model) -> None:
+    prompt = GROUP.prompts["th"]
+    (tokens,) = model.tokenize([prompt])
+    whole = {layer.layer: layer for layer in model.capture(prompt)}
+    assert [layer.values.shape for layer in whole.values()] == [(len(tokens.ids), 96)] * 3
+    (some,) = model.capture(tokens.ids, layers=[2], neurons=[90, 4], positions=[-1, 0], coefficients=True)
+    assert set(some.positions) == {0, len(tokens.ids) - 1}
+    assert some.values == pytest.approx(whole[2].values[list(some.positions)][:, [90, 4]], abs=1e-5)
+
+
+def test_dead_neurons_are_inactive_at_every_position(model: ng.Model) -> None:
+    types = model.analyze(GROUP, dead=True, active=True).types
+    for place, (label, prompt) in enumerate(GROUP.prompts.items()):
+        dead = np.stack([(layer.values <= 0).all(axis=0) for layer in model.capture(prompt)])
+        assert types.dead(label).to_mask().tolist() == dead.tolist()
+        assert types.dead_counts()[:, place].tolist() == dead.sum(axis=1).tolist()
+
+
+def test_the_mean_of_the_active_rows(model: ng.Model) -> None:
+    activations = last_activations(model)
+    active = activations > 0
+    layer, neuron = np.argwhere(active.sum(axis=0) == 2)[0].tolist()
+    mean = activations[active[:, layer, neuron], layer, neuron].mean()
+    chosen = model.neuron_set([(layer, neuron)])
+    result = model.analyze(
+        GROUP,
+        variants={
+            "mean": ng.convert(chosen, mean_of_active=True),
+            "value": ng.convert(chosen, float(mean)),
+            "other": ng.convert(chosen, float(mean) + 1),
+        },
+    )
+    assert log_probabilities(result, "mean") == pytest.approx(log_probabilities(result, "value"), abs=1e-4)
+    (inactive,) = np.flatnonzero(~active[:, layer, neuron])
+    assert log_probabilities(result, "mean")[inactive] != log_probabilities(result, "other")[inactive]
+
+
+def test_top_contributors_are_the_leading_ones(model: ng.Model) -> None:
+    options = ng.ContributionOptions(top_count=4, leading=4)
+    leading = model.analyze(GROUP, contribution=options).types.contribution.leading
+    assert leading.values.shape == (3, 3, 4)
+    assert (np.diff(leading.values) <= 0).all()
+    variants = {"top": ng.deactivate(ng.top_contribution(count=4))} | {
+        label: ng.deactivate(
+            model.neuron_set((layer, int(neuron)) for layer in range(3) for neuron in leading.neurons[place, layer])
+        )
+        for place, label in enumerate(GROUP.languages)
+    }
+    result = model.analyze(GROUP, variants=variants)
+    for place, label in enumerate(GROUP.languages):
+        assert log_probabilities(result, "top")[place] == pytest.approx(
+            log_probabilities(result, label)[place], abs=1e-4
+        )
+        assert result.predictions["top"][label].selected_neurons == 12
+
+
+def test_a_control_of_the_same_mass(model: ng.Model) -> None:
+    top = ng.top_contribution(count=3)
+    result = model.analyze(GROUP, variants={"mass": ng.deactivate(ng.control(top, "random_mass"))})
+    assert all(one.selected_neurons > 9 for one in result.predictions["mass"].values()), "of smaller ones, more"
+
+
+def test_effective_scores(model: ng.Model) -> None:
+    group = ng.Group(GROUP.prompts, GROUP.answers, distractors={"en": "London", "es": "Londres", "th": "ลอนดอน"})
+    for target in ng.ScoreTarget:
+        types = model.analyze(group, effective_score=ng.EffectiveScoreOptions(target, leading=2)).types
+        scores = types.effective_score
+        assert scores.leading.values[..., 0] == pytest.approx(scores.maxima.max(axis=-1))
+        filled = np.broadcast_to(types.counts() > 0, scores.sums.shape)
+        assert (scores.minima[filled] <= scores.means(types.counts())[filled] + 1e-6).all()
+        assert (scores.means(types.counts())[filled] <= scores.maxima[filled] + 1e-6).all()
+        assert not scores.sums[~filled].any()
+
+
+def test_choices(model: ng.Model) -> None:
+    choices = {"en": ["London", "Paris"], "th": ["ปารีส", "ลอนดอน", "โรม"]}
+    predictions = model.analyze(ng.Group(GROUP.prompts, GROUP.answers, choices=choices)).predictions["baseline"]
+    for label, place in (("en", 1), ("th", 0)):
+        chosen = predictions[label]
+        assert len(chosen.choice_log_probabilities) == len(choices[label])
+        assert chosen.choice_log_probabilities[place] == pytest.approx(chosen.gold_log_probability, abs=1e-4)
+        assert chosen.choice == int(np.argmax(chosen.choice_log_probabilities))
+    assert predictions["es"].choice is None
+
+
+def test_text_token_by_token(model: ng.Model) -> None:
+    few = model.neuron_set([(0, 3), (1, 50), (2, 95)])
+    group = ng.Group({"en": "The capital of"})
+    variants = {"scaled": ng.scale(few, -30, scope="last_prompt_token_and_generated")}
+    result = model.analyze(group, variants=variants, max_tokens=6, predict=True)
+    for variant, interventions in (("baseline", ()), ("scaled", variants["scaled"])):
+        tokens = list(model.generate(group.prompts["en"], interventions, max_tokens=6))
+        prediction = result.predictions[variant]["en"]
+        assert tuple(token.token_id for token in tokens) == prediction.token_ids
+        assert "".join(token.text for token in tokens).strip() == prediction.text
+        assert all(token.log_probability < 0 for token in tokens)
+
+
 def test_both_ways_to_a_bundle_give_the_same(local: ng.Model, remote: ng.Model) -> None:
     asked = {"variants": {"w/o": ng.deactivate(ng.ALL_SHARED)}, "active": True, "contribution": True}
     here, there = local.analyze(GROUP, **asked), remote.analyze(GROUP, **asked)
@@ -202,7 +346,7 @@ def test_both_ways_to_a_bundle_give_the_same(local: ng.Model, remote: ng.Model) 
 
 
 def test_an_answer_says_what_made_it(model: ng.Model) -> None:
-    provenance = model.analyze(GROUP).provenance
+    provenance = model.analyze(ng.Group({"en": "Never asked before", "de": "Nie zuvor gefragt"})).provenance
     assert provenance.model == model.name
     assert provenance.source == model.info.source
     assert provenance.server_version
@@ -276,7 +420,7 @@ def damage(bundle: Path, how: str) -> None:
         case "half written":
             manifest.unlink()
         case "of a newer format":
-            manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 2}))
+            manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 99}))
         case "with a changed graph":
             graph = bundle / "decoder.onnx"
             graph.write_bytes(graph.read_bytes()[:-1] + b"\x00")
@@ -288,7 +432,7 @@ def damage(bundle: Path, how: str) -> None:
     ("how", "said"),
     [
         ("half written", "has no manifest.json"),
-        ("of a newer format", "has bundle format 2, this neuroglot reads format 1"),
+        ("of a newer format", "has bundle format 99, this neuroglot reads format"),
         ("with a changed graph", "decoder.onnx was changed"),
         ("without its weights", "weights.data is missing"),
     ],
@@ -300,10 +444,10 @@ def test_a_bundle(bloom_bundle: Path, tmp_path: Path, how: str, said: str) -> No
         ng.connect(bundle)
 
 
-def test_a_server_that_is_killed_under_a_stream(bloom_bundle: Path) -> None:
+def test_a_server_that_is_killed_and_does_not_come_back(bloom_bundle: Path) -> None:
     server, address = start_server(bloom_bundle)
     try:
-        with ng.connect(address) as client:
+        with ng.connect(address, retry_seconds=0) as client:
             endless = (ng.Group({"en": f"{number} and", "de": f"{number} und"}) for number in itertools.count())
             answers = client.model().analyze_many(endless)
             assert len(list(itertools.islice(answers, 5))) == 5
@@ -311,6 +455,40 @@ def test_a_server_that_is_killed_under_a_stream(bloom_bundle: Path) -> None:
             with pytest.raises(ng.UnavailableError, match=f"no answer from {address}"):
                 list(answers)
     finally:
-        server.kill()
-        server.stdout.close()
-        server.wait(20)
+        end(server)
+
+
+def test_a_server_that_is_killed_and_comes_back(bloom_bundle: Path) -> None:
+    """Twice in the middle: by SIGKILL, and by SIGTERM, which lets what runs end and refuses what waits."""
+
+    def groups() -> Iterator[ng.Group]:
+        for number in range(90):
+            prompts = {"en": f"{number} and {number + 1} is", "de": f"{number} und {number + 1} ist"}
+            yield ng.Group(prompts, answers=dict.fromkeys(prompts, str(number)))
+
+    server, address = start_server(bloom_bundle)
+    blows = {20: signal.SIGKILL, 60: signal.SIGTERM}
+    retried: list[str] = []
+    answered = []
+    try:
+        with ng.connect(address, on_retry=lambda error, _: retried.append(error.code)) as client:
+            model = client.model()
+            uploaded = model.upload(model.neuron_set([(0, 3), (1, 50), (2, 95)]))
+            asked = {"variants": {"without": ng.override(uploaded, [5, 4, 3])}}
+            undisturbed = {answer.group_id: answer for answer in model.analyze_many(groups(), **asked)}
+            for answer in model.analyze_many(groups(), in_flight=16, **asked):
+                answered.append(answer)
+                if blow := blows.get(len(answered)):
+                    server.send_signal(blow)
+                    server.wait(20)
+                    end(server)
+                    server, _ = start_server(bloom_bundle, address)
+    finally:
+        end(server)
+    assert retried
+    assert sorted(int(answer.group_id) for answer in answered) == list(range(90))
+    for answer in answered:
+        expected = undisturbed[answer.group_id]
+        assert answer.types.codes().tolist() == expected.types.codes().tolist()
+        for variant in ("baseline", "without"):
+            assert log_probabilities(answer, variant) == pytest.approx(log_probabilities(expected, variant), abs=1e-4)

@@ -11,8 +11,10 @@ import pytest
 from neuroglot import bundle
 from neuroglot.errors import BundleError
 
-DECODER = bundle.Component("decoder", "decoder.onnx", "decoder.norms.npy", 2, 12, 4, "gelu", False)
-MODEL = bundle.ModelFacts("bloom", "float32", 300, None, (2,), None, (DECODER,))
+VALUES = tuple(bundle.StoredMatrix("weights.data", offset, 1, 2, "float16") for offset in (0, 4))
+DECODER = bundle.Component("decoder", "decoder.onnx", "decoder.norms.npy", 2, 12, 4, "gelu", False, VALUES)
+EMBEDDING = bundle.StoredMatrix("weights.data", 8, 1, 1, "float32")
+MODEL = bundle.ModelFacts("bloom", "float32", 300, None, (2,), None, (DECODER,), EMBEDDING, 0.5)
 
 
 @pytest.fixture
@@ -81,7 +83,13 @@ def test_a_changed_manifest_is_found(folder: Path) -> None:
         bundle.open_bundle(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 1}', '{"format_version": 1, "identity": "x"}'])
+def test_an_older_format_asks_for_another_export(folder: Path) -> None:
+    edit(folder, format_version=1)
+    with pytest.raises(BundleError, match=r"has bundle format 1.*export the model again"):
+        bundle.open_bundle(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 2}', '{"format_version": 2, "identity": "x"}'])
 def test_a_damaged_manifest_is_one_error(folder: Path, text: str) -> None:
     (folder / bundle.MANIFEST).write_text(text)
     with pytest.raises(BundleError, match="is damaged"):
@@ -93,6 +101,18 @@ def test_paths_stay_inside(folder: Path, path: str) -> None:
     content = json.loads((folder / bundle.MANIFEST).read_text())
     edit(folder, files={**content["files"], path: {"size": 1, "sha256": "0" * 64}})
     with pytest.raises(BundleError, match="leaves the bundle's folder"):
+        bundle.open_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"offset": 9}, {"offset": -1}, {"rows": 2}, {"file": "elsewhere.data"}, {"dtype": "int8"}]
+)
+def test_a_matrix_that_is_not_inside_its_file_is_found(folder: Path, changes: dict[str, object]) -> None:
+    manifest = bundle.open_bundle(folder)
+    assert manifest.files["weights.data"].size == 12
+    model = replace(MODEL, output_embedding=replace(EMBEDDING, **changes))  # type: ignore[arg-type]
+    bundle.write_manifest(folder, replace(manifest, model=model))
+    with pytest.raises(BundleError, match="is not inside a file of it"):
         bundle.open_bundle(folder)
 
 

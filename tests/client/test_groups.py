@@ -40,6 +40,11 @@ def test_a_group_does_not_follow_the_prompts_it_was_made_of() -> None:
         ({"prompts": {"en": "x"}, "answers": {"en": ""}}, "an answer of 'en' is empty"),
         ({"prompts": {"en": "x"}, "answers": {"en": []}}, "an answer of 'en' is empty"),
         ({"prompts": {"en": "x"}, "answers": {"en": ["y", ""]}}, "an answer of 'en' is empty"),
+        ({"prompts": {"en": "x"}, "choices": {"de": ["y"]}}, "has choices for 'de' but no prompt"),
+        ({"prompts": {"en": "x"}, "choices": {"en": "yes"}}, "the choices of 'en' are 'yes': give a list of words"),
+        ({"prompts": {"en": "x"}, "choices": {"en": ["y", ""]}}, r"the choices of 'en' are \['y', ''\]: give a list"),
+        ({"prompts": {"en": "x"}, "distractors": {"de": "y"}}, "has a distractor for 'de' but no prompt"),
+        ({"prompts": {"en": "x"}, "distractors": {"en": ""}}, "the distractor of 'en' is empty"),
     ],
 )
 def test_groups_that_nobody_could_answer(arguments: dict, message: str) -> None:

@@ -9,8 +9,16 @@ import pytest
 from google.protobuf import text_format
 
 import neuroglot as ng
-from neuroglot.messages import Wanted, as_variants, group_message, intervention_message
-from neuroglot.v1 import analysis_pb2, group_pb2, model_pb2
+from neuroglot.messages import (
+    analysis_message,
+    group_message,
+    intervention_message,
+    priority_message,
+    row_message,
+)
+from neuroglot.selections import Uploaded
+from neuroglot.v1 import analysis_pb2, group_pb2, model_pb2, service_pb2
+from neuroglot.wanted import Asked, Wanted
 
 MODEL = text_format.Parse(
     """
@@ -20,21 +28,13 @@ MODEL = text_format.Parse(
     """,
     model_pb2.Model(),
 )
+GROUP = ng.Group({"en": "x"})
 SET = ng.NeuronSet.from_indices([(0, 1), (2, 4)], component="decoder", layers=3, neurons=5, source="hub/small")
 
 
-def wanted(**changes: object) -> Wanted:
-    fields = {
-        "variants": {},
-        "thresholds": (0.0,),
-        "type_map": True,
-        "active": False,
-        "contribution": False,
-        "predict": None,
-        "generate": True,
-        "max_tokens": 0,
-    }
-    return Wanted(**{**fields, **changes})
+def analysis(group: ng.Group = GROUP, **asked: object) -> analysis_pb2.Analysis:
+    wanted = Wanted(**asked)
+    return analysis_message(wanted, predict=wanted.predicts(group))
 
 
 def expect(intervention: ng.Intervention, text: str) -> None:
@@ -42,11 +42,17 @@ def expect(intervention: ng.Intervention, text: str) -> None:
 
 
 def test_a_group() -> None:
-    group = ng.Group({"en": "The capital is", "th": "เมืองหลวงคือ"}, answers={"th": ["ปารีส", "Paris"]}, id="own")
+    group = ng.Group(
+        {"en": "The capital is", "th": "เมืองหลวงคือ"},
+        answers={"th": ["ปารีส", "Paris"]},
+        id="own",
+        choices={"en": ["true", "false"]},
+        distractors={"th": "ลอนดอน"},
+    )
     expected = """
         id: "sent"
-        rows { label: "en" text: "The capital is" separator: " " }
-        rows { label: "th" text: "เมืองหลวงคือ" answers: "ปารีส" answers: "Paris" separator: "" }
+        rows { label: "en" text: "The capital is" separator: " " choices: "true" choices: "false" }
+        rows { label: "th" text: "เมืองหลวงคือ" answers: "ปารีส" answers: "Paris" separator: "" distractor: "ลอนดอน" }
     """
     assert group_message(group, "sent") == text_format.Parse(expected, group_pb2.Group())
 
@@ -67,6 +73,9 @@ def test_selections() -> None:
             of {{ neurons {{ {neurons} }} }} kind: CONTROL_KIND_RANDOM draw: 3 seed: {2**64 - 1}
         }} }} {here}""",
     )
+    expect(ng.deactivate(Uploaded("4f", SET)), f'selection {{ uploaded: "4f" }} {here}')
+    expect(ng.deactivate(ng.top_contribution()), f"selection {{ top_contribution {{ fraction: 0.05 }} }} {here}")
+    expect(ng.deactivate(ng.top_contribution(count=9)), f"selection {{ top_contribution {{ top_k: 9 }} }} {here}")
     for combine in (ng.union, ng.intersection, ng.difference):
         expect(
             ng.deactivate(combine(ng.SPECIFIC, ng.control(ng.ALL_SHARED))),
@@ -86,6 +95,7 @@ def test_selections() -> None:
         (ng.convert(ng.SPECIFIC), "convert {}"),
         (ng.convert(ng.SPECIFIC, 0.0), "convert { value: 0 }"),
         (ng.convert(ng.SPECIFIC, 1.5), "convert { value: 1.5 }"),
+        (ng.convert(ng.SPECIFIC, mean_of_active=True), "convert { mean_of_active: true }"),
         (ng.override(ng.SPECIFIC, -2), "override { value: -2 }"),
         (ng.override(ng.SPECIFIC, 0.0), "override {}"),
         (ng.scale(ng.SPECIFIC, 0.5), "scale { factor: 0.5 }"),
@@ -123,50 +133,76 @@ def test_every_scope_kind_and_type_of_the_contract_can_be_said() -> None:
 
 
 def test_what_is_wanted() -> None:
-    group = ng.Group({"en": "x"})
     expected = """
         thresholds: 0 thresholds: 0.5 type_map: true active_bitmaps: true contribution { top_fraction: 0.1 }
+        effective_score { target: SCORE_TARGET_FIRST_GOLD_TOKEN } dead: true
         prediction { generate: true max_tokens: 7 }
         variants { name: "w/o" interventions {
             selection { types { types: NEURON_TYPE_SPECIFIC } } deactivate {} scope: SCOPE_LAST_PROMPT_TOKEN
         } }
     """
-    message = wanted(
-        thresholds=(0.0, 0.5),
+    message = analysis(
+        thresholds=iter((0.0, 0.5)),
         active=True,
         contribution=0.1,
+        effective_score=True,
+        dead=True,
         max_tokens=7,
-        variants=as_variants({"w/o": ng.deactivate(ng.SPECIFIC)}),
-    ).message(group)
+        variants={"w/o": ng.deactivate(ng.SPECIFIC)},
+    )
     assert message == text_format.Parse(expected, analysis_pb2.Analysis())
 
 
-def test_contribution_is_the_servers_default_or_a_share() -> None:
-    group = ng.Group({"en": "x"})
-    assert not wanted().message(group).HasField("contribution")
-    default = wanted(contribution=True).message(group)
-    assert default.HasField("contribution")
-    assert default.contribution.top_fraction == 0
-    for share in (0.0, -0.1, 1.5, math.nan):
+def test_what_is_wanted_without_a_word() -> None:
+    assert analysis() == analysis_pb2.Analysis(thresholds=[0], type_map=True)
+    assert set(Asked.__annotations__) == set(Wanted.__dataclass_fields__)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'threshold'"):
+        analysis(threshold=0.5)
+
+
+def test_contribution_is_the_papers_or_a_share_or_as_the_options_say() -> None:
+    assert not analysis().HasField("contribution")
+    assert analysis(contribution=True).contribution.top_fraction == 0.05
+    assert analysis(contribution=1).contribution.top_fraction == 1.0
+    options = ng.ContributionOptions(top_count=7, raw=True, leading=3)
+    assert analysis(contribution=options).contribution == analysis_pb2.Contribution(top_k=7, raw=True, neurons=3)
+    for share in (0, 0.0, -0.1, 1.5, math.nan):
         with pytest.raises(ValueError, match="no share of a layer's neurons"):
-            wanted(contribution=share)
+            analysis(contribution=share)
+    with pytest.raises(ValueError, match="top_count=0 leaves no top contributors"):
+        ng.ContributionOptions(top_count=0)
+    with pytest.raises(ValueError, match="leading=-1 is no number"):
+        ng.ContributionOptions(leading=-1)
+
+
+def test_effective_scores_are_of_the_tokens_that_the_options_name() -> None:
+    assert not analysis().HasField("effective_score")
+    targets = {analysis(effective_score=ng.EffectiveScoreOptions(one)).effective_score.target for one in ng.ScoreTarget}
+    assert targets == set(analysis_pb2.ScoreTarget.values()) - {analysis_pb2.SCORE_TARGET_UNSPECIFIED}
+    options = ng.EffectiveScoreOptions("gold_minus_distractor", leading=2)
+    assert analysis(effective_score=options).effective_score == analysis_pb2.EffectiveScore(
+        target=analysis_pb2.SCORE_TARGET_GOLD_MINUS_DISTRACTOR, neurons=2
+    )
+    with pytest.raises(ValueError, match="'silver' is no target of effective scores: those are first_gold_token, all_"):
+        ng.EffectiveScoreOptions("silver")
 
 
 def test_predictions_come_where_there_is_something_to_compare_with() -> None:
-    plain, answered = ng.Group({"en": "x"}), ng.Group({"en": "x"}, answers={"en": "y"})
-    variants = as_variants({"v": ng.deactivate(ng.SPECIFIC)})
-    assert not wanted().message(plain).HasField("prediction")
-    assert wanted().message(answered).HasField("prediction")
-    assert wanted(variants=variants).message(plain).HasField("prediction")
-    assert wanted(predict=True).message(plain).HasField("prediction")
-    assert not wanted(predict=False).message(answered).HasField("prediction")
-    assert not wanted(generate=False).message(answered).prediction.generate
+    answered, chosen = ng.Group({"en": "x"}, answers={"en": "y"}), ng.Group({"en": "x"}, choices={"en": ["y", "z"]})
+    variants = {"v": ng.deactivate(ng.SPECIFIC)}
+    assert not analysis().HasField("prediction")
+    assert analysis(answered).HasField("prediction")
+    assert analysis(chosen).HasField("prediction")
+    assert analysis(variants=variants).HasField("prediction")
+    assert analysis(predict=True).HasField("prediction")
+    assert not analysis(answered, predict=False).HasField("prediction")
+    assert not analysis(answered, generate=False).prediction.generate
 
 
 def test_a_set_of_another_model_is_not_sent() -> None:
     def check(neurons: ng.NeuronSet) -> None:
-        nested = ng.difference(ng.SPECIFIC, ng.control(ng.union(neurons)))
-        wanted(variants=as_variants({"v": [ng.deactivate(ng.SPECIFIC), ng.deactivate(nested)]})).check_fits(MODEL)
+        nested = ng.difference(ng.SPECIFIC, ng.control(ng.union(neurons)), Uploaded("u", neurons))
+        Wanted(variants={"v": [ng.deactivate(ng.SPECIFIC), ng.deactivate(nested)]}).check_fits(MODEL)
 
     check(SET)
     check(SET.bound_to(""))
@@ -177,6 +213,50 @@ def test_a_set_of_another_model_is_not_sent() -> None:
         assert f"variant 'v' has {other!r}, and 'small' is hub/small with encoder (2 x 12), decoder (3 x 5)" in str(
             raised.value
         )
+        with pytest.raises(ng.InvalidSelectionError, match="variant 'v' has"):
+            Wanted(variants={"v": ng.deactivate(Uploaded("u", other))}).check_fits(MODEL)
+
+
+def test_uploads_are_found_however_deep() -> None:
+    one, other = Uploaded("one", SET), Uploaded("other", ~SET)
+    variants = {"a": [ng.deactivate(one), ng.scale(ng.control(ng.union(ng.SPECIFIC, other)), 0)], "b": ng.add(one, 1)}
+    assert Wanted(variants=variants).uploads == (one, other)
+    assert Wanted(variants={"v": ng.deactivate(SET)}).uploads == ()
+
+
+FULL = np.array([[0, 1.5, 0, 0, 0], [9, 9, 9, 9, 9], [9, 9, 9, 9, -2]], dtype=np.float32)
+
+
+@pytest.mark.parametrize("neurons", [SET, Uploaded("u", SET)])
+@pytest.mark.parametrize(
+    "numbers", [[1.5, -2], np.array([1.5, -2], dtype=np.float16), FULL, {(2, 4): -2, (0, 1): 1.5}], ids=type
+)
+def test_one_number_a_neuron_in_the_order_of_the_set(neurons: ng.NeuronSet, numbers: object) -> None:
+    for act, field in ((ng.override, "override"), (ng.scale, "scale"), (ng.add, "add")):
+        message = getattr(intervention_message(act(neurons, numbers)), field)
+        assert message == type(message)(values=[1.5, -2])
+
+
+def test_one_number_may_be_numpys() -> None:
+    assert intervention_message(ng.override(ng.SPECIFIC, np.float32(0.5))).override == analysis_pb2.Override(value=0.5)
+
+
+def test_a_prompt_by_itself() -> None:
+    assert row_message("Hello") == group_pb2.Row(label="prompt", text="Hello")
+    tokens = group_pb2.TokenIds(ids=[3, 1])
+    assert row_message((3, 1)) == group_pb2.Row(label="prompt", token_ids=tokens)
+    assert row_message(np.array([3, 1])) == group_pb2.Row(label="prompt", token_ids=tokens)
+    for nothing in ("", []):
+        with pytest.raises(ng.InvalidGroupError, match="the prompt is empty"):
+            row_message(nothing)
+
+
+def test_priorities() -> None:
+    assert priority_message(None) == service_pb2.PRIORITY_UNSPECIFIED
+    said = {priority_message(priority) for priority in ng.Priority} | {priority_message("bulk")}
+    assert said == set(service_pb2.Priority.values()) - {service_pb2.PRIORITY_UNSPECIFIED}
+    with pytest.raises(ValueError, match="'urgent' is no priority: those are bulk, interactive"):
+        priority_message("urgent")
 
 
 @pytest.mark.parametrize(
@@ -197,9 +277,22 @@ def test_a_set_of_another_model_is_not_sent() -> None:
         (lambda: ng.override(ng.SPECIFIC, math.nan), "finite 32-bit float, not nan"),
         (lambda: ng.scale(ng.SPECIFIC, 1e39), "the factor of an intervention is a finite 32-bit float"),
         (lambda: ng.convert(ng.SPECIFIC, math.inf), "finite 32-bit float"),
-        (lambda: as_variants({"v": []}), r"variant 'v' is \[\]: give an intervention"),
-        (lambda: as_variants({"v": ng.ALL_SHARED}), "variant 'v' is .*ALL_SHARED"),
-        (lambda: as_variants({"v": [ng.ALL_SHARED]}), "give an intervention, `deactivate"),
+        (lambda: ng.convert(ng.SPECIFIC, 1.0, mean_of_active=True), "a value .1.0. or to the mean"),
+        (lambda: ng.top_contribution(0), "0 is no share of a layer's neurons"),
+        (lambda: ng.top_contribution(math.nan), "nan is no share"),
+        (lambda: ng.top_contribution(count=0), "the count of top contributors is 1 to 4294967295, not 0"),
+        (lambda: ng.top_contribution(0.1, count=3), "by a share .0.1. or by a number .3.: give one"),
+        (lambda: ng.override(ng.SPECIFIC, [1, 2]), "one value a neuron needs neurons that are known one by one"),
+        (
+            lambda: ng.scale(SET, [1, 2, 3]),
+            r"array of shape \[3\] is not one factor for each .* give \[2\], .* \[3, 5\]",
+        ),
+        (lambda: ng.add(SET, [1, math.nan]), "finite 32-bit float, not nan"),
+        (lambda: ng.add(SET, {(0, 1): 1.0}), r"a mapping with one value .* has none for \(2, 4\)"),
+        (lambda: ng.add(SET, dict.fromkeys([*SET, (1, 1)], 0.0)), r"has one for \(1, 1\), which is not in the set"),
+        (lambda: Wanted(variants={"v": []}), r"variant 'v' is \[\]: give an intervention"),
+        (lambda: Wanted(variants={"v": ng.ALL_SHARED}), "variant 'v' is .*ALL_SHARED"),
+        (lambda: Wanted(variants={"v": [ng.ALL_SHARED]}), "give an intervention, `deactivate"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message: str) -> None:

@@ -24,6 +24,11 @@ COUNTS = [[1, 2, 0, 2], [3, 1, 1, 0]]
 TOP_COUNTS = np.arange(24).reshape(3, 2, 4)
 SUMS = np.arange(24).reshape(3, 2, 4) / 32
 
+LEADING = result_pb2.LeadingNeurons(
+    count=2, neurons=np.arange(12) % 5, values=np.arange(12) / 4, codes=bytes([0, 1, 2, 3] * 3)
+)
+DEAD_COUNTS = [[1, 0, 2], [3, 4, 0]]
+
 # The same in the packed form of the contract, by hand: two bits a neuron from 3, 1, 0, 1 | 3, then 0, 0, 0, 1 | 2.
 TYPE_MAP = bytes([0b01_00_01_11, 0b11, 0b01_00_00_00, 0b10])
 BITMAPS = [bytes([0b10011, 0b10000]), bytes([0b10001, 0b11000]), bytes([0b11001, 0])]
@@ -36,7 +41,14 @@ def threshold_result(threshold: float = 0.0, **changes: object) -> result_pb2.Th
         "near_threshold": 7,
         "type_map": TYPE_MAP,
         "active_bitmaps": BITMAPS,
-        "contribution": result_pb2.ContributionResult(top_k=1, top_counts=TOP_COUNTS.ravel(), sums=SUMS.ravel()),
+        "contribution": result_pb2.ContributionResult(
+            top_k=1, top_counts=TOP_COUNTS.ravel(), sums=SUMS.ravel(), leading=LEADING
+        ),
+        "effective_score": result_pb2.EffectiveScoreResult(
+            maxima=SUMS.ravel() + 1, minima=SUMS.ravel() - 1, sums=SUMS.ravel(), leading=LEADING
+        ),
+        "dead_counts": np.ravel(DEAD_COUNTS),
+        "dead_bitmaps": BITMAPS,
     }
     return result_pb2.ThresholdResult(threshold=threshold, **{**fields, **changes})
 
@@ -107,6 +119,50 @@ def test_contributions() -> None:
     assert means[1, 0].tolist() == [8 / 32 / 1, 9 / 32 / 2, 0, 11 / 32 / 2], "no neurons, no contribution"
 
 
+def test_effective_scores() -> None:
+    scores = result().types.effective_score
+    assert scores.maxima.tolist() == (SUMS + 1).tolist()
+    assert scores.minima.tolist() == (SUMS - 1).tolist()
+    assert scores.sums.tolist() == SUMS.tolist()
+    means = scores.means(np.array(COUNTS))
+    assert means[1, 0].tolist() == [8 / 32 / 1, 9 / 32 / 2, 0, 11 / 32 / 2], "no neurons, no score"
+
+
+@pytest.mark.parametrize("what", ["contribution", "effective_score"])
+def test_leading_neurons(what: str) -> None:
+    leading = getattr(result().types, what).leading
+    assert leading.neurons.tolist() == (np.arange(12) % 5).reshape(3, LAYERS, 2).tolist()
+    assert leading.values.tolist() == (np.arange(12) / 4).reshape(3, LAYERS, 2).tolist()
+    assert leading.codes.tolist() == (np.arange(12) % 4).reshape(3, LAYERS, 2).tolist()
+    leading.codes[0] = 0  # an array of one's own
+    bare = result(
+        contribution=result_pb2.ContributionResult(top_k=1, top_counts=TOP_COUNTS.ravel(), sums=SUMS.ravel()),
+        effective_score=result_pb2.EffectiveScoreResult(maxima=SUMS.ravel(), minima=SUMS.ravel(), sums=SUMS.ravel()),
+    )
+    assert getattr(bare.types, what).leading is None
+
+
+def test_dead_neurons() -> None:
+    types = result().types
+    assert types.dead_counts().tolist() == DEAD_COUNTS
+    assert np.array_equal(types.dead("th").to_mask(), ACTIVE[1])
+    assert types.dead("th").source == "hub/small"
+
+
+def test_an_encoder_has_no_effective_scores() -> None:
+    answer = group_result(component_result("encoder", threshold_result(effective_score=None)))
+    with pytest.raises(ng.NotInResultError, match=r"an encoder has no effective scores: .* look at the decoder's"):
+        _ = answer.types.effective_score
+
+
+def test_choices() -> None:
+    message = result_pb2.RowPrediction(choice_log_probabilities=[-2.0, -0.5, -1.0])
+    prediction = ng.RowPrediction.from_message(message)
+    assert prediction.choice_log_probabilities == (-2.0, -0.5, -1.0)
+    assert prediction.choice == 1
+    assert ng.RowPrediction.from_message(result_pb2.RowPrediction()).choice is None
+
+
 def test_several_thresholds() -> None:
     more = group_result(component_result("decoder", threshold_result(0.0), threshold_result(0.5, near_threshold=1)))
     assert [types.threshold for types in more.components["decoder"].thresholds] == [0.0, 0.5]
@@ -148,11 +204,16 @@ def test_results_can_be_kept() -> None:
         (lambda answer: answer.types[ng.ALL_SHARED], "type_map=True"),
         (lambda answer: answer.types.active("en"), "active=True"),
         (lambda answer: answer.types.contribution, "contribution=True"),
+        (lambda answer: answer.types.effective_score, "effective_score=True"),
+        (lambda answer: answer.types.dead_counts(), "dead=True"),
+        (lambda answer: answer.types.dead("en"), "dead=True and active=True"),
         (lambda answer: answer.predictions, "predict=True"),
     ],
 )
 def test_what_was_not_asked_for_is_an_error_that_says_how(ask, argument: str) -> None:
-    bare = result(type_map=b"", active_bitmaps=[], contribution=None)
+    bare = result(
+        type_map=b"", active_bitmaps=[], contribution=None, effective_score=None, dead_counts=[], dead_bitmaps=[]
+    )
     del bare.message.variants[:]
     with pytest.raises(ng.NotInResultError, match=f"analyze with {argument}"):
         ask(bare)

@@ -28,7 +28,7 @@ def analyze(serve, scripted, code: grpc.StatusCode, words: str, metadata=(), tim
             context.set_trailing_metadata(metadata)
             context.abort(code, words)
 
-    with ng.connect(serve(Aborts())) as client:
+    with ng.connect(serve(Aborts()), retry_seconds=0) as client:
         client.model().analyze(GROUP, timeout=timeout)
 
 

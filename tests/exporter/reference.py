@@ -12,6 +12,8 @@ import onnxruntime
 import torch
 from transformers import AutoModelForCausalLM
 
+from neuroglot.bundle import StoredMatrix
+
 TOLERANCE = 1e-4
 
 Edit = Callable[[int, torch.Tensor], torch.Tensor]
@@ -120,6 +122,12 @@ class Graph:
             for name, value in values.items()
             if name.startswith("present.")
         }
+
+
+def stored(bundle: Path, matrix: StoredMatrix) -> np.ndarray:
+    """A matrix from where the manifest says that it lies."""
+    content = (bundle / matrix.file).read_bytes()[matrix.offset :]
+    return np.frombuffer(content, matrix.dtype, matrix.rows * matrix.columns).reshape(matrix.rows, matrix.columns)
 
 
 def left_padded(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[np.ndarray, np.ndarray]:

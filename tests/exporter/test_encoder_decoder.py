@@ -15,7 +15,7 @@ from neuroglot.bundle import WEIGHTS, open_bundle
 from neuroglot_exporter import export
 from tests.checkpoints import random_checkpoint
 from tests.exporter.encoder_decoder import MODULES, START, Graphs, Row, Taps, Transformers
-from tests.exporter.reference import TOLERANCE, Edit, Graph, left_padded
+from tests.exporter.reference import TOLERANCE, Edit, Graph, left_padded, stored
 
 GEOMETRIES: dict[str, tuple[str, dict[str, Any]]] = {
     "mt0": ("mt0", {}),
@@ -214,6 +214,19 @@ def test_the_metadata_name_what_attribution_needs(exported: Exported) -> None:
             assert np.array_equal(tensors[named[f"value_matrix.{i}"]], values.T)
         assert ("output_embedding" in named) == (component == "decoder")
     assert np.array_equal(tensors[named["output_embedding"]], model.get_output_embeddings().weight.detach().numpy())
+
+
+def test_the_manifest_says_where_those_matrices_lie(exported: Exported) -> None:
+    model = exported.reference.model
+    facts = open_bundle(exported.bundle).model
+    for component in facts.components:
+        assert len(component.values) == component.layers
+        for i, matrix in enumerate(component.values):
+            values = model.get_submodule(MODULES[component.name].format(i=i)).wo.weight.detach().numpy()
+            assert np.array_equal(stored(exported.bundle, matrix), values.T)
+    head = model.get_output_embeddings().weight.detach().numpy()
+    assert np.array_equal(stored(exported.bundle, facts.output_embedding), head)
+    assert facts.output_scale == (model.model_dim**-0.5 if model.config.tie_word_embeddings else 1)
 
 
 def test_norms_and_facts_are_those_of_both_components(exported: Exported) -> None:

@@ -18,7 +18,7 @@ from neuroglot_exporter import export
 from neuroglot_exporter.checkpoints import find_checkpoint
 from neuroglot_exporter.errors import CheckpointError
 from tests.checkpoints import CONFIGS, RandomModel, byte_level_tokenizer, random_checkpoint
-from tests.exporter.reference import MODULES, TOLERANCE, Graph, Transformers
+from tests.exporter.reference import MODULES, TOLERANCE, Graph, Transformers, stored
 
 LLAMA_3_POSITIONS = {
     "factor": 32.0,
@@ -152,7 +152,7 @@ def test_the_manifest_says_what_the_model_is(family: str, random_model: Callable
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("family", MODULES)
-def test_every_parameter_is_stored_once_and_the_metadata_name_what_attribution_needs(
+def test_every_parameter_is_stored_once_and_what_attribution_needs_is_named_in_metadata_and_manifest(
     family: str, tied: bool, tmp_path: Path
 ) -> None:
     checkpoint = random_checkpoint(tmp_path / "checkpoint", family, num_hidden_layers=1, tie_word_embeddings=tied)
@@ -171,3 +171,7 @@ def test_every_parameter_is_stored_once_and_the_metadata_name_what_attribution_n
     path = loaded.modules.down_projection.format(i=0)
     values = loaded.model.get_submodule(path).weight.detach().numpy()
     assert np.array_equal(tensors[named["value_matrix.0"]], values.T)
+    facts = open_bundle(tmp_path / "bundle").model
+    assert np.array_equal(stored(tmp_path / "bundle", facts.output_embedding), head)
+    assert np.array_equal(stored(tmp_path / "bundle", facts.components[0].values[0]), values.T)
+    assert facts.output_scale == 1

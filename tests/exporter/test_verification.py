@@ -19,7 +19,7 @@ import psutil
 import pytest
 from onnx import numpy_helper
 
-from neuroglot.bundle import ModelFacts, read_manifest
+from neuroglot.bundle import ModelFacts, StoredMatrix, read_manifest
 from neuroglot_exporter import export
 from neuroglot_exporter.checkpoints import find_checkpoint
 from neuroglot_exporter.errors import VerificationError
@@ -169,7 +169,8 @@ def test_the_weights_of_another_checkpoint(bloom_bundle: Path, tmp_path: Path) -
 
 
 def facts(max_positions: int | None, start_token: int | None) -> ModelFacts:
-    return ModelFacts("bloom", "float32", 320, max_positions, (2,), start_token, components=())
+    embedding = StoredMatrix("weights.data", 0, 320, 24, "float32")
+    return ModelFacts("bloom", "float32", 320, max_positions, (2,), start_token, (), embedding, 1.0)
 
 
 def letters(text: str) -> list[int]:

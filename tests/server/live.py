@@ -14,8 +14,9 @@ from google.rpc import error_details_pb2, status_pb2
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2_grpc
 from neuroglot_server.adapter.endpoint import Endpoint
 from neuroglot_server.adapter.servicer import SERVICE_NAME
-from neuroglot_server.core import Analysis, Group, GroupResult, Settings
+from neuroglot_server.core import ANYONE, Analysis, Caller, Group, GroupResult, Settings
 from neuroglot_server.model import Model
+from neuroglot_server.registry import Registry
 
 NAME = "random-bloom"
 PROMPTS = {"en": "The capital of France is", "es": "La capital de Francia es", "th": "เมืองหลวงของฝรั่งเศสคือ"}
@@ -27,6 +28,7 @@ class Live(NamedTuple):
     endpoint: Endpoint
     channel: grpc.aio.Channel
     target: str
+    registry: Registry
 
     @property
     def stub(self) -> service_pb2_grpc.NeuroglotServiceAsyncStub:
@@ -38,23 +40,34 @@ class Live(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(*models: Model) -> AsyncIterator[Live]:
-    """Serve models, and close them at the end."""
-    endpoint = Endpoint()
+async def serving(*models: Model, bundles_folder: Path | None = None, **options: Any) -> AsyncIterator[Live]:
+    """Serve models, and close them at the end; `options` are those of the endpoint."""
+    loaded = {model.description.name: model for model in models}
+
+    def load_or_take(folder: Path, name: str, hang_changed: Callable[[bool], None]) -> Model:
+        return loaded.pop(name, None) or Model.load(folder, name, Settings(threads=1), None, hang_changed)
+
+    registry = Registry(load_or_take, bundles_folder)
+    for model in models:
+        await registry.load(Path(), model.description.name)
+    endpoint = Endpoint(registry, **options)
     target = f"127.0.0.1:{endpoint.bind('127.0.0.1:0')}"
-    await endpoint.start(models)
+    await endpoint.start()
     try:
-        # A channel of its own pool: it does not share a connection with the channels of other tests.
-        async with grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-            yield Live(endpoint, channel, target)
+        async with channel_to(target) as channel:
+            yield Live(endpoint, channel, target, registry)
     finally:
         await endpoint.stop()
-        for model in models:
-            await model.close()
+        await registry.close()
 
 
-def load(bundle: Path, settings: Settings | None = None, kind: type[Model] = Model) -> Model:
-    return kind.load(bundle, name=NAME, settings=settings or Settings(threads=1))
+def channel_to(target: str) -> grpc.aio.Channel:
+    """A channel of its own pool: it does not share a connection with the channels of other tests."""
+    return grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
+
+
+def load(bundle: Path, settings: Settings | None = None, kind: type[Model] = Model, name: str = NAME) -> Model:
+    return kind.load(bundle, name=name, settings=settings or Settings(threads=1))
 
 
 def group(group_id: str = "FR", repeat: int = 1, answers: bool = True) -> group_pb2.Group:
@@ -81,16 +94,26 @@ class Watched(Model):
     seen = 0
     cancelled = 0
 
+    def __init__(self, *parts: Any, **more: Any) -> None:
+        super().__init__(*parts, **more)
+        self.callers: list[Caller] = []
+
     async def before(self, group: Group) -> None:
         """What happens before an analysis."""
 
-    async def analyze(self, group: Group, analysis: Analysis) -> GroupResult:
+    async def after(self, group: Group) -> None:
+        """What happens after it."""
+
+    async def analyze(self, group: Group, analysis: Analysis, caller: Caller = ANYONE) -> GroupResult:
         self.seen += 1
         self.inside += 1
         self.most_inside = max(self.most_inside, self.inside)
         try:
             await self.before(group)
-            return await super().analyze(group, analysis)
+            self.callers.append(caller)
+            result = await super().analyze(group, analysis, caller)
+            await self.after(group)
+            return result
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -101,11 +124,21 @@ class Watched(Model):
 class Held(Watched):
     """A model that analyses nothing until it is let go."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
+    def __init__(self, *parts: Any, **more: Any) -> None:
+        super().__init__(*parts, **more)
         self.go = asyncio.Event()
 
     async def before(self, group: Group) -> None:
+        await self.go.wait()
+
+
+class Finishing(Held):
+    """A model whose analyses have run, but do not end until it is let go."""
+
+    async def before(self, group: Group) -> None:
+        """Begin at once."""
+
+    async def after(self, group: Group) -> None:
         await self.go.wait()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -49,6 +50,18 @@ class Change:
     before_last: bool = False
     generated: bool = False
     component: str = "decoder"
+
+
+def load(checkpoint: Path, family: str) -> Model:
+    """A checkpoint of any family."""
+    return EncoderDecoder(checkpoint) if family in ENCODER_DECODERS else Transformers(checkpoint, family)
+
+
+def watched(model: Model, prompt: Sequence[int], tap: str = "activation") -> dict[str, np.ndarray]:
+    """By component, `[layers, positions, neurons]`: at all tokens of a prompt, and at the decoder's start token."""
+    if isinstance(model, Transformers):
+        return {"decoder": model.run(prompt)[tap]}
+    return {component: taps[tap] for component, taps in model.run(Texts(list(prompt), [START])).items()}
 
 
 def logits(model: Model, prompt: Sequence[int], answer: Sequence[int], changes: Sequence[Change]) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neuroglot.bundle import TOKENIZER, describe_files, read_manifest, write_manifest
-from neuroglot_server.core import Analysis, Group, GroupResult, Row, Settings
+from neuroglot_server.core import Analysis, BatchRun, Group, GroupResult, Observer, Row, Settings, Unobserved
 from neuroglot_server.model import Model
 
 CAPITALS = Group(
@@ -28,13 +28,36 @@ CAPITALS = Group(
 
 
 @asynccontextmanager
-async def served(bundle: Path, settings: Settings | None = None) -> AsyncIterator[Model]:
+async def served(
+    bundle: Path, settings: Settings | None = None, observer: Observer | None = None
+) -> AsyncIterator[Model]:
     """Load a bundle, and close it at the end."""
-    model = Model.load(bundle, "random-bloom", settings or Settings(threads=1))
+    model = Model.load(bundle, "random-bloom", settings or Settings(threads=1), observer)
     try:
         yield model
     finally:
         await model.close()
+
+
+class Recorder(Unobserved):
+    """Keeps what a model says of itself."""
+
+    def __init__(self) -> None:
+        self.runs: list[BatchRun] = []
+        self.hits: dict[str, int] = {}
+        self.misses: dict[str, int] = {}
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were run."""
+        return sum(run.tokens for run in self.runs)
+
+    def batch(self, run: BatchRun) -> None:
+        self.runs.append(run)
+
+    def cached(self, cache: str, hit_tokens: int, missed_tokens: int) -> None:
+        self.hits[cache] = self.hits.get(cache, 0) + hit_tokens
+        self.misses[cache] = self.misses.get(cache, 0) + missed_tokens
 
 
 def analyze(bundle: Path, group: Group, analysis: Analysis, settings: Settings | None = None) -> GroupResult:

@@ -214,3 +214,53 @@ def test_an_address_that_is_none_is_a_mistake_of_usage(bloom_bundle: Path) -> No
     result = CliRunner().invoke(main, ["serve", str(bloom_bundle), "--address", "somewhere"])
     assert result.exit_code == 2
     assert "'somewhere' is no address: give HOST:PORT" in result.stderr
+
+
+def test_models_and_their_own_settings_come_from_a_file(bloom_bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "neuroglot.toml"
+    file.write_text(
+        f"""
+        row_tokens = 50
+        bundles_folder = "."
+        [models.short]
+        bundle = "{bloom_bundle}"
+        row_tokens = 20
+        """
+    )
+    shutil.copytree(bloom_bundle, tmp_path / "loaded")
+    with started("--config", file, bloom_bundle) as program:
+        program.stub.LoadModel(service_pb2.LoadModelRequest(bundle="loaded", name="short"), timeout=20)
+        program.stub.LoadModel(service_pb2.LoadModelRequest(bundle="loaded"), timeout=20)
+        models = program.stub.ListModels(service_pb2.ListModelsRequest(), timeout=10).models
+        lengths = {model.name: model.limits.tokens_per_row for model in models}
+        assert lengths == {bloom_bundle.name: 50, "short": 20, "loaded": 50}
+
+
+def test_a_token_is_made_and_let_in(bloom_bundle: Path, tmp_path: Path) -> None:
+    made = CliRunner().invoke(main, ["token", "a lice"])
+    assert made.exit_code == 0
+    said, *table = made.stdout.splitlines()
+    token = said.removeprefix("token for a lice: ")
+    file = tmp_path / "tokens.toml"
+    file.write_text("\n".join(table))
+    assert token not in file.read_text()
+    with started(bloom_bundle, "--tokens-file", file) as program:
+        asked = service_pb2.ListModelsRequest()
+        with pytest.raises(grpc.RpcError) as caught:
+            program.stub.ListModels(asked, timeout=10)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        metadata = (("authorization", f"Bearer {token}"),)
+        assert program.stub.ListModels(asked, timeout=10, metadata=metadata).models
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tls-key", "k"], "give both --tls-certificate and --tls-key"),
+        (["--tls-client-ca", "a"], "give both --tls-certificate and --tls-key"),
+    ],
+)
+def test_half_of_tls_is_a_mistake_of_usage(bloom_bundle: Path, flags: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, ["serve", str(bloom_bundle), *flags])
+    assert result.exit_code == 2
+    assert message in result.stderr

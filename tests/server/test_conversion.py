@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
-from neuroglot.v1 import analysis_pb2, group_pb2, result_pb2
+from neuroglot.v1 import analysis_pb2, group_pb2, result_pb2, service_pb2
 from neuroglot_server import core
 from neuroglot_server.adapter import requests, responses
 
@@ -32,7 +33,7 @@ def test_a_group_keeps_its_rows_and_what_they_leave_out() -> None:
     message = group_pb2.Group(
         id="g",
         rows=[
-            group_pb2.Row(label="en", text="a", answers=["x", "y"], separator=""),
+            group_pb2.Row(label="en", text="a", answers=["x", "y"], separator="", choices=["x", "z"], distractor="w"),
             group_pb2.Row(label="ids", token_ids=group_pb2.TokenIds(ids=[3, 1])),
             group_pb2.Row(label="es", text="b", separator=" "),
         ],
@@ -40,7 +41,7 @@ def test_a_group_keeps_its_rows_and_what_they_leave_out() -> None:
     assert requests.group(message) == core.Group(
         "g",
         (
-            core.Row("en", "a", ("x", "y"), ""),
+            core.Row("en", "a", ("x", "y"), "", ("x", "z"), "w"),
             core.Row("ids", (3, 1), (), None),
             core.Row("es", "b", (), " "),
         ),
@@ -52,9 +53,14 @@ def test_an_empty_analysis_asks_for_the_core_s_defaults() -> None:
 
 
 def test_zeros_mean_what_the_contract_says() -> None:
-    message = analysis_pb2.Analysis(contribution=analysis_pb2.Contribution(), prediction=analysis_pb2.Prediction())
+    message = analysis_pb2.Analysis(
+        contribution=analysis_pb2.Contribution(),
+        effective_score=analysis_pb2.EffectiveScore(),
+        prediction=analysis_pb2.Prediction(),
+    )
     analysis = requests.analysis(message)
-    assert analysis.contribution == core.Contribution(0.05)
+    assert analysis.contribution == core.Contribution(0.05, top_k=0, raw=False, neurons=0)
+    assert analysis.effective_score == core.EffectiveScore(core.ScoreTarget.FIRST_GOLD_TOKEN, 0)
     assert analysis.prediction == core.Prediction(generate=False, max_tokens=16)
 
 
@@ -63,11 +69,59 @@ def test_an_analysis_keeps_everything_it_is_given() -> None:
         thresholds=[0.5, -1.0],
         type_map=True,
         active_bitmaps=True,
-        contribution=analysis_pb2.Contribution(top_fraction=0.25),
+        contribution=analysis_pb2.Contribution(top_fraction=0.25, top_k=3, raw=True, neurons=4),
+        effective_score=analysis_pb2.EffectiveScore(target=analysis_pb2.SCORE_TARGET_GOLD_MINUS_DISTRACTOR, neurons=5),
+        dead=True,
         prediction=analysis_pb2.Prediction(generate=True, max_tokens=3),
     )
-    expected = core.Analysis((0.5, -1.0), True, True, core.Contribution(0.25), core.Prediction(True, 3))
+    assert len(message.ListFields()) == len(message.DESCRIPTOR.fields) - 1, "all but the variants"
+    expected = core.Analysis(
+        thresholds=(0.5, -1.0),
+        type_map=True,
+        active_bitmaps=True,
+        contribution=core.Contribution(0.25, 3, True, 4),
+        effective_score=core.EffectiveScore(core.ScoreTarget.GOLD_MINUS_DISTRACTOR, 5),
+        dead=True,
+        prediction=core.Prediction(True, 3),
+    )
     assert requests.analysis(message) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (analysis_pb2.SCORE_TARGET_FIRST_GOLD_TOKEN, core.ScoreTarget.FIRST_GOLD_TOKEN),
+        (analysis_pb2.SCORE_TARGET_ALL_GOLD_TOKENS, core.ScoreTarget.ALL_GOLD_TOKENS),
+        (analysis_pb2.SCORE_TARGET_GOLD_MINUS_DISTRACTOR, core.ScoreTarget.GOLD_MINUS_DISTRACTOR),
+    ],
+)
+def test_each_target_of_effective_scores(
+    target: analysis_pb2.ScoreTarget.ValueType, expected: core.ScoreTarget
+) -> None:
+    message = analysis_pb2.Analysis(effective_score=analysis_pb2.EffectiveScore(target=target))
+    assert requests.analysis(message).effective_score == core.EffectiveScore(expected)
+
+
+def test_a_request_is_as_urgent_as_it_says_or_as_its_method_means() -> None:
+    for unspecified in core.Priority:
+        assert requests.priority(service_pb2.PRIORITY_UNSPECIFIED, unspecified) is unspecified
+        assert requests.priority(service_pb2.PRIORITY_BULK, unspecified) is core.Priority.BULK
+        assert requests.priority(service_pb2.PRIORITY_INTERACTIVE, unspecified) is core.Priority.INTERACTIVE
+
+
+def test_a_capture_keeps_everything_it_is_given() -> None:
+    message = service_pb2.CaptureActivationsRequest(
+        model="m",
+        row=group_pb2.Row(label="en", text="a"),
+        component="encoder",
+        layers=[1, 2],
+        neurons=[7],
+        positions=[-1, 0],
+        coefficients=True,
+    )
+    assert len(message.ListFields()) == len(message.DESCRIPTOR.fields)
+    assert requests.capture(message) == core.Capture("encoder", (1, 2), (7,), (-1, 0), True)
+    assert requests.row(message.row) == core.Row("en", "a")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +130,11 @@ def test_an_analysis_keeps_everything_it_is_given() -> None:
         ({"deactivate": analysis_pb2.Deactivate()}, core.Deactivate()),
         ({"convert": analysis_pb2.Convert()}, core.Convert(None)),
         ({"convert": analysis_pb2.Convert(value=0.0)}, core.Convert(0.0)),
+        ({"convert": analysis_pb2.Convert(mean_of_active=True)}, core.Convert(mean_of_active=True)),
         ({"override": analysis_pb2.Override(value=2.0)}, core.Override(2.0)),
+        ({"override": analysis_pb2.Override(values=[2.0, 0.5])}, core.Override(0.0, (2.0, 0.5))),
+        ({"scale": analysis_pb2.Scale(values=[3.0])}, core.Scale(0.0, (3.0,))),
+        ({"add": analysis_pb2.Add(values=[-3.0])}, core.Add(0.0, (-3.0,))),
         ({"scale": analysis_pb2.Scale(factor=0.0)}, core.Scale(0.0)),
         ({"add": analysis_pb2.Add(value=-1.0)}, core.Add(-1.0)),
     ],
@@ -141,15 +199,40 @@ def test_selections_within_selections() -> None:
     assert converted(intervention).selection == expected
 
 
-def test_a_random_active_control() -> None:
-    control = analysis_pb2.Control(
-        of=by_type(analysis_pb2.NEURON_TYPE_SPECIFIC), kind=analysis_pb2.CONTROL_KIND_RANDOM_ACTIVE
-    )
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (analysis_pb2.CONTROL_KIND_RANDOM, core.ControlKind.RANDOM),
+        (analysis_pb2.CONTROL_KIND_RANDOM_ACTIVE, core.ControlKind.RANDOM_ACTIVE),
+        (analysis_pb2.CONTROL_KIND_RANDOM_MASS, core.ControlKind.RANDOM_MASS),
+    ],
+)
+def test_each_kind_of_control(kind: analysis_pb2.ControlKind.ValueType, expected: core.ControlKind) -> None:
+    control = analysis_pb2.Control(of=by_type(analysis_pb2.NEURON_TYPE_SPECIFIC), kind=kind)
     intervention = analysis_pb2.Intervention(
         selection=analysis_pb2.Selection(control=control), deactivate=analysis_pb2.Deactivate()
     )
     selection = converted(intervention).selection
-    assert selection == core.Control(core.ByType((core.NeuronType.SPECIFIC,)), core.ControlKind.RANDOM_ACTIVE)
+    assert selection == core.Control(core.ByType((core.NeuronType.SPECIFIC,)), expected)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (analysis_pb2.Selection(uploaded="abc"), core.ByUpload("abc")),
+        (
+            analysis_pb2.Selection(top_contribution=analysis_pb2.TopContribution()),
+            core.ByContribution(0.05, 0),
+        ),
+        (
+            analysis_pb2.Selection(top_contribution=analysis_pb2.TopContribution(fraction=0.5, top_k=3)),
+            core.ByContribution(0.5, 3),
+        ),
+    ],
+)
+def test_selections_beside_types_and_neurons(message: analysis_pb2.Selection, expected: core.Selection) -> None:
+    intervention = analysis_pb2.Intervention(selection=message, deactivate=analysis_pb2.Deactivate())
+    assert converted(intervention).selection == expected
 
 
 DESCRIPTION = core.ModelDescription(
@@ -165,11 +248,12 @@ DESCRIPTION = core.ModelDescription(
     vocabulary_size=7,
     dtype="float32",
     limits=core.Limits(8, 9, 10, 11),
+    queue_tokens=12,
 )
 
 
 def test_a_model_says_all_that_it_is() -> None:
-    model = responses.model(DESCRIPTION)
+    model = responses.model(DESCRIPTION, quota=core.Quota(13, 14), result_bytes=15)
     for name in ("name", "family", "source", "source_revision", "bundle_identity", "vocabulary_size", "dtype"):
         assert getattr(model, name) == getattr(DESCRIPTION, name)
     for component, given in zip(model.components, DESCRIPTION.components, strict=True):
@@ -177,7 +261,29 @@ def test_a_model_says_all_that_it_is() -> None:
             dataclasses.asdict(given)
         )
     limits = {field.name: getattr(model.limits, field.name) for field in model.limits.DESCRIPTOR.fields}
-    assert limits == dataclasses.asdict(DESCRIPTION.limits)
+    assert limits == {
+        **dataclasses.asdict(DESCRIPTION.limits),
+        "queue_tokens": 12,
+        "result_bytes": 15,
+        "tenant_queue_tokens": 13,
+        "tenant_tokens_per_minute": 14,
+    }
+    unbounded = responses.model(DESCRIPTION, quota=core.Quota(), result_bytes=15).limits
+    assert (unbounded.tenant_queue_tokens, unbounded.tenant_tokens_per_minute) == (0, 0)
+
+
+def floats(*shape: int, start: float = 0.0) -> np.ndarray:
+    return (start + np.arange(math.prod(shape), dtype=np.float32)).reshape(shape)
+
+
+def leading(rows: int, layers: int, count: int, start: int) -> core.LeadingNeurons:
+    shape = (rows, layers, count)
+    size = math.prod(shape)
+    return core.LeadingNeurons(
+        start + np.arange(size).reshape(shape),
+        floats(*shape, start=start + 0.5),
+        (np.arange(size) % 4).astype(np.uint8).reshape(shape),
+    )
 
 
 def threshold(rows: int, contribution: core.ContributionResult | None = None) -> core.ThresholdResult:
@@ -190,6 +296,58 @@ def threshold(rows: int, contribution: core.ContributionResult | None = None) ->
         active_bitmaps=(b"\x03",) * rows,
         contribution=contribution,
     )
+
+
+def test_leading_neurons_effective_scores_and_dead_neurons_keep_their_arrays_row_major() -> None:
+    full = dataclasses.replace(
+        threshold(3),
+        contribution=core.ContributionResult(
+            2, np.arange(24).reshape(3, 2, 4), floats(3, 2, 4), leading(3, 2, 2, start=10)
+        ),
+        effective_score=core.EffectiveScoreResult(
+            floats(3, 2, 4, start=1), floats(3, 2, 4, start=2), floats(3, 2, 4, start=3), leading(3, 2, 3, start=30)
+        ),
+        dead_counts=np.arange(6).reshape(2, 3),
+        dead_bitmaps=(b"\x04", b"\x05", b"\x06"),
+    )
+    result = core.GroupResult("g", (), (core.ComponentResult("decoder", 2, 9, (full,)),), (), 0, 0)
+    (message,) = responses.group_result(result, DESCRIPTION).components[0].thresholds
+    assert len(message.ListFields()) == len(message.DESCRIPTOR.fields)
+    assert message.contribution.leading == result_pb2.LeadingNeurons(
+        count=2, neurons=range(10, 22), values=[10.5 + n for n in range(12)], codes=bytes(n % 4 for n in range(12))
+    )
+    assert message.effective_score == result_pb2.EffectiveScoreResult(
+        maxima=range(1, 25),
+        minima=range(2, 26),
+        sums=range(3, 27),
+        leading=result_pb2.LeadingNeurons(
+            count=3, neurons=range(30, 48), values=[30.5 + n for n in range(18)], codes=bytes(n % 4 for n in range(18))
+        ),
+    )
+    assert list(message.dead_counts) == list(range(6))
+    assert list(message.dead_bitmaps) == [b"\x04", b"\x05", b"\x06"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_captured_layer_is_a_box_of_little_endian_numbers(dtype: type[np.floating]) -> None:
+    values = np.array([[1, -2, 0.5], [0, 3, 4]], dtype=dtype)
+    for byte_order in "<>":
+        layer = core.CapturedLayer(3, np.array([0, 5]), values.astype(values.dtype.newbyteorder(byte_order)))
+        message = responses.captured_layer(layer, responses.provenance(DESCRIPTION))
+        assert (message.layer, list(message.positions)) == (3, [0, 5])
+        assert message.provenance.model == "tiny"
+        box = message.values
+        assert (list(box.shape), box.dtype) == ([2, 3], np.dtype(dtype).name)
+        little_endian = np.dtype(dtype).newbyteorder("<")
+        assert (np.frombuffer(box.data, little_endian).reshape(box.shape) == values).all()
+    assert not responses.captured_layer(layer).HasField("provenance")
+
+
+def test_a_generated_token() -> None:
+    message = responses.generated_token(core.GeneratedToken(7, " x", -0.5))
+    assert message == service_pb2.GenerateResponse(token_id=7, text=" x", log_probability=-0.5)
+    first = responses.generated_token(core.GeneratedToken(7, " x", -0.5), responses.provenance(DESCRIPTION))
+    assert first.provenance.bundle_identity == DESCRIPTION.bundle_identity
 
 
 def test_a_result_keeps_its_arrays_row_major_and_says_what_made_it() -> None:
@@ -205,7 +363,7 @@ def test_a_result_keeps_its_arrays_row_major_and_says_what_made_it() -> None:
                 "baseline",
                 (
                     core.RowPrediction("", True, -0.5, (4,), "París", True, True, 0, 0),
-                    core.RowPrediction(exact=False, matches=False),
+                    core.RowPrediction(exact=False, matches=False, choice_log_probabilities=(-1.0, -2.0)),
                     core.RowPrediction(error="overflow", selected_neurons=2, selected_active_neurons=1),
                 ),
             ),
@@ -234,7 +392,9 @@ def test_a_result_keeps_its_arrays_row_major_and_says_what_made_it() -> None:
         ),
     )
     assert not second.type_counts
-    assert not second.HasField("contribution")
+    for absent in ("contribution", "effective_score"):
+        assert not second.HasField(absent)
+    assert not second.dead_counts
     (variant,) = message.variants
     right, wrong, broken = variant.predictions
     assert variant.name == "baseline"
@@ -248,6 +408,7 @@ def test_a_result_keeps_its_arrays_row_major_and_says_what_made_it() -> None:
         False,
     )
     assert not wrong.HasField("gold_log_probability")
+    assert list(wrong.choice_log_probabilities) == [-1.0, -2.0]
     assert broken == result_pb2.RowPrediction(error="overflow", selected_neurons=2, selected_active_neurons=1)
     made_by = {field.name: value for field, value in message.provenance.ListFields()}
     assert made_by.pop("server_version")

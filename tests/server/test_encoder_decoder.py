@@ -344,7 +344,7 @@ def test_the_description_has_both_components_and_no_bound_but_the_batch(model: S
     description = Model.load(model.bundle, "mine", Settings(threads=1, batch_tokens=100)).description
     shapes = [(part.name, part.layers, part.neurons) for part in description.components]
     assert shapes == [("encoder", 3, 70), ("decoder", 2, 70)]
-    assert description.limits.tokens_per_row == 100
+    assert description.limits.tokens_per_row == 99, "and the decoder's start token beside the prompt"
 
 
 def test_a_row_as_long_as_allowed_runs(model: Served) -> None:

@@ -12,9 +12,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from neuroglot.v1 import service_pb2
 from neuroglot_server.adapter.endpoint import Endpoint, health_name
+from neuroglot_server.adapter.room import TransportLimits
 from neuroglot_server.adapter.servicer import SERVICE_NAME
 from neuroglot_server.address import AddressError
-from tests.server.live import NAME, Held, Live, group, load, said, serving, until
+from tests.server.live import NAME, Finishing, Held, Live, group, load, said, serving, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -67,7 +68,7 @@ def test_reflection_gives_the_service_and_its_files(bloom_bundle: Path) -> None:
 def test_two_servers_cannot_share_a_port(bloom_bundle: Path) -> None:
     async def conversation() -> None:
         async with serving(load(bloom_bundle)) as live:
-            second = Endpoint()
+            second = Endpoint(live.registry)
             with pytest.raises(AddressError, match=f"cannot listen on {live.target}"):
                 second.bind(live.target)
             await second.stop()
@@ -77,10 +78,12 @@ def test_two_servers_cannot_share_a_port(bloom_bundle: Path) -> None:
 
 def test_going_down_says_so_takes_nothing_new_and_lets_what_runs_end(bloom_bundle: Path) -> None:
     async def conversation() -> None:
-        model = load(bloom_bundle, kind=Held)
-        async with serving(model) as live:
+        model, waits = load(bloom_bundle, kind=Finishing), load(bloom_bundle, kind=Held, name="waits")
+        async with serving(model, waits) as live:
             running = asyncio.ensure_future(live.stub.AnalyzeGroup(request()))
-            await until(lambda: model.inside == 1)
+            waiting = live.stub.AnalyzeGroup(service_pb2.AnalyzeGroupRequest(model="waits", group=group()))
+            asked = asyncio.ensure_future(waiting.code())
+            await until(lambda: model.inside == waits.inside == 1)
             going_down = asyncio.create_task(live.endpoint.drain(10))
             await asyncio.sleep(0.1)
             assert [await health(live, service) for service in ("", health_name(NAME))] == [NOT_SERVING] * 2
@@ -94,6 +97,9 @@ def test_going_down_says_so_takes_nothing_new_and_lets_what_runs_end(bloom_bundl
                 assert said(caught.value).code is grpc.StatusCode.UNAVAILABLE
                 assert "going down" in said(caught.value).message
             assert not going_down.done()
+            waits.go.set()
+            assert await asked is grpc.StatusCode.UNAVAILABLE  # nothing of it had run
+            assert "going down" in await waiting.details()
             model.go.set()
             assert (await running).result.group_id == "FR"
             await going_down
@@ -134,3 +140,24 @@ def test_what_outlasts_the_grace_is_cut_off(bloom_bundle: Path, caplog: pytest.L
     assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     assert cancelled == 1
     assert "still run after 0.2 s" in caplog.text
+
+
+def test_more_calls_than_may_run_are_told_to_come_back_and_health_still_answers(bloom_bundle: Path) -> None:
+    async def conversation() -> None:
+        model = load(bloom_bundle, kind=Held)
+        async with serving(model, limits=TransportLimits(calls=2)) as live:
+            running = [asyncio.ensure_future(live.stub.AnalyzeGroup(request())) for _ in range(2)]
+            await until(lambda: model.inside == 2)
+            for late in (live.stub.AnalyzeGroup(request()), live.stub.AnalyzeGroups(iter([])).read()):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await late
+                answer = said(caught.value)
+                assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert "2 calls are running" in answer.message
+                assert answer.retry_seconds == 1.0
+            assert await health(live, health_name(NAME)) == SERVING
+            model.go.set()
+            assert [(await call).result.group_id for call in running] == ["FR", "FR"]
+            await live.stub.AnalyzeGroup(request())
+
+    asyncio.run(conversation())

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
+from neuroglot.bundle import read_manifest
 from neuroglot.packing import unpack_bits
 from neuroglot_exporter import export
 from neuroglot_server.core import (
@@ -27,6 +29,9 @@ from neuroglot_server.core import (
     Scope,
     Variant,
 )
+from neuroglot_server.engine import Engine
+from neuroglot_server.signature import interfaces
+from neuroglot_server.steps import NO_TOKENS, KeyValues, RowStep, StepResult
 from tests.checkpoints import RandomModel
 from tests.server.serving import CAPITALS, analyze
 
@@ -130,3 +135,31 @@ def test_the_answer_does_not_depend_on_who_asks_beside(half: Half) -> None:
             assert (unpack_bits(one, shape) != unpack_bits(other, shape)).mean() <= 0.005
         expected = half.result.variants[0].predictions[index].gold_log_probability
         assert alone.variants[0].predictions[0].gold_log_probability == pytest.approx(expected, rel=TOLERANCE)
+
+
+def test_keys_and_values_of_float16_on_a_device_give_what_arrays_give(half: Half) -> None:
+    facts = read_manifest(half.bundle).model
+    outcomes = []
+    for bound in (False, True):
+        engines = {
+            part.name: Engine(half.bundle / part.graph, part, interfaces(facts)[part.name], threads=1, bound=bound)
+            for part in facts.components
+        }
+        cross = NO_TOKENS
+        if "encoder" in engines:
+            cross = kept(engines["encoder"].run([RowStep((5, 6, 7, 8), keep=True)])[0])
+        decoder = engines["decoder"]
+        steps = [RowStep(tokens, cross=cross, keep=True) for tokens in ((5, 6, 7), (8, 9))]
+        pasts = [kept(result) for result in decoder.run(steps)]
+        for token in (10, 11, 12):
+            steps = [RowStep((token,), past, cross, scored=True, targets=(token,), keep=True) for past in pasts]
+            results = decoder.run(steps)
+            outcomes.append([result.scores.log_probabilities for result in results if result.scores is not None])
+            pasts = [past.extended(kept(result)) for past, result in zip(pasts, results, strict=True)]
+    for host, device in zip(outcomes[:3], outcomes[3:], strict=True):
+        np.testing.assert_allclose(device, host, rtol=TOLERANCE)
+
+
+def kept(result: StepResult) -> KeyValues:
+    assert result.kept is not None
+    return result.kept

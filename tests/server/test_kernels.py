@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from neuroglot_server.kernels import contribution, scoring, types
+from neuroglot_server.kernels import contribution, effective, scoring, types
 from tests import definitions
 
 SHAPES = st.tuples(st.integers(2, 5), st.integers(1, 3), st.integers(1, 23))
@@ -42,9 +42,16 @@ def test_a_float16_activation_is_compared_with_the_threshold_itself() -> None:
     assert not types.active(np.array([0.1], dtype=np.float16), 0.1).any()
 
 
+@pytest.mark.parametrize("threshold", [0.5, -0.1])
 @pytest.mark.parametrize(("offset", "near"), [(0.0, 1), (9e-6, 1), (-9e-6, 1), (2e-5, 0), (-2e-5, 0)])
-def test_near_the_threshold_is_within_a_hundred_thousandth(offset: float, near: int) -> None:
-    assert types.near_threshold(np.array([[offset, 5.0]], dtype=np.float32), 0.0) == near
+def test_near_the_threshold_is_within_a_hundred_thousandth(threshold: float, offset: float, near: int) -> None:
+    activations = np.array([[threshold + offset, 5.0]], dtype=np.float32)
+    assert types.near_threshold(activations, float(np.float32(threshold))) == near
+
+
+@pytest.mark.parametrize(("activation", "near"), [(0.0, 0), (9e-6, 1), (-9e-6, 0), (2e-5, 0)])
+def test_near_zero_is_above_it_for_the_tails_of_the_functions_lie_below(activation: float, near: int) -> None:
+    assert types.near_threshold(np.array([[activation, -5.0]], dtype=np.float32), 0.0) == near
 
 
 @given(ACTIVATIONS, st.integers(1, 100))
@@ -85,6 +92,37 @@ def test_the_top_fraction_is_rounded_up_but_not_for_a_float_error(neurons: int, 
     assert contribution.top_k(neurons, fraction) == k
 
 
+def test_a_number_of_top_contributors_is_taken_as_it_is() -> None:
+    assert contribution.top_k(60, 0.05, 7) == 7
+
+
+@given(ACTIVATIONS, st.data())
+def test_leading_neurons_are_the_largest_in_order(values: np.ndarray, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, values.shape[-1]))
+    found = contribution.leading(values, k)
+    for row, layer in np.ndindex(values.shape[:2]):
+        of_layer = values[row, layer].tolist()
+        best_first = sorted(range(len(of_layer)), key=lambda neuron: (-of_layer[neuron], neuron))
+        assert found[row, layer].tolist() == best_first[:k]
+
+
+@given(ACTIVATIONS, st.integers(0, 4))
+def test_effective_scores_by_type_are_those_of_the_definition(activations: np.ndarray, empty: int) -> None:
+    projections = np.random.default_rng(activations.size).normal(size=activations.shape).astype(np.float32)
+    scores = effective.effective_scores(activations, projections)
+    scores[empty : empty + 1] = np.nan
+    reduced = effective.by_type(scores, types.type_codes(types.active(activations, 0.0)))
+    for row, layer in np.ndindex(activations.shape[:2]):
+        for code, members in enumerate(definitions.types(activations)[layer].values()):
+            found = [float(values[row, layer, code]) for values in reduced]
+            if row == empty:
+                assert np.isnan(found).all()
+                continue
+            exact = [float(activations[row, layer, i]) * float(projections[row, layer, i]) for i in members]
+            expected = [max(exact), min(exact), sum(exact)] if exact else [0, 0, 0]
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_float16_coefficients_do_not_overflow() -> None:
     shares = contribution.contributions(
         np.full((1, 1, 4), 6e4, dtype=np.float16), np.full((1, 4), 10, dtype=np.float32)
@@ -102,6 +140,19 @@ def test_log_probabilities_are_those_of_the_softmax(logits: np.ndarray, targets:
     assert scores.greedy == tuple(row.tolist().index(max(row.tolist())) for row in logits)
     expected = [definitions.log_probability(row, token) for row, token in zip(logits, targets, strict=True)]
     np.testing.assert_allclose(scores.log_probabilities, expected, atol=1e-4)
+    assert scores.greedy_log_probabilities == ()
+
+
+@given(arrays(np.float32, (3, 17), elements=st.floats(-80, 80, width=32)), st.booleans())
+def test_log_probabilities_of_the_most_likely_tokens_are_given_where_they_are_asked_for(
+    logits: np.ndarray, with_targets: bool
+) -> None:
+    targets = (5, 6, 7) if with_targets else ()
+    scores = scoring.next_tokens(logits, targets, greedy_log_probabilities=True)
+    assert scores is not None
+    expected = [definitions.log_probability(row, int(row.argmax())) for row in logits]
+    np.testing.assert_allclose(scores.greedy_log_probabilities, expected, atol=1e-4)
+    assert len(scores.log_probabilities) == len(targets)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from neuroglot.bundle import read_manifest
+from neuroglot_server.device_memory import DevicePiece
 from neuroglot_server.engine import Engine
 from neuroglot_server.signature import interfaces
-from neuroglot_server.steps import NO_TOKENS, Edit, Edits, KeyValues, RowStep, StepResult
+from neuroglot_server.steps import NO_TOKENS, Edit, Edits, KeyValues, Piece, RowStep, StepResult
 from tests.checkpoints import RandomModel
 from tests.server.reference import CAUSAL, COMPONENTS, ENCODER_DECODERS
 
 TOLERANCE = 1e-4
+THRESHOLDS = (0.0, 0.5, -0.1)
 
 
 class Engines(NamedTuple):
@@ -25,15 +27,23 @@ class Engines(NamedTuple):
     encoder: Engine | None
 
 
+GRAPHS = [*product(CAUSAL, ["decoder"]), *product(ENCODER_DECODERS, COMPONENTS)]
+
+
 @pytest.fixture(
-    scope="module", params=[*product(CAUSAL, ["decoder"]), *product(ENCODER_DECODERS, COMPONENTS)], ids=" ".join
+    scope="module", params=product(GRAPHS, ["host", "device"]), ids=lambda param: " ".join((*param[0], param[1]))
 )
 def engines(request: pytest.FixtureRequest, random_model: Callable[[str], RandomModel]) -> Engines:
-    family, component = request.param
+    """With keys and values in arrays, and in the device's memory, the device being the processor."""
+    graph, memory = request.param
+    return started(random_model, *graph, bound=memory == "device")
+
+
+def started(random_model: Callable[[str], RandomModel], family: str, component: str, *, bound: bool) -> Engines:
     bundle = random_model(family).bundle
     facts = read_manifest(bundle).model
     found = {
-        part.name: Engine(bundle / part.graph, part, interfaces(facts)[part.name], threads=1)
+        part.name: Engine(bundle / part.graph, part, interfaces(facts)[part.name], threads=1, bound=bound)
         for part in facts.components
     }
     return Engines(found[component], found.get("encoder") if component == "decoder" else None)
@@ -66,7 +76,7 @@ class Steps:
             return NO_TOKENS
         (result,) = self.encoder.run([RowStep(self.tokens(int(self.random.integers(1, 20))), keep=True)])
         assert result.kept is not None
-        return NO_TOKENS.extended(result.kept)
+        return result.kept
 
     def edit(self, *layers: int, size: float = 1.0) -> Edit:
         layers = tuple(sorted({layer % self.engine.signature.layers for layer in layers}))
@@ -90,23 +100,38 @@ def mixed_batch(engines: Engines) -> list[RowStep]:
         steps.step(6, focus=5, edits=Edits(everywhere, everywhere, everywhere)),
     ]
     scored = engines.engine.signature.interface.logits
-    return [
-        replace(row, taps=True, scored=scored, targets=steps.tokens(len(row.tokens) * scored), keep=True)
-        for row in rows
-    ]
+    wanted = {"taps": True, "thresholds": THRESHOLDS, "capture": True, "keep": True}
+    return [replace(row, **wanted, scored=scored, targets=steps.tokens(len(row.tokens) * scored)) for row in rows]
+
+
+def kept(result: StepResult) -> np.ndarray:
+    """The keys and values of the new tokens, `[2 * layers, heads, tokens, head_size]`."""
+    assert result.kept is not None
+    return np.concatenate([as_array(piece) for piece in result.kept.pieces], axis=2)
+
+
+def as_array(piece: Piece) -> np.ndarray:
+    return piece.value.numpy()[:, 0] if isinstance(piece, DevicePiece) else np.asarray(piece)
 
 
 def assert_same(got: StepResult, expected: StepResult) -> None:
     assert got.finite
+    assert got.captured is not None
+    assert expected.captured is not None
     for one, other in (
         (got.activations, expected.activations),
         (got.coefficients, expected.coefficients),
-        (got.kept, expected.kept),
+        (kept(got), kept(expected)),
+        *zip(got.captured, expected.captured, strict=True),
     ):
         assert one is not None
         assert other is not None
         assert one.shape == other.shape
         assert np.abs(one - other).max() <= TOLERANCE
+    assert got.ever is not None
+    assert expected.ever is not None
+    unsure = np.abs(expected.captured[0].max(axis=1) - np.array(THRESHOLDS)[:, np.newaxis, np.newaxis]) <= TOLERANCE
+    assert ((got.ever == expected.ever) | unsure).all()
     if expected.scores is None:
         assert got.scores is None
         return
@@ -140,9 +165,7 @@ def test_edits_move_what_they_should_by_much(engines: Engines) -> None:
 def moved_at_each_token(one: StepResult, other: StepResult) -> np.ndarray:
     """Of the scores; of an encoder, which has none, of the keys and values."""
     if one.scores is None or other.scores is None:
-        assert one.kept is not None
-        assert other.kept is not None
-        moved: np.ndarray = np.abs(one.kept - other.kept).max(axis=(0, 1, 3))
+        moved: np.ndarray = np.abs(kept(one) - kept(other)).max(axis=(0, 1, 3))
         return moved
     return np.abs(np.subtract(one.scores.log_probabilities, other.scores.log_probabilities))
 
@@ -153,8 +176,7 @@ def test_a_row_that_is_not_finite_spoils_no_other(engines: Engines) -> None:
     steps = Steps(engines, seed=2)
     spoilt = steps.step(2, 4, edits=Edits(at=steps.edit(0, 1, 2, size=1e38)), keep=True)
     (result,) = engines.engine.run([spoilt])
-    assert result.kept is not None
-    assert not np.isfinite(result.kept).all()
+    assert not np.isfinite(kept(result)).all()
     together = engines.engine.run([spoilt, *batch, spoilt])
     for result, expected in zip(together[1:-1], alone, strict=True):
         assert_same(result, expected)
@@ -206,15 +228,16 @@ def test_a_prompt_run_in_pieces_equals_the_prompt_run_at_once(engines: Engines) 
 def test_only_what_is_wanted_comes_back(engines: Engines) -> None:
     steps = Steps(engines, seed=4)
     scored = engines.engine.signature.interface.logits
-    kept, tapped, third = engines.engine.run(
-        [steps.step(5, keep=True), steps.step(2, 3, taps=True), steps.step(3, 1, scored=scored)]
-    )
-    assert (kept.activations, kept.scores) == (None, None)
-    assert (tapped.kept, tapped.scores) == (None, None)
-    assert (third.kept, third.activations) == (None, None)
-    assert (third.scores is not None) == scored
+    wanted: list[dict[str, Any]] = [{"keep": True}, {"taps": True}, {"scored": scored}, {"thresholds": (0.0,)}]
+    results = engines.engine.run([steps.step(2, 3, **more) for more in wanted] + [steps.step(3, 1, capture=True)])
+    fields = ("kept", "activations", "scores", "ever", "captured")
+    for result, given in zip(results, fields, strict=True):
+        assert result.finite
+        for field in fields:
+            assert (getattr(result, field) is not None) == (field == given and (scored or field != "scores"))
+    third = results[2]
     if third.scores is not None:
-        assert len(third.scores.greedy) == 3
+        assert len(third.scores.greedy) == 2
         assert third.scores.log_probabilities == ()
 
 
@@ -222,4 +245,106 @@ def test_kept_keys_and_values_do_not_hold_on_to_the_batch(engines: Engines) -> N
     steps = Steps(engines, seed=5)
     for result in engines.engine.run([steps.step(length, keep=True) for length in (2, 7, 3)]):
         assert result.kept is not None
-        assert result.kept.base is None
+        (piece,) = result.kept.pieces
+        if isinstance(piece, DevicePiece):
+            assert piece.value.shape()[3] == result.kept.length
+        else:
+            assert np.asarray(piece).base is None
+
+
+def test_captures_are_the_taps_of_every_position_and_ever_their_largest(engines: Engines) -> None:
+    """Among longer neighbours, whose padding is to their left."""
+    steps = Steps(engines, seed=8)
+    step = steps.step(5, 2, thresholds=THRESHOLDS, capture=True)
+    positions = [replace(step, focus=focus, taps=True) for focus in range(5)]
+    neighbours = [steps.step(9, taps=True), steps.step(2, 7, capture=True)]
+    _, result, _ = engines.engine.run([neighbours[0], step, neighbours[1]])
+    taps = [engines.engine.run([one])[0] for one in positions]
+    assert result.captured is not None
+    assert result.ever is not None
+    for captured, name in zip(result.captured, ("activations", "coefficients"), strict=True):
+        expected = np.stack([getattr(tap, name) for tap in taps], axis=1)
+        assert captured.shape == expected.shape
+        assert np.abs(captured - expected).max() <= TOLERANCE
+    for ever, threshold in zip(result.ever, THRESHOLDS, strict=True):
+        assert (ever == (result.captured[0] > np.float32(threshold)).any(axis=1)).all()
+    assert 0 < np.count_nonzero(result.ever[1]) < result.ever[1].size
+
+
+@pytest.mark.parametrize("more", [{"capture": True}, {"thresholds": (0.0,)}], ids=["capture", "thresholds"])
+def test_a_number_that_is_not_finite_is_seen_at_every_position(engines: Engines, more: dict[str, Any]) -> None:
+    steps = Steps(engines, seed=9)
+    step = steps.step(4, 2, focus=1, edits=Edits(at=steps.edit(0, 1, 2, size=1e38)), **more)
+    assert not engines.engine.run([step])[0].finite
+
+
+Run = Callable[[list[RowStep]], list[StepResult]]
+
+
+def generated(run: Run, steps: list[RowStep], keep: Callable[[int], list[int]]) -> list[StepResult]:
+    """Results of four tokens, one after another; `keep` says which rows go on after a token."""
+    results: list[StepResult] = []
+    for token in range(4):
+        given = run(steps)
+        results += given
+        ended = [
+            replace(step, tokens=(7 + token,), targets=(9,), past=step.past.extended(result.kept), focus=-1)
+            for step, result in zip(steps, given, strict=True)
+            if result.kept is not None
+        ]
+        steps = [ended[row] for row in keep(len(ended))]
+    return results
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda rows: list(range(rows)),
+        lambda rows: list(range(1, rows)),
+        lambda rows: list(range(rows - 1)),
+        lambda rows: list(reversed(range(rows))),
+        lambda rows: [0] * rows,
+    ],
+    ids=["all go on", "the first ends", "the last ends", "in another order", "all fork from the first"],
+)
+def test_tokens_generated_in_one_batch_are_those_of_each_row_alone(
+    engines: Engines, keep: Callable[[int], list[int]]
+) -> None:
+    """A pass takes what the last one gave as it stands if it goes on with the same rows, and only then."""
+    if not engines.engine.signature.interface.past:
+        return
+    steps = Steps(engines, seed=10)
+    begun = [steps.step(1, length, scored=True, targets=(5,), keep=True) for length in (3, 9, 5, 2)]
+    together = generated(engines.engine.run, begun, keep)
+    alone = generated(lambda rows: [engines.engine.run([unlinked(row)])[0] for row in rows], begun, keep)
+    for got, expected in zip(together, alone, strict=True):
+        assert got.scores is not None
+        assert expected.scores is not None
+        np.testing.assert_allclose(
+            got.scores.log_probabilities, expected.scores.log_probabilities, atol=TOLERANCE, rtol=0
+        )
+        assert np.abs(kept(got) - kept(expected)).max() <= TOLERANCE
+
+
+def unlinked(step: RowStep) -> RowStep:
+    """The same step; no pass can know its past as what it gave itself."""
+    return replace(step, past=KeyValues(step.past.pieces))
+
+
+@pytest.mark.parametrize(("family", "component"), GRAPHS)
+def test_keys_and_values_on_a_device_give_what_arrays_give(
+    family: str, component: str, random_model: Callable[[str], RandomModel]
+) -> None:
+    host, device = (started(random_model, family, component, bound=bound) for bound in (False, True))
+    for expected, got in zip(host.engine.run(mixed_batch(host)), device.engine.run(mixed_batch(device)), strict=True):
+        assert_same(got, expected)
+        assert got.kept is not None
+        assert expected.kept is not None
+        assert (got.kept.length, got.kept.nbytes) == (expected.kept.length, expected.kept.nbytes)
+        for start, stop in ((0, 1), (0, got.kept.length)):
+            for one, other in (
+                (got.kept.first(stop), expected.kept.first(stop)),
+                (got.kept.part(start, stop), expected.kept.part(start, stop)),
+            ):
+                pieces = zip(one.pieces, other.pieces, strict=True)
+                assert all(np.abs(as_array(a) - as_array(b)).max() <= TOLERANCE for a, b in pieces)

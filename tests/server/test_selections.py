@@ -4,26 +4,40 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from neuroglot.packing import pack_bits
-from neuroglot_server.core import ByNeuron, ByType, Control, ControlKind, Difference, Intersection, NeuronType, Union
-from neuroglot_server.kernels import types
-from neuroglot_server.selections import Baseline, members
+from neuroglot_server.baseline import Baseline
+from neuroglot_server.core import (
+    ByContribution,
+    ByNeuron,
+    ByType,
+    Control,
+    ControlKind,
+    Difference,
+    Intersection,
+    NeuronType,
+    Union,
+)
+from neuroglot_server.selections import counts_of_mass, lowest, members
+from tests import definitions
 
 LAYERS, NEURONS = 3, 50
 LABELS = ("en", "es", "th", "zh")
+NORMS = np.random.default_rng(5).random((LAYERS, NEURONS), dtype=np.float32)
 ALL = ByType((NeuronType.ALL_SHARED,))
 PARTIAL = ByType((NeuronType.PARTIAL_SHARED,))
 SPECIFIC = ByType((NeuronType.SPECIFIC,))
 
 
 def baseline_of(labels: tuple[str, ...] = LABELS, group_id: str = "g", seed: int = 0) -> Baseline:
-    """Random activity, of each row by its label, so that a row can stand in another group."""
-    activity = np.stack(
-        [np.random.default_rng([seed, *label.encode()]).random((LAYERS, NEURONS)) < 0.4 for label in labels]
-    )
-    return Baseline("decoder", group_id, labels, activity, types.type_codes(activity))
+    """Random activations, 0.4 of them active, of each row by its label, so that a row can stand in another group."""
+    drawn = [np.random.default_rng([seed, *label.encode()]).random((LAYERS, NEURONS)) for label in labels]
+    activations = (0.4 - np.stack(drawn)).astype(np.float32)
+    return Baseline("decoder", group_id, labels, activations, activations * 3, NORMS)
 
 
 def explicit(*neurons: tuple[int, int]) -> ByNeuron:
@@ -41,7 +55,6 @@ def chosen(selection: object, baseline: Baseline) -> list[set[tuple[int, int]]]:
 
 def test_by_type_chooses_the_neurons_of_any_of_the_types() -> None:
     baseline = baseline_of()
-    assert baseline.codes is not None
     codes = baseline.codes
     wanted = {(layer, neuron) for layer in range(LAYERS) for neuron in range(NEURONS) if codes[layer, neuron] in (1, 3)}
     assert chosen(ByType((NeuronType.ALL_SHARED, NeuronType.SPECIFIC)), baseline) == [wanted] * len(LABELS)
@@ -108,3 +121,67 @@ def test_draws_are_uniform() -> None:
         hits += drawn[:, 0].sum(axis=0)
     assert hits.sum() == 2000 * 3 * len(LABELS)
     assert stats.chisquare(hits).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("by", "percent"), [(ByContribution(), 5), (ByContribution(0.3), 30), (ByContribution(1.0), 100)]
+)
+def test_top_contributors_are_those_of_the_definition_row_by_row(by: ByContribution, percent: int) -> None:
+    baseline = baseline_of()
+    for row, found in enumerate(chosen(by, baseline)):
+        for layer in range(LAYERS):
+            values = NORMS[layer, :, np.newaxis]
+            shares = definitions.contributions(baseline.coefficients[row, layer].tolist(), values)
+            top = definitions.top_neurons(shares, percent)
+            assert {neuron for at, neuron in found if at == layer} == top
+
+
+def test_a_number_of_top_contributors_comes_before_a_share() -> None:
+    found = members(ByContribution(0.5, top_k=2), baseline_of())
+    assert (found.sum(axis=-1) == 2).all()
+    assert found[:, :, :].tolist() == members(ByContribution(2 / NEURONS), baseline_of()).tolist()
+
+
+def masses(found: np.ndarray, baseline: Baseline) -> np.ndarray:
+    return np.where(found, baseline.contributions, 0).sum(axis=-1, dtype=np.float64)
+
+
+@pytest.mark.parametrize("of", [ALL, PARTIAL, Union((ALL, SPECIFIC)), explicit((0, 3), (0, 4), (2, 0))])
+@pytest.mark.parametrize("draw", range(3))
+def test_a_control_of_mass_draws_neurons_until_their_contributions_add_up(of: ByType, draw: int) -> None:
+    baseline = baseline_of()
+    found = members(Control(of, ControlKind.RANDOM_MASS, draw), baseline)
+    wanted = masses(members(of, baseline), baseline)
+    # The random order is that of the controls of a size: each of them begins the next larger one.
+    order = [
+        members(Control(explicit(*((0, n) for n in range(k))), ControlKind.RANDOM, draw), baseline) for k in range(51)
+    ]
+    for row in range(len(LABELS)):
+        sums = [masses(drawn, baseline)[row, 0] for drawn in order]
+        k = found[row, 0].sum()
+        assert (found[row, 0] == order[k][row, 0]).all()
+        assert abs(sums[k] - wanted[row, 0]) == min(abs(one - wanted[row, 0]) for one in sums)
+
+
+def test_a_control_of_the_mass_of_nothing_is_nothing_and_of_everything_all_that_contributes() -> None:
+    baseline = baseline_of()
+    assert not members(Control(explicit(), ControlKind.RANDOM_MASS), baseline).any()
+    everything = members(Control(ByType(tuple(NeuronType)), ControlKind.RANDOM_MASS), baseline)
+    np.testing.assert_allclose(masses(everything, baseline), 1, atol=1e-6)
+
+
+SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 20))
+
+
+@given(arrays(np.float32, SHAPES, elements=st.floats(0, 1, width=32)), st.floats(0, 1), st.integers(0, 2**32))
+def test_the_mass_that_is_drawn_is_within_half_of_one_contribution(
+    contributions: np.ndarray, share: float, seed: int
+) -> None:
+    places = np.broadcast_to(np.arange(contributions.shape[-1], dtype=np.uint64), contributions.shape)
+    priorities = np.random.default_rng(seed).permuted(places, axis=-1)
+    wanted = share * contributions.sum(axis=-1, dtype=np.float64)
+    counts = counts_of_mass(priorities, contributions, wanted)
+    drawn = lowest(priorities, np.ones_like(contributions, dtype=np.bool_), counts)
+    assert (drawn.sum(axis=-1) == counts).all()
+    gap = np.abs(np.where(drawn, contributions, 0).sum(axis=-1, dtype=np.float64) - wanted)
+    assert (gap <= contributions.max(axis=-1) / 2 + 1e-9).all()

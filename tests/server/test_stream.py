@@ -10,10 +10,27 @@ import grpc
 import pytest
 from google.rpc import code_pb2
 
-from neuroglot.v1 import analysis_pb2, result_pb2, service_pb2
+from neuroglot.v1 import analysis_pb2, group_pb2, result_pb2, service_pb2, service_pb2_grpc
+from neuroglot_server.adapter import requests as requests_module
+from neuroglot_server.adapter.calls import Unwatched
+from neuroglot_server.adapter.room import TransportLimits
 from neuroglot_server.adapter.servicer import SERVICE_NAME
-from neuroglot_server.core import Group, Limits, Settings
-from tests.server.live import NAME, Held, Live, Watched, deactivate, group, load, said, serving, until
+from neuroglot_server.adapter.sizes import result_bytes
+from neuroglot_server.core import Group, Limits, ModelDescription, Settings
+from tests.server.live import (
+    NAME,
+    Finishing,
+    Held,
+    Live,
+    Watched,
+    channel_to,
+    deactivate,
+    group,
+    load,
+    said,
+    serving,
+    until,
+)
 
 PREDICTED = analysis_pb2.Analysis(prediction=analysis_pb2.Prediction())
 
@@ -294,7 +311,7 @@ def test_a_fault_of_ours_costs_its_own_group_only(bloom_bundle: Path, caplog: py
 
 def test_when_the_server_goes_down_what_is_in_flight_is_answered_first(bloom_bundle: Path) -> None:
     async def conversation() -> tuple[set[str], grpc.aio.AioRpcError]:
-        model = load(bloom_bundle, kind=Held)
+        model = load(bloom_bundle, kind=Finishing)
         async with serving(model) as live:
             call = live.stub.AnalyzeGroups()
             for name in ("a", "b"):
@@ -314,3 +331,77 @@ def test_when_the_server_goes_down_what_is_in_flight_is_answered_first(bloom_bun
     assert received == {"a", "b"}
     assert failure.code() is grpc.StatusCode.UNAVAILABLE
     assert said(failure).message.startswith("the server is going down")
+
+
+class Greatest(Unwatched):
+    """Sees how much the transport held at most, and now."""
+
+    most = now = 0
+
+    def held(self, size: int) -> None:
+        self.now = size
+        self.most = max(self.most, size)
+
+
+def test_readers_that_do_not_read_cannot_fill_memory_and_hold_up_nobody_else(bloom_bundle: Path) -> None:
+    """Three streams with room for 32 groups each, whose answers nobody reads, and one whose answers are read."""
+    analysis = analysis_pb2.Analysis(type_map=True, active_bitmaps=True, thresholds=[i / 64 for i in range(32)])
+    most = 2**20
+
+    def requests(total: int, labels: int) -> Iterable[service_pb2.AnalyzeGroupsRequest]:
+        for index in range(total):
+            request = first(str(index), analysis=analysis) if not index else message(str(index))
+            request.group.CopyFrom(group_pb2.Group(id=str(index)))
+            request.group.rows.extend(group_pb2.Row(label=str(label), text="a b") for label in range(labels))
+            yield request
+
+    async def conversation() -> tuple[int, int]:
+        seen = Greatest()
+        async with serving(load(bloom_bundle), observer=seen, limits=TransportLimits(bytes=most)) as live:
+            connections = [channel_to(live.target) for _ in range(3)]
+            stuck = [
+                service_pb2_grpc.NeuroglotServiceStub(channel).AnalyzeGroups(requests(1000, 60))
+                for channel in connections
+            ]
+            size = max([(await call.read()).ByteSize() for call in stuck])
+            before = -1
+            while before != seen.now:  # until nothing moves any more
+                before = seen.now
+                await asyncio.sleep(0.5)
+            assert seen.now > most / 2
+            assert len([answer async for answer in live.stub.AnalyzeGroups(requests(20, 2))]) == 20
+            for call in stuck:
+                call.cancel()
+            await until(lambda: seen.now == 0)
+            for channel in connections:
+                await channel.close()
+            return seen.most, size
+
+    held, size = asyncio.run(conversation())
+    print(f"held at most {held} bytes, a result has {size}")
+    assert held < most + 4 * 1.2 * size
+    assert held < 3 * 32 * size / 2  # what they could have held
+
+
+def test_what_a_result_will_take_up_is_known_before(bloom_bundle: Path) -> None:
+    prediction = analysis_pb2.Prediction(generate=True, max_tokens=8)
+    off = analysis_pb2.Variant(name="off", interventions=[deactivate(analysis_pb2.NEURON_TYPE_SPECIFIC)])
+    contribution = analysis_pb2.Contribution(neurons=5)
+    for asked in (
+        analysis_pb2.Analysis(),
+        analysis_pb2.Analysis(type_map=True, active_bitmaps=True, thresholds=[0, 0.1, 0.2], dead=True),
+        analysis_pb2.Analysis(contribution=contribution, prediction=prediction, variants=[off]),
+    ):
+        sent = [first("a", analysis=asked)]
+        size = answers(bloom_bundle, sent)["a"].ByteSize()
+        expected = result_bytes(_description(bloom_bundle), requests_module.analysis(asked), len(sent[0].group.rows))
+        assert 0.4 * size - 400 < expected < 1.5 * size + 800
+
+
+def _description(bundle: Path) -> ModelDescription:
+    async def described() -> ModelDescription:
+        model = load(bundle)
+        await model.close()
+        return model.description
+
+    return asyncio.run(described())

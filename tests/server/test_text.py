@@ -80,3 +80,15 @@ def test_an_answer_without_tokens_is_an_error(file: Path, encoder_decoder: bool)
     text = Text.load(file, encoder_decoder=encoder_decoder)
     with pytest.raises(ValueError, match="the answer '' has no tokens"):
         text.encode_row(Row("en", (5,), ("",), ""))
+
+
+@pytest.mark.parametrize(("answer", "r"), [("Paris", 0), ("巴黎", 1)])
+def test_a_distractor_begins_where_r_is_in_a_gold_answer(text: Text, file: Path, answer: str, r: int) -> None:
+    row = text.encode_row(Row("zh", PROMPT, (answer,), distractor=answer))
+    assert row.r_index == r
+    assert row.distractor == row.gold[r:]
+    assert text.encode_row(Row("zh", PROMPT, (), distractor=answer)).distractor == row.distractor
+    assert text.encode_row(Row("zh", PROMPT, (answer,))).distractor == ()
+    causal = Text.load(file, encoder_decoder=False)
+    row = causal.encode_row(Row("en", (5,), (answer,), distractor=answer))
+    assert row.distractor == row.gold

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from neuroglot_server.core import (
     Add,
     Analysis,
+    ByContribution,
     ByNeuron,
     ByType,
+    Capture,
     ComponentDescription,
     Contribution,
     Control,
@@ -17,6 +20,7 @@ from neuroglot_server.core import (
     Convert,
     Deactivate,
     Difference,
+    EffectiveScore,
     Group,
     Intersection,
     Intervention,
@@ -28,11 +32,12 @@ from neuroglot_server.core import (
     Prediction,
     Row,
     Scale,
+    ScoreTarget,
     Selection,
     Union,
     Variant,
 )
-from neuroglot_server.validation import MOST_VIOLATIONS, check
+from neuroglot_server.validation import MOST_VIOLATIONS, check, check_capture, check_generation, check_neurons
 
 DECODER = ComponentDescription("decoder", 24, 20, 8, "gelu", gated=False)
 MODEL = ModelDescription(
@@ -51,6 +56,7 @@ EN, ES = Row("en", "The capital of France is", ("Paris",)), Row("es", "La capita
 GROUP = Group("g", (EN, ES))
 SHARED = ByType((NeuronType.ALL_SHARED,))
 NEURONS = ByNeuron("", 24, 20, bytes(24 * 3))
+THREE = replace(NEURONS, bits=b"\x01" + bytes(24 * 3 - 2) + b"\x06")
 DEACTIVATE = Intervention(SHARED, Deactivate())
 ANALYSIS = Analysis(prediction=Prediction(), variants=(Variant("v", (DEACTIVATE,)),))
 
@@ -78,6 +84,13 @@ def test_what_is_right_passes() -> None:
     assert violations(GROUP, intervening(intervention)) == {}
     assert violations(Group("", (EN,)), Analysis()) == {}
     assert violations(Group("", (EN,)), selecting(NEURONS)) == {}
+    for action in (Override(0, (1.0, 2.0, 3.0)), Convert(mean_of_active=True)):
+        assert violations(GROUP, intervening(replace(DEACTIVATE, action=action, selection=THREE))) == {}
+    assert violations(GROUP, selecting(Control(ByContribution(1.0, 20), ControlKind.RANDOM_MASS))) == {}
+    rows = Group("", (replace(EN, choices=("true", "false"), distractor="Rome"), ES))
+    score = EffectiveScore(ScoreTarget.GOLD_MINUS_DISTRACTOR, 20)
+    wanted = Analysis(contribution=Contribution(top_k=20, neurons=20), effective_score=score, dead=True)
+    assert violations(rows, wanted) == {}
 
 
 @pytest.mark.parametrize(
@@ -96,6 +109,18 @@ def test_what_is_right_passes() -> None:
         ),
         ((replace(EN, answers=("Paris", "")),), "group.rows[0].answers[1]", "is ''"),
         ((replace(EN, answers=(" ?! ",)),), "group.rows[0].answers[0]", "is ' ?! ', which has nothing to compare with"),
+        (
+            (replace(EN, choices=("true", " ")),),
+            "group.rows[0].choices[1]",
+            "is ' ', which has nothing to compare with",
+        ),
+        ((replace(EN, choices=("a", "b", "a")),), "group.rows[0].choices[2]", "is 'a', which is choices[0] too"),
+        (
+            (replace(EN, choices=tuple(map(str, range(257)))),),
+            "group.rows[0].choices",
+            "has 257 choices, expected at most 256",
+        ),
+        ((replace(EN, distractor="?"),), "group.rows[0].distractor", "is '?', which has nothing to compare with"),
         ((replace(EN, separator=": "),), "group.rows[0].separator", "is ': ', expected ' ' or ''"),
     ],
 )
@@ -115,6 +140,26 @@ def test_groups_that_are_refused(rows: tuple[Row, ...], field: str, says: str) -
             replace(ANALYSIS, contribution=Contribution(math.nan)),
             "analysis.contribution.top_fraction",
             "is nan, expected",
+        ),
+        (
+            replace(ANALYSIS, contribution=Contribution(top_k=21)),
+            "analysis.contribution.top_k",
+            "is 21, expected at most the 20 neurons that a layer of 'bloom' has",
+        ),
+        (
+            replace(ANALYSIS, contribution=Contribution(neurons=21)),
+            "analysis.contribution.neurons",
+            "is 21, expected at most the 20 neurons",
+        ),
+        (
+            replace(ANALYSIS, effective_score=EffectiveScore(neurons=21)),
+            "analysis.effective_score.neurons",
+            "is 21, expected at most the 20 neurons",
+        ),
+        (
+            replace(ANALYSIS, effective_score=EffectiveScore(ScoreTarget.GOLD_MINUS_DISTRACTOR)),
+            "group.rows[0].distractor",
+            "is empty, but effective scores are wanted relative to it",
         ),
         (replace(ANALYSIS, prediction=Prediction(True, 0)), "analysis.prediction.max_tokens", "is less than 1"),
         (replace(ANALYSIS, prediction=None), "analysis.prediction", "is missing, and variants are compared by"),
@@ -161,6 +206,36 @@ def test_variants_that_are_refused(variants: list[Variant], field: str, says: st
         (replace(DEACTIVATE, action=Scale(math.nan)), "scale.factor", "is nan, expected a finite number"),
         (replace(DEACTIVATE, action=Add(-math.inf)), "add.value", "is -inf, expected a finite number"),
         (replace(DEACTIVATE, action=Convert(math.nan)), "convert.value", "is nan, expected a finite number"),
+        (
+            replace(DEACTIVATE, action=Convert(0.5, mean_of_active=True)),
+            "convert.value",
+            "is 0.5, but the mean of active is asked for: leave one out",
+        ),
+        (
+            replace(DEACTIVATE, action=Override(0, (1.0,))),
+            "override.values",
+            "has 1 numbers, one a neuron, but the selection does not name its neurons",
+        ),
+        (
+            replace(DEACTIVATE, action=Scale(0, (1.0,)), selection=Union((THREE,))),
+            "scale.values",
+            "has 1 numbers, one a neuron, but the selection does not name its neurons",
+        ),
+        (
+            replace(DEACTIVATE, action=Add(0, (1.0, 2.0)), selection=THREE),
+            "add.values",
+            "has 2 numbers, expected one for each of the 3 neurons",
+        ),
+        (
+            replace(DEACTIVATE, action=Add(0, (1.0, 2.0, 1e6)), selection=THREE),
+            "add.values[2]",
+            "is 1e+06, expected a finite number of float16",
+        ),
+        (
+            replace(DEACTIVATE, action=Override(4.0, (1.0, 2.0, 3.0)), selection=THREE),
+            "override.value",
+            "is 4, but there is a number for each neuron: leave one of them out",
+        ),
     ],
 )
 def test_interventions_that_are_refused(intervention: Intervention, field: str, says: str) -> None:
@@ -172,6 +247,9 @@ def test_interventions_that_are_refused(intervention: Intervention, field: str, 
     ("selection", "field", "says"),
     [
         (ByType(()), "types.types", "is empty, expected at least one type"),
+        (ByContribution(0.0), "top_contribution.fraction", "is 0, expected more than 0 and at most 1"),
+        (ByContribution(1.5), "top_contribution.fraction", "is 1.5, expected more than 0 and at most 1"),
+        (ByContribution(top_k=21), "top_contribution.top_k", "is 21, expected at most the 20 neurons"),
         (Union(()), "union.selections", "is empty, expected at least one selection"),
         (Intersection(()), "intersection.selections", "is empty"),
         (Difference(()), "difference.selections", "is empty"),
@@ -225,6 +303,66 @@ def test_of_several_components_one_must_be_named() -> None:
 def test_a_selection_of_too_many_selections_is_refused() -> None:
     (description,) = violations(analysis=selecting(Union((SHARED,) * 1024))).values()
     assert description == "has 1025 selections, expected at most 1024: send fewer"
+
+
+def test_effective_scores_of_no_answer_are_refused() -> None:
+    found = violations(Group("", (ES,)), Analysis(effective_score=EffectiveScore()))
+    assert found == {
+        "analysis.effective_score": "is asked for, but no row has an answer: give answers, or leave it out"
+    }
+
+
+def refused(check_it: Callable[[], None]) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as error:
+        check_it()
+    return dict(error.value.violations)
+
+
+def test_uploads_that_are_refused() -> None:
+    check_neurons(NEURONS, MODEL)
+    found = refused(lambda: check_neurons(replace(NEURONS, bits=b""), MODEL))
+    assert found["neurons.bits"].startswith("0 bytes do not hold")
+    found = refused(lambda: check_neurons(NEURONS, ENCODER_DECODER))
+    assert found["neurons.component"].endswith("name encoder or decoder")
+
+
+def test_generations_that_are_refused() -> None:
+    check_generation(EN, (replace(DEACTIVATE, selection=ByContribution()),), 0.0, 1, MODEL)
+    wrong = (replace(DEACTIVATE, layers=(24,)), DEACTIVATE)
+    found = refused(lambda: check_generation(replace(EN, prompt=""), wrong, math.nan, 0, MODEL))
+    assert list(found) == [
+        "row.text",
+        "threshold",
+        "max_tokens",
+        "interventions[0].selection.types",
+        "interventions[0].layers[0]",
+        "interventions[1].selection.types",
+    ]
+    many = (replace(DEACTIVATE, selection=Union((NEURONS,) * 1024)),)
+    assert list(refused(lambda: check_generation(EN, many, 0.0, 1, MODEL))) == ["interventions"]
+
+
+@pytest.mark.parametrize(
+    ("capture", "field", "says"),
+    [
+        (Capture(component="encoder"), "component", "is 'encoder', expected a component of 'bloom': decoder"),
+        (Capture(layers=(0, 24)), "layers[1]", "is 24, expected a layer of 'bloom': it has 24 (0 to 23)"),
+        (Capture(neurons=(20,)), "neurons[0]", "is 20, expected a neuron of 'bloom': 0 to 19"),
+        (Capture(layers=(2, 1)), "layers[1]", "is 1 after 2, expected them in ascending order, each once"),
+        (Capture(neurons=(3, 5, 5)), "neurons[2]", "is 5 after 5, expected them in ascending order"),
+    ],
+)
+def test_captures_that_are_refused(capture: Capture, field: str, says: str) -> None:
+    assert refused(lambda: check_capture(EN, capture, MODEL))[field].startswith(says)
+
+
+def test_a_capture_names_one_component() -> None:
+    check_capture(EN, Capture(layers=(0, 23), neurons=(0, 19)), MODEL)
+    check_capture(EN, Capture("encoder"), ENCODER_DECODER)
+    found = refused(lambda: check_capture(EN, Capture(), ENCODER_DECODER))
+    assert found == {"component": "is empty, and 'bloom' has more than one: name encoder or decoder"}
+    found = refused(lambda: check_capture(EN, Capture("encoder", layers=(3,)), ENCODER_DECODER))
+    assert "it has 3 (0 to 2)" in found["layers[0]"]
 
 
 def test_the_message_is_one_line_that_names_the_first_field() -> None:

@@ -23,6 +23,7 @@ def request() -> service_pb2.AnalyzeGroupRequest:
     control = analysis_pb2.Control(of=union, kind=analysis_pb2.CONTROL_KIND_RANDOM_ACTIVE)
     analysis = analysis_pb2.Analysis(
         contribution=analysis_pb2.Contribution(),
+        effective_score=analysis_pb2.EffectiveScore(),
         prediction=analysis_pb2.Prediction(),
         variants=[
             analysis_pb2.Variant(
@@ -112,6 +113,8 @@ def test_an_action_of_a_newer_contract_is_refused_twice() -> None:
             "selection.types.types[2]",
         ),
         (lambda r: setattr(r.analysis.variants[0].interventions[0], "scope", 5), "interventions[0].scope"),
+        (lambda r: setattr(r.analysis.effective_score, "target", 4), "effective_score.target"),
+        (lambda r: setattr(r, "priority", 3), "priority"),
         (
             lambda r: setattr(r.analysis.variants[0].interventions[1].selection.control, "kind", -1),
             "control.kind",
@@ -125,11 +128,24 @@ def test_what_is_unset_or_without_a_name_is_refused(spoil: Callable[[Message], N
     assert found.endswith(field)
 
 
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (service_pb2.CaptureActivationsRequest(model="m"), "row"),
+        (service_pb2.GenerateRequest(model="m"), "row"),
+        (service_pb2.UploadNeuronSetRequest(model="m"), "neurons"),
+    ],
+)
+def test_what_a_request_is_about_must_be_set(message: Message, field: str) -> None:
+    assert violations(message) == {field: "is not set, and there is no default"}
+
+
 def test_a_violation_says_what_is_allowed() -> None:
     wrong = request()
     wrong.analysis.variants[0].interventions[1].selection.control.kind = 7
     (description,) = violations(wrong).values()
-    assert description == "is 7, expected one of CONTROL_KIND_RANDOM = 1, CONTROL_KIND_RANDOM_ACTIVE = 2"
+    kinds = "CONTROL_KIND_RANDOM = 1, CONTROL_KIND_RANDOM_ACTIVE = 2, CONTROL_KIND_RANDOM_MASS = 3"
+    assert description == f"is 7, expected one of {kinds}"
 
 
 def test_maps_are_searched_too() -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 from neuroglot.analyses.ablations import Ablations
 from neuroglot.analyses.output import save_figure, save_table
 from neuroglot.analyses.study import Study
-from neuroglot.client import GroupFailure, Model
 from neuroglot.errors import AnalysisError
 from neuroglot.groups import Group
+from neuroglot.model import Model
 from neuroglot.report.page import page
+from neuroglot.results import GroupFailure
 from neuroglot.runs import RUN, Run, Settings, data_hash, to_lines
 from neuroglot.tasks.registry import Task
 

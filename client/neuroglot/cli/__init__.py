@@ -32,6 +32,10 @@ COMMANDS = {
         "neuroglot_exporter.verify_command", "verify", "exporter,cpu", "Compare a bundle with its source."
     ),
     "serve": Command("neuroglot_server.command", "serve", "cpu", "Serve bundles over gRPC."),
+    "prepare": Command(
+        "neuroglot_server.prepare_command", "prepare", "cpu", "Let a machine's servers of a bundle share its weights."
+    ),
+    "token": Command("neuroglot_server.command", "token", "cpu", "Make a token for a tenant of a server."),
     "models": Command("neuroglot.cli.models", "models", "", "List the models of a server."),
     "analyze": Command("neuroglot.cli.analyze", "analyze", "analysis", "Run a task: tables, figures and a report."),
     "report": Command("neuroglot.cli.report", "report", "analysis", "Make tables, figures and report of a run anew."),

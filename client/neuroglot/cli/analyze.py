@@ -10,6 +10,7 @@ import click
 
 import neuroglot
 from neuroglot.cli.progress import GroupProgress
+from neuroglot.cli.reaching import Shown, reaches_a_server
 from neuroglot.runs import RUN, Run
 from neuroglot.tasks.registry import TASKS, find_task
 
@@ -29,6 +30,7 @@ _INTERRUPTED = 130  # what shells report of a command that Ctrl-C ended
 @click.option("--component", metavar="NAME", help="Ablate the encoder alone, or the decoder; both by default.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder for everything.")
 @click.option("--resume", is_flag=True, help="Go on with the run that is in the folder.")
+@reaches_a_server
 def analyze(
     task: str,
     model: str,
@@ -40,10 +42,12 @@ def analyze(
     component: str | None,
     out: Path,
     resume: bool,
+    shown: Shown,
 ) -> None:
     """Ask a model about every group of TASK, and write tables, figures and a report.
 
-    Answers are kept as they come: after Ctrl-C, the same command with --resume goes on.
+    Answers are kept as they come: after Ctrl-C, the same command with --resume goes on. A server that is restarted
+    meanwhile is waited for.
     """
     from neuroglot.analyses.pipeline import run  # here: `--help` needs none of what this imports
     from neuroglot.cli.summary import show_outcome
@@ -52,7 +56,10 @@ def analyze(
     wanted = chosen.choose([one.strip() for one in languages.split(",") if one.strip()])
     if server is None and not Path(model).is_dir():
         raise click.UsageError(f"--model {model} is no folder: give a bundle's path, or the server that has the model")
-    with neuroglot.connect(server or Path(model)) as client, GroupProgress() as progress:
+    with (
+        GroupProgress() as progress,
+        neuroglot.connect(server or Path(model), on_retry=progress.waits, **shown) as client,
+    ):
         try:
             outcome = run(
                 client.model(model if server else None),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import click
 
 import neuroglot
+from neuroglot.cli.reaching import Shown, reaches_a_server
 
 
 @click.command()
 @click.argument("server", metavar="HOST:PORT")
-def models(server: str) -> None:
+@reaches_a_server
+def models(server: str, shown: Shown) -> None:
     """List the models of the server at HOST:PORT: geometry, limits and identity."""
-    with neuroglot.connect(server) as client:
+    with neuroglot.connect(server, **shown) as client:
         for model in client.models():
             click.echo(f"{model.name}  ({model.family} from {model.source}, {model.dtype})")
             for component in model.components:

@@ -18,6 +18,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from neuroglot.errors import OverloadedError, ServerError
+
 
 class _Rate(ProgressColumn):
     """Groups a second."""
@@ -28,17 +30,22 @@ class _Rate(ProgressColumn):
 
 
 class GroupProgress:
-    """A bar with the rate and the time that is left, on standard error; it appears with the first answer."""
+    """A bar with the rate and the time that is left, on standard error; it appears with the first answer.
 
-    def __init__(self) -> None:
-        self._progress = Progress(
+    Attributes:
+        bar: what is shown.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.bar = Progress(
             TextColumn("analysing"),
             BarColumn(),
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[failures]}", style="red"),
-            console=Console(stderr=True),
+            TextColumn("{task.fields[trouble]}", style="yellow"),
+            console=console or Console(stderr=True),
         )
         self._task: TaskID | None = None
 
@@ -47,15 +54,25 @@ class GroupProgress:
         failures = f"{failed:,} failed" if failed else ""
         if self._task is None:
             # What an earlier session answered took no time in this one: the rate counts from here.
-            self._task = self._progress.add_task("groups", total=total, completed=answered + failed, failures=failures)
-            self._progress.start()
+            self._task = self.bar.add_task(
+                "groups", total=total, completed=answered + failed, failures=failures, trouble=""
+            )
+            self.bar.start()
         else:
-            self._progress.update(self._task, completed=answered + failed, failures=failures)
+            self.bar.update(self._task, completed=answered + failed, failures=failures, trouble="")
+
+    def waits(self, error: ServerError, seconds: float) -> None:
+        """Say that the server is away or full, until the next answer; what `neuroglot.connect` calls when it is."""
+        trouble = "the server is full, waiting" if isinstance(error, OverloadedError) else "no server, reconnecting"
+        if self._task is None:
+            self.bar.console.print(f"{trouble} ({error.message})", style="yellow", markup=False)
+        else:
+            self.bar.update(self._task, trouble=trouble)
 
     def stop(self) -> None:
         """Leave the bar as it is and give the line back."""
         if self._task is not None:
-            self._progress.stop()
+            self.bar.stop()
 
     def __enter__(self) -> Self:
         return self

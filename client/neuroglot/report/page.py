@@ -206,8 +206,7 @@ def _facts(run: Run, study: Study) -> list[tuple[str, str]]:
         ("Settings", _settings(run)),
         (
             "Near the threshold",
-            f"{near:,} of {activations:,} activations lie within 0.00001 of it, the saturated negative tail of a GELU "
-            "or SiLU among them",
+            f"{near:,} of {activations:,} activations lie within 0.00001 of it (of 0: above it)",
         ),
         ("Versions", f"server {', '.join(servers)}; client {versions}"),
         *(("Command" if not place else "Resumed", _session(one)) for place, one in enumerate(run.sessions)),

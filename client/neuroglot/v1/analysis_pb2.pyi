@@ -19,6 +19,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ScoreTarget:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScoreTargetEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScoreTarget.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCORE_TARGET_UNSPECIFIED: _ScoreTarget.ValueType  # 0
+    """r, the first gold token."""
+    SCORE_TARGET_FIRST_GOLD_TOKEN: _ScoreTarget.ValueType  # 1
+    """r, the first gold token (the paper's)."""
+    SCORE_TARGET_ALL_GOLD_TOKENS: _ScoreTarget.ValueType  # 2
+    """All gold tokens: the sum of their scores."""
+    SCORE_TARGET_GOLD_MINUS_DISTRACTOR: _ScoreTarget.ValueType  # 3
+    """The score of r less that of the first token of the row's distractor, which every row with an answer must have."""
+
+class ScoreTarget(_ScoreTarget, metaclass=_ScoreTargetEnumTypeWrapper):
+    """Tokens of which effective scores are taken."""
+
+SCORE_TARGET_UNSPECIFIED: ScoreTarget.ValueType  # 0
+"""r, the first gold token."""
+SCORE_TARGET_FIRST_GOLD_TOKEN: ScoreTarget.ValueType  # 1
+"""r, the first gold token (the paper's)."""
+SCORE_TARGET_ALL_GOLD_TOKENS: ScoreTarget.ValueType  # 2
+"""All gold tokens: the sum of their scores."""
+SCORE_TARGET_GOLD_MINUS_DISTRACTOR: ScoreTarget.ValueType  # 3
+"""The score of r less that of the first token of the row's distractor, which every row with an answer must have."""
+Global___ScoreTarget: _TypeAlias = ScoreTarget  # noqa: Y015
+
 class _Scope:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -99,6 +127,10 @@ class _ControlKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ControlKi
     """From all neurons of the layer, as many as the selection has. A weak control: most neurons are inactive anyway."""
     CONTROL_KIND_RANDOM_ACTIVE: _ControlKind.ValueType  # 2
     """From the neurons that are active in the row, as many as the selection has active ones in that row."""
+    CONTROL_KIND_RANDOM_MASS: _ControlKind.ValueType  # 3
+    """From all neurons of the layer, one after the other, until their contributions (Eq. 3) in the row add up to those of
+    the selection, as nearly as the last one allows.
+    """
 
 class ControlKind(_ControlKind, metaclass=_ControlKindEnumTypeWrapper):
     """From which neurons a control is drawn."""
@@ -109,6 +141,10 @@ CONTROL_KIND_RANDOM: ControlKind.ValueType  # 1
 """From all neurons of the layer, as many as the selection has. A weak control: most neurons are inactive anyway."""
 CONTROL_KIND_RANDOM_ACTIVE: ControlKind.ValueType  # 2
 """From the neurons that are active in the row, as many as the selection has active ones in that row."""
+CONTROL_KIND_RANDOM_MASS: ControlKind.ValueType  # 3
+"""From all neurons of the layer, one after the other, until their contributions (Eq. 3) in the row add up to those of
+the selection, as nearly as the last one allows.
+"""
 Global___ControlKind: _TypeAlias = ControlKind  # noqa: Y015
 
 @_typing.final
@@ -123,10 +159,16 @@ class Analysis(_message.Message):
     CONTRIBUTION_FIELD_NUMBER: _builtins.int
     PREDICTION_FIELD_NUMBER: _builtins.int
     VARIANTS_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_SCORE_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
     type_map: _builtins.bool
     """Also send the type of every neuron, 2 bits each."""
     active_bitmaps: _builtins.bool
     """Also send which neurons are active in each row, 1 bit each."""
+    dead: _builtins.bool
+    """Also send how many neurons are inactive at every position of each row's prompt, and with `active_bitmaps` which.
+    Prompts are then run whole, whatever the server has in its caches.
+    """
     @_builtins.property
     def thresholds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """A neuron is active where its activation exceeds the threshold, strictly. Empty: 0 alone. Interventions that choose
@@ -145,6 +187,12 @@ class Analysis(_message.Message):
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]:
         """Interventions to compare with the baseline, which always runs."""
 
+    @_builtins.property
+    def effective_score(self) -> Global___EffectiveScore:
+        """Also send effective scores, by type. Rows without an answer have none, nor has an encoder, which does not write to
+        where tokens are told apart.
+        """
+
     def __init__(
         self,
         *,
@@ -154,17 +202,23 @@ class Analysis(_message.Message):
         contribution: Global___Contribution | None = ...,
         prediction: Global___Prediction | None = ...,
         variants: _abc.Iterable[Global___Variant] | None = ...,
+        effective_score: Global___EffectiveScore | None = ...,
+        dead: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_contribution", b"_contribution", "_prediction", b"_prediction", "contribution", b"contribution", "prediction", b"prediction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_contribution", b"_contribution", "_effective_score", b"_effective_score", "_prediction", b"_prediction", "contribution", b"contribution", "effective_score", b"effective_score", "prediction", b"prediction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_contribution", b"_contribution", "_prediction", b"_prediction", "active_bitmaps", b"active_bitmaps", "contribution", b"contribution", "prediction", b"prediction", "thresholds", b"thresholds", "type_map", b"type_map", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_contribution", b"_contribution", "_effective_score", b"_effective_score", "_prediction", b"_prediction", "active_bitmaps", b"active_bitmaps", "contribution", b"contribution", "dead", b"dead", "effective_score", b"effective_score", "prediction", b"prediction", "thresholds", b"thresholds", "type_map", b"type_map", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__contribution: _TypeAlias = _typing.Literal["contribution"]  # noqa: Y015
     _WhichOneofArgType__contribution: _TypeAlias = _typing.Literal["_contribution", b"_contribution"]  # noqa: Y015
+    _WhichOneofReturnType__effective_score: _TypeAlias = _typing.Literal["effective_score"]  # noqa: Y015
+    _WhichOneofArgType__effective_score: _TypeAlias = _typing.Literal["_effective_score", b"_effective_score"]  # noqa: Y015
     _WhichOneofReturnType__prediction: _TypeAlias = _typing.Literal["prediction"]  # noqa: Y015
     _WhichOneofArgType__prediction: _TypeAlias = _typing.Literal["_prediction", b"_prediction"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__contribution) -> _WhichOneofReturnType__contribution | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__effective_score) -> _WhichOneofReturnType__effective_score | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prediction) -> _WhichOneofReturnType__prediction | None: ...
 
@@ -177,20 +231,60 @@ class Contribution(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOP_FRACTION_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
+    NEURONS_FIELD_NUMBER: _builtins.int
     top_fraction: _builtins.float
     """Share of a layer's neurons that count as top contributors: the ceil(top_fraction * neurons) largest. 0 means 0.05."""
+    top_k: _builtins.int
+    """How many neurons of a layer count as top contributors, in place of a share. 0 leaves it to the share."""
+    raw: _builtins.bool
+    """Leaves |m_i| * ||v_i|| as it is, not divided by the layer's sum."""
+    neurons: _builtins.int
+    """Also send this many of the largest contributors of each row and layer, one by one."""
     def __init__(
         self,
         *,
         top_fraction: _builtins.float = ...,
+        top_k: _builtins.int = ...,
+        raw: _builtins.bool = ...,
+        neurons: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["top_fraction", b"top_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["neurons", b"neurons", "raw", b"raw", "top_fraction", b"top_fraction", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Contribution: _TypeAlias = Contribution  # noqa: Y015
+
+@_typing.final
+class EffectiveScore(_message.Message):
+    """How effective scores m_i * (v_i . E_t) are taken and reduced. E_t is the output embedding of token t as hidden states
+    meet it: in a T5 with a tied embedding, times hidden_size^-0.5.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    NEURONS_FIELD_NUMBER: _builtins.int
+    target: Global___ScoreTarget.ValueType
+    """Of which tokens."""
+    neurons: _builtins.int
+    """Also send this many neurons of the highest scores of each row and layer, one by one."""
+    def __init__(
+        self,
+        *,
+        target: Global___ScoreTarget.ValueType = ...,
+        neurons: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["neurons", b"neurons", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EffectiveScore: _TypeAlias = EffectiveScore  # noqa: Y015
 
 @_typing.final
 class Prediction(_message.Message):
@@ -344,18 +438,24 @@ class Convert(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUE_FIELD_NUMBER: _builtins.int
+    MEAN_OF_ACTIVE_FIELD_NUMBER: _builtins.int
     value: _builtins.float
     """The activation they get. Unset: the next float above the threshold in the model's type. At threshold 0 that is
     the same as zeroing them: it only cuts a GELU's or SiLU's negative lobe.
+    """
+    mean_of_active: _builtins.bool
+    """In place of a value: the mean of the neuron's activation over the group's rows in which it is active. A neuron that
+    is active in none is left alone.
     """
     def __init__(
         self,
         *,
         value: _builtins.float | None = ...,
+        mean_of_active: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "mean_of_active", b"mean_of_active", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
@@ -370,16 +470,24 @@ class Override(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUE_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
     value: _builtins.float
     """The value, finite."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """In its place, one number for each neuron of the selection, which must then be chosen by `neurons` or `uploaded`: in
+        the order of layers, and of neurons within a layer.
+        """
+
     def __init__(
         self,
         *,
         value: _builtins.float = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["value", b"value", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -392,16 +500,24 @@ class Scale(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FACTOR_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
     factor: _builtins.float
     """The factor, finite."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """In its place, one number for each neuron of the selection, which must then be chosen by `neurons` or `uploaded`: in
+        the order of layers, and of neurons within a layer.
+        """
+
     def __init__(
         self,
         *,
         factor: _builtins.float = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -414,16 +530,24 @@ class Add(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VALUE_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
     value: _builtins.float
     """The summand, finite."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """In its place, one number for each neuron of the selection, which must then be chosen by `neurons` or `uploaded`: in
+        the order of layers, and of neurons within a layer.
+        """
+
     def __init__(
         self,
         *,
         value: _builtins.float = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["value", b"value", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -441,6 +565,10 @@ class Selection(_message.Message):
     UNION_FIELD_NUMBER: _builtins.int
     INTERSECTION_FIELD_NUMBER: _builtins.int
     DIFFERENCE_FIELD_NUMBER: _builtins.int
+    UPLOADED_FIELD_NUMBER: _builtins.int
+    TOP_CONTRIBUTION_FIELD_NUMBER: _builtins.int
+    uploaded: _builtins.str
+    """A set that was uploaded, by the name that UploadNeuronSet gave it."""
     @_builtins.property
     def types(self) -> Global___TypeSelection:
         """By type, relative to the group's own baseline."""
@@ -465,6 +593,10 @@ class Selection(_message.Message):
     def difference(self) -> Global___SelectionList:
         """Those in the first and in none of the others."""
 
+    @_builtins.property
+    def top_contribution(self) -> Global___TopContribution:
+        """The largest contributors of every layer, in each row's own baseline."""
+
     def __init__(
         self,
         *,
@@ -474,12 +606,14 @@ class Selection(_message.Message):
         union: Global___SelectionList | None = ...,
         intersection: Global___SelectionList | None = ...,
         difference: Global___SelectionList | None = ...,
+        uploaded: _builtins.str = ...,
+        top_contribution: Global___TopContribution | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "control", b"control", "difference", b"difference", "intersection", b"intersection", "neurons", b"neurons", "types", b"types", "union", b"union"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "control", b"control", "difference", b"difference", "intersection", b"intersection", "neurons", b"neurons", "top_contribution", b"top_contribution", "types", b"types", "union", b"union", "uploaded", b"uploaded"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "control", b"control", "difference", b"difference", "intersection", b"intersection", "neurons", b"neurons", "types", b"types", "union", b"union"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "control", b"control", "difference", b"difference", "intersection", b"intersection", "neurons", b"neurons", "top_contribution", b"top_contribution", "types", b"types", "union", b"union", "uploaded", b"uploaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_by: _TypeAlias = _typing.Literal["types", "neurons", "control", "union", "intersection", "difference"]  # noqa: Y015
+    _WhichOneofReturnType_by: _TypeAlias = _typing.Literal["types", "neurons", "control", "union", "intersection", "difference", "uploaded", "top_contribution"]  # noqa: Y015
     _WhichOneofArgType_by: _TypeAlias = _typing.Literal["by", b"by"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_by) -> _WhichOneofReturnType_by | None: ...
 
@@ -508,6 +642,32 @@ class SelectionList(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SelectionList: _TypeAlias = SelectionList  # noqa: Y015
+
+@_typing.final
+class TopContribution(_message.Message):
+    """The largest contributors (Eq. 3) of every layer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRACTION_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    fraction: _builtins.float
+    """The ceil(fraction * neurons) largest of each layer. 0 means 0.05."""
+    top_k: _builtins.int
+    """How many of each layer, in place of a share. 0 leaves it to the share."""
+    def __init__(
+        self,
+        *,
+        fraction: _builtins.float = ...,
+        top_k: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction", b"fraction", "top_k", b"top_k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopContribution: _TypeAlias = TopContribution  # noqa: Y015
 
 @_typing.final
 class TypeSelection(_message.Message):
@@ -571,7 +731,7 @@ Global___NeuronSet: _TypeAlias = NeuronSet  # noqa: Y015
 
 @_typing.final
 class Control(_message.Message):
-    """Random neurons, as many a layer as another selection has, drawn anew in every row."""
+    """Random neurons to compare another selection with, layer by layer, drawn anew in every row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18neuroglot/v1/group.proto\x12\x0cneuroglot.v1\"4\n\x05Group\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1f\n\x04rows\x18\x02 \x03(\x0b\x32\x11.neuroglot.v1.Row\"\x92\x01\n\x03Row\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x16.neuroglot.v1.TokenIdsH\x00\x12\x0f\n\x07\x61nswers\x18\x04 \x03(\t\x12\x16\n\tseparator\x18\x05 \x01(\tH\x01\x88\x01\x01\x42\x08\n\x06promptB\x0c\n\n_separator\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18neuroglot/v1/group.proto\x12\x0cneuroglot.v1\"4\n\x05Group\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1f\n\x04rows\x18\x02 \x03(\x0b\x32\x11.neuroglot.v1.Row\"\xb7\x01\n\x03Row\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x16.neuroglot.v1.TokenIdsH\x00\x12\x0f\n\x07\x61nswers\x18\x04 \x03(\t\x12\x16\n\tseparator\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x07\x63hoices\x18\x06 \x03(\t\x12\x12\n\ndistractor\x18\x07 \x01(\tB\x08\n\x06promptB\x0c\n\n_separator\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GROUP']._serialized_start=42
   _globals['_GROUP']._serialized_end=94
   _globals['_ROW']._serialized_start=97
-  _globals['_ROW']._serialized_end=243
-  _globals['_TOKENIDS']._serialized_start=245
-  _globals['_TOKENIDS']._serialized_end=268
+  _globals['_ROW']._serialized_end=280
+  _globals['_TOKENIDS']._serialized_start=282
+  _globals['_TOKENIDS']._serialized_end=305
 # @@protoc_insertion_point(module_scope)

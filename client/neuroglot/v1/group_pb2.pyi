@@ -57,6 +57,8 @@ class Row(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
     SEPARATOR_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
+    DISTRACTOR_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     """The row's name in the results, unique in the group: by convention the language, `en`."""
     text: _builtins.str
@@ -65,6 +67,8 @@ class Row(_message.Message):
     """What stands between prompt and answer, `" "` or `""`. Unset: a space, or nothing where the label is `th` or `zh`. An
     encoder-decoder has no use for it: its answer is a text of its own.
     """
+    distractor: _builtins.str
+    """A wrong answer, for effective scores relative to it. Empty for none."""
     @_builtins.property
     def token_ids(self) -> Global___TokenIds:
         """Tokens, taken as they are: no BOS and no `</s>` is added."""
@@ -75,6 +79,12 @@ class Row(_message.Message):
         Empty: the row is typed and generated from, but not scored.
         """
 
+    @_builtins.property
+    def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Answers among which the most likely one is found, `true` and `false`; scored like the gold answer. Empty for no such
+        comparison.
+        """
+
     def __init__(
         self,
         *,
@@ -83,10 +93,12 @@ class Row(_message.Message):
         token_ids: Global___TokenIds | None = ...,
         answers: _abc.Iterable[_builtins.str] | None = ...,
         separator: _builtins.str | None = ...,
+        choices: _abc.Iterable[_builtins.str] | None = ...,
+        distractor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_separator", b"_separator", "prompt", b"prompt", "separator", b"separator", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_separator", b"_separator", "answers", b"answers", "label", b"label", "prompt", b"prompt", "separator", b"separator", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_separator", b"_separator", "answers", b"answers", "choices", b"choices", "distractor", b"distractor", "label", b"label", "prompt", b"prompt", "separator", b"separator", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__separator: _TypeAlias = _typing.Literal["separator"]  # noqa: Y015
     _WhichOneofArgType__separator: _TypeAlias = _typing.Literal["_separator", b"_separator"]  # noqa: Y015

@@ -128,6 +128,10 @@ class Limits(_message.Message):
     ROWS_PER_GROUP_FIELD_NUMBER: _builtins.int
     VARIANTS_PER_GROUP_FIELD_NUMBER: _builtins.int
     GROUPS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    QUEUE_TOKENS_FIELD_NUMBER: _builtins.int
+    RESULT_BYTES_FIELD_NUMBER: _builtins.int
+    TENANT_QUEUE_TOKENS_FIELD_NUMBER: _builtins.int
+    TENANT_TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     tokens_per_row: _builtins.int
     """Longest row: tokens of the prompt and of its longest answer."""
     rows_per_group: _builtins.int
@@ -136,6 +140,16 @@ class Limits(_message.Message):
     """Most variants a group, the baseline not counted."""
     groups_in_flight: _builtins.int
     """Most groups that one stream may have in flight: the server reads no more until one is answered."""
+    queue_tokens: _builtins.int
+    """Most tokens that may wait or run at once, of all callers together; a stream waits by itself, a single request is told
+    when to come back.
+    """
+    result_bytes: _builtins.int
+    """Largest result of one group, in bytes."""
+    tenant_queue_tokens: _builtins.int
+    """Most tokens of the caller's tenant that may wait or run at once. 0 where only `queue_tokens` bounds them."""
+    tenant_tokens_per_minute: _builtins.int
+    """Most tokens of the caller's tenant that are run in a minute. 0 for no such bound."""
     def __init__(
         self,
         *,
@@ -143,10 +157,14 @@ class Limits(_message.Message):
         rows_per_group: _builtins.int = ...,
         variants_per_group: _builtins.int = ...,
         groups_in_flight: _builtins.int = ...,
+        queue_tokens: _builtins.int = ...,
+        result_bytes: _builtins.int = ...,
+        tenant_queue_tokens: _builtins.int = ...,
+        tenant_tokens_per_minute: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups_in_flight", b"groups_in_flight", "rows_per_group", b"rows_per_group", "tokens_per_row", b"tokens_per_row", "variants_per_group", b"variants_per_group"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups_in_flight", b"groups_in_flight", "queue_tokens", b"queue_tokens", "result_bytes", b"result_bytes", "rows_per_group", b"rows_per_group", "tenant_queue_tokens", b"tenant_queue_tokens", "tenant_tokens_per_minute", b"tenant_tokens_per_minute", "tokens_per_row", b"tokens_per_row", "variants_per_group", b"variants_per_group"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -162,10 +162,16 @@ class ThresholdResult(_message.Message):
     TYPE_MAP_FIELD_NUMBER: _builtins.int
     ACTIVE_BITMAPS_FIELD_NUMBER: _builtins.int
     CONTRIBUTION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_SCORE_FIELD_NUMBER: _builtins.int
+    DEAD_COUNTS_FIELD_NUMBER: _builtins.int
+    DEAD_BITMAPS_FIELD_NUMBER: _builtins.int
     threshold: _builtins.float
     """The threshold."""
     near_threshold: _builtins.int
-    """Activations so close to the threshold (1e-5 of it) that rounding may decide their side, over all layers and rows."""
+    """Activations so close to the threshold (1e-5 of it) that rounding may decide their side, over all layers and rows. At
+    threshold 0 only those above it: below, they cannot be told from the tails that GELU, SiLU and ReLU have there, which
+    no rounding brings above 0; about as many lie there.
+    """
     type_map: _builtins.bytes
     """Type codes, 2 bits a neuron, the lowest bits first, each layer starting on a byte: layers * ceil(neurons / 4)
     bytes. Empty unless asked for.
@@ -186,6 +192,18 @@ class ThresholdResult(_message.Message):
     def contribution(self) -> Global___ContributionResult:
         """Contributions by type. Unset unless asked for, and where the group has one row only."""
 
+    @_builtins.property
+    def effective_score(self) -> Global___EffectiveScoreResult:
+        """Effective scores by type. Unset unless asked for, where the group has one row only, and for an encoder."""
+
+    @_builtins.property
+    def dead_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Neurons that are inactive at every position of the prompt, [layers, R], row-major. Empty unless asked for."""
+
+    @_builtins.property
+    def dead_bitmaps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Which those are in each row, packed as in NeuronSet. Empty unless `dead` and `active_bitmaps` are asked for."""
+
     def __init__(
         self,
         *,
@@ -196,14 +214,22 @@ class ThresholdResult(_message.Message):
         type_map: _builtins.bytes = ...,
         active_bitmaps: _abc.Iterable[_builtins.bytes] | None = ...,
         contribution: Global___ContributionResult | None = ...,
+        effective_score: Global___EffectiveScoreResult | None = ...,
+        dead_counts: _abc.Iterable[_builtins.int] | None = ...,
+        dead_bitmaps: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_contribution", b"_contribution", "contribution", b"contribution"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_contribution", b"_contribution", "_effective_score", b"_effective_score", "contribution", b"contribution", "effective_score", b"effective_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_contribution", b"_contribution", "active_bitmaps", b"active_bitmaps", "active_counts", b"active_counts", "contribution", b"contribution", "near_threshold", b"near_threshold", "threshold", b"threshold", "type_counts", b"type_counts", "type_map", b"type_map"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_contribution", b"_contribution", "_effective_score", b"_effective_score", "active_bitmaps", b"active_bitmaps", "active_counts", b"active_counts", "contribution", b"contribution", "dead_bitmaps", b"dead_bitmaps", "dead_counts", b"dead_counts", "effective_score", b"effective_score", "near_threshold", b"near_threshold", "threshold", b"threshold", "type_counts", b"type_counts", "type_map", b"type_map"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__contribution: _TypeAlias = _typing.Literal["contribution"]  # noqa: Y015
     _WhichOneofArgType__contribution: _TypeAlias = _typing.Literal["_contribution", b"_contribution"]  # noqa: Y015
+    _WhichOneofReturnType__effective_score: _TypeAlias = _typing.Literal["effective_score"]  # noqa: Y015
+    _WhichOneofArgType__effective_score: _TypeAlias = _typing.Literal["_effective_score", b"_effective_score"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__contribution) -> _WhichOneofReturnType__contribution | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__effective_score) -> _WhichOneofReturnType__effective_score | None: ...
 
 Global___ThresholdResult: _TypeAlias = ThresholdResult  # noqa: Y015
 
@@ -216,6 +242,7 @@ class ContributionResult(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     TOP_COUNTS_FIELD_NUMBER: _builtins.int
     SUMS_FIELD_NUMBER: _builtins.int
+    LEADING_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """How many neurons of a layer count as its top contributors."""
     @_builtins.property
@@ -224,9 +251,13 @@ class ContributionResult(_message.Message):
 
     @_builtins.property
     def sums(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Sum of the contributions of each type, [R, layers, 4], row-major; the four of a row and layer add up to 1. The mean is
-        the sum by the type's count.
+        """Sum of the contributions of each type, [R, layers, 4], row-major; the four of a row and layer add up to 1, unless they
+        are raw. The mean is the sum by the type's count.
         """
+
+    @_builtins.property
+    def leading(self) -> Global___LeadingNeurons:
+        """The largest contributors, one by one. Unset unless asked for."""
 
     def __init__(
         self,
@@ -234,14 +265,101 @@ class ContributionResult(_message.Message):
         top_k: _builtins.int = ...,
         top_counts: _abc.Iterable[_builtins.int] | None = ...,
         sums: _abc.Iterable[_builtins.float] | None = ...,
+        leading: Global___LeadingNeurons | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_leading", b"_leading", "leading", b"leading"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leading", b"_leading", "leading", b"leading", "sums", b"sums", "top_counts", b"top_counts", "top_k", b"top_k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__leading: _TypeAlias = _typing.Literal["leading"]  # noqa: Y015
+    _WhichOneofArgType__leading: _TypeAlias = _typing.Literal["_leading", b"_leading"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leading) -> _WhichOneofReturnType__leading | None: ...
+
+Global___ContributionResult: _TypeAlias = ContributionResult  # noqa: Y015
+
+@_typing.final
+class EffectiveScoreResult(_message.Message):
+    """Effective scores, by type. A type without neurons has 0 everywhere; a row without an answer has NaN."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAXIMA_FIELD_NUMBER: _builtins.int
+    MINIMA_FIELD_NUMBER: _builtins.int
+    SUMS_FIELD_NUMBER: _builtins.int
+    LEADING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def maxima(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The largest score of each type, [R, layers, 4], row-major."""
+
+    @_builtins.property
+    def minima(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The smallest, likewise."""
+
+    @_builtins.property
+    def sums(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The sum, likewise. The mean is the sum by the type's count."""
+
+    @_builtins.property
+    def leading(self) -> Global___LeadingNeurons:
+        """The neurons of the highest scores, one by one. Unset unless asked for."""
+
+    def __init__(
+        self,
+        *,
+        maxima: _abc.Iterable[_builtins.float] | None = ...,
+        minima: _abc.Iterable[_builtins.float] | None = ...,
+        sums: _abc.Iterable[_builtins.float] | None = ...,
+        leading: Global___LeadingNeurons | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_leading", b"_leading", "leading", b"leading"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leading", b"_leading", "leading", b"leading", "maxima", b"maxima", "minima", b"minima", "sums", b"sums"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__leading: _TypeAlias = _typing.Literal["leading"]  # noqa: Y015
+    _WhichOneofArgType__leading: _TypeAlias = _typing.Literal["_leading", b"_leading"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__leading) -> _WhichOneofReturnType__leading | None: ...
+
+Global___EffectiveScoreResult: _TypeAlias = EffectiveScoreResult  # noqa: Y015
+
+@_typing.final
+class LeadingNeurons(_message.Message):
+    """The neurons of the largest values of each row and layer, the largest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    NEURONS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    CODES_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many of each row and layer."""
+    codes: _builtins.bytes
+    """Their types' codes, likewise, a byte each."""
+    @_builtins.property
+    def neurons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The neurons, [R, layers, count], row-major. Of equal values the lower neuron comes first. In a row without values (an
+        effective score of a row without an answer) they mean nothing, and the values are NaN.
+        """
+
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Their values, likewise."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        neurons: _abc.Iterable[_builtins.int] | None = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        codes: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sums", b"sums", "top_counts", b"top_counts", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "count", b"count", "neurons", b"neurons", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ContributionResult: _TypeAlias = ContributionResult  # noqa: Y015
+Global___LeadingNeurons: _TypeAlias = LeadingNeurons  # noqa: Y015
 
 @_typing.final
 class VariantResult(_message.Message):
@@ -286,6 +404,7 @@ class RowPrediction(_message.Message):
     STARTS_WITH_ANSWER_FIELD_NUMBER: _builtins.int
     SELECTED_NEURONS_FIELD_NUMBER: _builtins.int
     SELECTED_ACTIVE_NEURONS_FIELD_NUMBER: _builtins.int
+    CHOICE_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     error: _builtins.str
     """Why there is none, where there is none: an intervention made the numbers overflow. All else is then unset."""
     exact: _builtins.bool
@@ -306,6 +425,10 @@ class RowPrediction(_message.Message):
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens generated, EOS excluded. Empty unless asked for."""
 
+    @_builtins.property
+    def choice_log_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Log-probability of each of the row's choices, summed over its tokens, in nats, in their order. Empty without choices."""
+
     def __init__(
         self,
         *,
@@ -318,10 +441,11 @@ class RowPrediction(_message.Message):
         starts_with_answer: _builtins.bool | None = ...,
         selected_neurons: _builtins.int = ...,
         selected_active_neurons: _builtins.int = ...,
+        choice_log_probabilities: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_gold_log_probability", b"_gold_log_probability", "_matches", b"_matches", "_starts_with_answer", b"_starts_with_answer", "exact", b"exact", "gold_log_probability", b"gold_log_probability", "matches", b"matches", "starts_with_answer", b"starts_with_answer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_gold_log_probability", b"_gold_log_probability", "_matches", b"_matches", "_starts_with_answer", b"_starts_with_answer", "error", b"error", "exact", b"exact", "gold_log_probability", b"gold_log_probability", "matches", b"matches", "selected_active_neurons", b"selected_active_neurons", "selected_neurons", b"selected_neurons", "starts_with_answer", b"starts_with_answer", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact", b"_exact", "_gold_log_probability", b"_gold_log_probability", "_matches", b"_matches", "_starts_with_answer", b"_starts_with_answer", "choice_log_probabilities", b"choice_log_probabilities", "error", b"error", "exact", b"exact", "gold_log_probability", b"gold_log_probability", "matches", b"matches", "selected_active_neurons", b"selected_active_neurons", "selected_neurons", b"selected_neurons", "starts_with_answer", b"starts_with_answer", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exact: _TypeAlias = _typing.Literal["exact"]  # noqa: Y015
     _WhichOneofArgType__exact: _TypeAlias = _typing.Literal["_exact", b"_exact"]  # noqa: Y015

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from neuroglot.v1 import analysis_pb2 as _analysis_pb2
 from neuroglot.v1 import group_pb2 as _group_pb2
 from neuroglot.v1 import model_pb2 as _model_pb2
@@ -21,6 +22,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """As the method has it: bulk in a stream, interactive elsewhere."""
+    PRIORITY_BULK: _Priority.ValueType  # 1
+    """One of many, none of which somebody waits for."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 2
+    """Somebody waits for it."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """How urgent a request is. More urgent ones go first, and do not starve the others."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""As the method has it: bulk in a stream, interactive elsewhere."""
+PRIORITY_BULK: Priority.ValueType  # 1
+"""One of many, none of which somebody waits for."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 2
+"""Somebody waits for it."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
@@ -204,8 +229,11 @@ class AnalyzeGroupRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
     ANALYSIS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
+    priority: Global___Priority.ValueType
+    """How urgent it is. Unspecified: interactive."""
     @_builtins.property
     def group(self) -> _group_pb2.Group:
         """The group."""
@@ -220,10 +248,11 @@ class AnalyzeGroupRequest(_message.Message):
         model: _builtins.str = ...,
         group: _group_pb2.Group | None = ...,
         analysis: _analysis_pb2.Analysis | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "group", b"group"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "group", b"group", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "group", b"group", "model", b"model", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -262,8 +291,11 @@ class AnalyzeGroupsRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     GROUP_FIELD_NUMBER: _builtins.int
     ANALYSIS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name. May be left empty after the first message: then it is the previous message's."""
+    priority: Global___Priority.ValueType
+    """How urgent it is. Unspecified: bulk."""
     @_builtins.property
     def group(self) -> _group_pb2.Group:
         """The group; its id is required and must not be in flight on this stream."""
@@ -278,10 +310,11 @@ class AnalyzeGroupsRequest(_message.Message):
         model: _builtins.str = ...,
         group: _group_pb2.Group | None = ...,
         analysis: _analysis_pb2.Analysis | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "group", b"group"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "group", b"group", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analysis", b"analysis", "group", b"group", "model", b"model", "priority", b"priority"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -322,3 +355,350 @@ class AnalyzeGroupsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___AnalyzeGroupsResponse: _TypeAlias = AnalyzeGroupsResponse  # noqa: Y015
+
+@_typing.final
+class CaptureActivationsRequest(_message.Message):
+    """Asks for raw activations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    NEURONS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    COEFFICIENTS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model's name."""
+    component: _builtins.str
+    """The component. Empty: the model's only one."""
+    coefficients: _builtins.bool
+    """Sends what multiplies the value rows in place of the activations; the same where the model is not gated."""
+    @_builtins.property
+    def row(self) -> _group_pb2.Row:
+        """The row; its answers are not looked at."""
+
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Layers, in ascending order. Empty: all."""
+
+    @_builtins.property
+    def neurons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Neurons, in ascending order. Empty: all."""
+
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Positions of the prompt, negative ones counted from its end, -1 being the last token. Empty: all."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        row: _group_pb2.Row | None = ...,
+        component: _builtins.str = ...,
+        layers: _abc.Iterable[_builtins.int] | None = ...,
+        neurons: _abc.Iterable[_builtins.int] | None = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
+        coefficients: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["row", b"row"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coefficients", b"coefficients", "component", b"component", "layers", b"layers", "model", b"model", "neurons", b"neurons", "positions", b"positions", "row", b"row"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptureActivationsRequest: _TypeAlias = CaptureActivationsRequest  # noqa: Y015
+
+@_typing.final
+class CaptureActivationsResponse(_message.Message):
+    """Raw activations of one layer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    layer: _builtins.int
+    """The layer."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The positions, counted from the prompt's first token."""
+
+    @_builtins.property
+    def values(self) -> Global___Tensor:
+        """The values, [positions, neurons]."""
+
+    @_builtins.property
+    def provenance(self) -> _result_pb2.Provenance:
+        """What made it; in the first message only."""
+
+    def __init__(
+        self,
+        *,
+        layer: _builtins.int = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
+        values: Global___Tensor | None = ...,
+        provenance: _result_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "values", b"values"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layer", b"layer", "positions", b"positions", "provenance", b"provenance", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaptureActivationsResponse: _TypeAlias = CaptureActivationsResponse  # noqa: Y015
+
+@_typing.final
+class Tensor(_message.Message):
+    """Numbers in a box."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHAPE_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    dtype: _builtins.str
+    """`float32` or `float16`."""
+    data: _builtins.bytes
+    """The numbers, row-major, little-endian."""
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Sizes of its axes."""
+
+    def __init__(
+        self,
+        *,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        dtype: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "dtype", b"dtype", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tensor: _TypeAlias = Tensor  # noqa: Y015
+
+@_typing.final
+class GenerateRequest(_message.Message):
+    """Asks for a continuation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ROW_FIELD_NUMBER: _builtins.int
+    INTERVENTIONS_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    PAST_NEWLINES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model's name."""
+    threshold: _builtins.float
+    """Above which activation a neuron is active, for interventions that ask."""
+    max_tokens: _builtins.int
+    """Most tokens. 0 means 64."""
+    past_newlines: _builtins.bool
+    """Goes on after a newline, too."""
+    @_builtins.property
+    def row(self) -> _group_pb2.Row:
+        """The row; its answers are not looked at. It is a group of its own: its neurons have no types."""
+
+    @_builtins.property
+    def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_analysis_pb2.Intervention]:
+        """Applied together. Of two that choose the same neuron, the later one holds."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        row: _group_pb2.Row | None = ...,
+        interventions: _abc.Iterable[_analysis_pb2.Intervention] | None = ...,
+        threshold: _builtins.float = ...,
+        max_tokens: _builtins.int = ...,
+        past_newlines: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["row", b"row"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interventions", b"interventions", "max_tokens", b"max_tokens", "model", b"model", "past_newlines", b"past_newlines", "row", b"row", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class GenerateResponse(_message.Message):
+    """One more token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    LOG_PROBABILITY_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.int
+    """The token."""
+    text: _builtins.str
+    """What it adds to the text so far; empty where a character needs more than one token."""
+    log_probability: _builtins.float
+    """Its log-probability, in nats."""
+    @_builtins.property
+    def provenance(self) -> _result_pb2.Provenance:
+        """What made it; in the first message only."""
+
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.int = ...,
+        text: _builtins.str = ...,
+        log_probability: _builtins.float = ...,
+        provenance: _result_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_probability", b"log_probability", "provenance", b"provenance", "text", b"text", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class UploadNeuronSetRequest(_message.Message):
+    """Gives a set of neurons to keep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    NEURONS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model's name."""
+    @_builtins.property
+    def neurons(self) -> _analysis_pb2.NeuronSet:
+        """The set."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        neurons: _analysis_pb2.NeuronSet | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["neurons", b"neurons"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "neurons", b"neurons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadNeuronSetRequest: _TypeAlias = UploadNeuronSetRequest  # noqa: Y015
+
+@_typing.final
+class UploadNeuronSetResponse(_message.Message):
+    """A set that is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, for selections: the same for the same neurons."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UploadNeuronSetResponse: _TypeAlias = UploadNeuronSetResponse  # noqa: Y015
+
+@_typing.final
+class LoadModelRequest(_message.Message):
+    """Asks for a bundle to be served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    bundle: _builtins.str
+    """The bundle's folder, relative to the folder that the server was told to load from."""
+    name: _builtins.str
+    """The name to serve it by. Empty: the folder's. A model that has it is replaced once the new one stands."""
+    def __init__(
+        self,
+        *,
+        bundle: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle", b"bundle", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
+
+@_typing.final
+class LoadModelResponse(_message.Message):
+    """A model that is served now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> _model_pb2.Model:
+        """The model."""
+
+    def __init__(
+        self,
+        *,
+        model: _model_pb2.Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
+
+@_typing.final
+class UnloadModelRequest(_message.Message):
+    """Asks for a model to be served no more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model's name."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
+
+@_typing.final
+class UnloadModelResponse(_message.Message):
+    """It is served no more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelResponse: _TypeAlias = UnloadModelResponse  # noqa: Y015

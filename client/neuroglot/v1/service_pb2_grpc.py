@@ -32,8 +32,10 @@ class NeuroglotServiceStub(object):
     INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
     A request with fields that this server does not know, at any depth, is refused too: it must
     not answer a newer client's intervention with the baseline.
-    NOT_FOUND           the model is not served; the message names those that are.
-    RESOURCE_EXHAUSTED  the queue is full; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+    UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
+    PERMISSION_DENIED   the token's tenant may not do this.
+    NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
+    RESOURCE_EXHAUSTED  the queue is full, or the tenant's share of it; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
     UNAVAILABLE         the server is going down.
@@ -71,6 +73,31 @@ class NeuroglotServiceStub(object):
                 request_serializer=neuroglot_dot_v1_dot_service__pb2.AnalyzeGroupsRequest.SerializeToString,
                 response_deserializer=neuroglot_dot_v1_dot_service__pb2.AnalyzeGroupsResponse.FromString,
                 _registered_method=True)
+        self.CaptureActivations = channel.unary_stream(
+                '/neuroglot.v1.NeuroglotService/CaptureActivations',
+                request_serializer=neuroglot_dot_v1_dot_service__pb2.CaptureActivationsRequest.SerializeToString,
+                response_deserializer=neuroglot_dot_v1_dot_service__pb2.CaptureActivationsResponse.FromString,
+                _registered_method=True)
+        self.Generate = channel.unary_stream(
+                '/neuroglot.v1.NeuroglotService/Generate',
+                request_serializer=neuroglot_dot_v1_dot_service__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=neuroglot_dot_v1_dot_service__pb2.GenerateResponse.FromString,
+                _registered_method=True)
+        self.UploadNeuronSet = channel.unary_unary(
+                '/neuroglot.v1.NeuroglotService/UploadNeuronSet',
+                request_serializer=neuroglot_dot_v1_dot_service__pb2.UploadNeuronSetRequest.SerializeToString,
+                response_deserializer=neuroglot_dot_v1_dot_service__pb2.UploadNeuronSetResponse.FromString,
+                _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/neuroglot.v1.NeuroglotService/LoadModel',
+                request_serializer=neuroglot_dot_v1_dot_service__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=neuroglot_dot_v1_dot_service__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/neuroglot.v1.NeuroglotService/UnloadModel',
+                request_serializer=neuroglot_dot_v1_dot_service__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=neuroglot_dot_v1_dot_service__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
 
 
 class NeuroglotServiceServicer(object):
@@ -80,8 +107,10 @@ class NeuroglotServiceServicer(object):
     INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
     A request with fields that this server does not know, at any depth, is refused too: it must
     not answer a newer client's intervention with the baseline.
-    NOT_FOUND           the model is not served; the message names those that are.
-    RESOURCE_EXHAUSTED  the queue is full; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+    UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
+    PERMISSION_DENIED   the token's tenant may not do this.
+    NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
+    RESOURCE_EXHAUSTED  the queue is full, or the tenant's share of it; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
     UNAVAILABLE         the server is going down.
@@ -124,6 +153,42 @@ class NeuroglotServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CaptureActivations(self, request, context):
+        """Sends raw activations of one row's prompt, layer by layer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Generate(self, request, context):
+        """Goes on from a prompt greedily, under interventions or none, and sends each token as it comes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UploadNeuronSet(self, request, context):
+        """Keeps a set of neurons for interventions to come, under a name that follows from its content. Sets are kept for each
+        tenant apart, the least used ones are dropped first, and none outlives the server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """Loads a bundle, or loads it anew, while others are served. For tenants that may.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Takes a model out of service: what runs on it ends, and nothing new begins. For tenants that may.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NeuroglotServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -152,6 +217,31 @@ def add_NeuroglotServiceServicer_to_server(servicer, server):
                     request_deserializer=neuroglot_dot_v1_dot_service__pb2.AnalyzeGroupsRequest.FromString,
                     response_serializer=neuroglot_dot_v1_dot_service__pb2.AnalyzeGroupsResponse.SerializeToString,
             ),
+            'CaptureActivations': grpc.unary_stream_rpc_method_handler(
+                    servicer.CaptureActivations,
+                    request_deserializer=neuroglot_dot_v1_dot_service__pb2.CaptureActivationsRequest.FromString,
+                    response_serializer=neuroglot_dot_v1_dot_service__pb2.CaptureActivationsResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=neuroglot_dot_v1_dot_service__pb2.GenerateRequest.FromString,
+                    response_serializer=neuroglot_dot_v1_dot_service__pb2.GenerateResponse.SerializeToString,
+            ),
+            'UploadNeuronSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.UploadNeuronSet,
+                    request_deserializer=neuroglot_dot_v1_dot_service__pb2.UploadNeuronSetRequest.FromString,
+                    response_serializer=neuroglot_dot_v1_dot_service__pb2.UploadNeuronSetResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=neuroglot_dot_v1_dot_service__pb2.LoadModelRequest.FromString,
+                    response_serializer=neuroglot_dot_v1_dot_service__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=neuroglot_dot_v1_dot_service__pb2.UnloadModelRequest.FromString,
+                    response_serializer=neuroglot_dot_v1_dot_service__pb2.UnloadModelResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'neuroglot.v1.NeuroglotService', rpc_method_handlers)
@@ -167,8 +257,10 @@ class NeuroglotService(object):
     INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
     A request with fields that this server does not know, at any depth, is refused too: it must
     not answer a newer client's intervention with the baseline.
-    NOT_FOUND           the model is not served; the message names those that are.
-    RESOURCE_EXHAUSTED  the queue is full; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+    UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
+    PERMISSION_DENIED   the token's tenant may not do this.
+    NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
+    RESOURCE_EXHAUSTED  the queue is full, or the tenant's share of it; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
     UNAVAILABLE         the server is going down.
@@ -300,6 +392,141 @@ class NeuroglotService(object):
             '/neuroglot.v1.NeuroglotService/AnalyzeGroups',
             neuroglot_dot_v1_dot_service__pb2.AnalyzeGroupsRequest.SerializeToString,
             neuroglot_dot_v1_dot_service__pb2.AnalyzeGroupsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CaptureActivations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroglot.v1.NeuroglotService/CaptureActivations',
+            neuroglot_dot_v1_dot_service__pb2.CaptureActivationsRequest.SerializeToString,
+            neuroglot_dot_v1_dot_service__pb2.CaptureActivationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/neuroglot.v1.NeuroglotService/Generate',
+            neuroglot_dot_v1_dot_service__pb2.GenerateRequest.SerializeToString,
+            neuroglot_dot_v1_dot_service__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadNeuronSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neuroglot.v1.NeuroglotService/UploadNeuronSet',
+            neuroglot_dot_v1_dot_service__pb2.UploadNeuronSetRequest.SerializeToString,
+            neuroglot_dot_v1_dot_service__pb2.UploadNeuronSetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neuroglot.v1.NeuroglotService/LoadModel',
+            neuroglot_dot_v1_dot_service__pb2.LoadModelRequest.SerializeToString,
+            neuroglot_dot_v1_dot_service__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/neuroglot.v1.NeuroglotService/UnloadModel',
+            neuroglot_dot_v1_dot_service__pb2.UnloadModelRequest.SerializeToString,
+            neuroglot_dot_v1_dot_service__pb2.UnloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,8 +33,10 @@ class NeuroglotServiceStub:
       INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
                           A request with fields that this server does not know, at any depth, is refused too: it must
                           not answer a newer client's intervention with the baseline.
-      NOT_FOUND           the model is not served; the message names those that are.
-      RESOURCE_EXHAUSTED  the queue is full; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+      UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
+      PERMISSION_DENIED   the token's tenant may not do this.
+      NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
+      RESOURCE_EXHAUSTED  the queue is full, or the tenant's share of it; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
       DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
       UNAVAILABLE         the server is going down.
@@ -57,6 +59,18 @@ class NeuroglotServiceStub:
     """Analyses many parallel groups. Answers come in any order, each under its group's id; a group that fails does not
     end the stream. The server reads on only while it has room, so that flow control reaches the sender.
     """
+    CaptureActivations: _grpc.UnaryStreamMultiCallable[_service_pb2.CaptureActivationsRequest, _service_pb2.CaptureActivationsResponse]
+    """Sends raw activations of one row's prompt, layer by layer."""
+    Generate: _grpc.UnaryStreamMultiCallable[_service_pb2.GenerateRequest, _service_pb2.GenerateResponse]
+    """Goes on from a prompt greedily, under interventions or none, and sends each token as it comes."""
+    UploadNeuronSet: _grpc.UnaryUnaryMultiCallable[_service_pb2.UploadNeuronSetRequest, _service_pb2.UploadNeuronSetResponse]
+    """Keeps a set of neurons for interventions to come, under a name that follows from its content. Sets are kept for each
+    tenant apart, the least used ones are dropped first, and none outlives the server.
+    """
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_service_pb2.LoadModelRequest, _service_pb2.LoadModelResponse]
+    """Loads a bundle, or loads it anew, while others are served. For tenants that may."""
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_service_pb2.UnloadModelRequest, _service_pb2.UnloadModelResponse]
+    """Takes a model out of service: what runs on it ends, and nothing new begins. For tenants that may."""
 
 @_typing.type_check_only
 class NeuroglotServiceAsyncStub(NeuroglotServiceStub):
@@ -66,8 +80,10 @@ class NeuroglotServiceAsyncStub(NeuroglotServiceStub):
       INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
                           A request with fields that this server does not know, at any depth, is refused too: it must
                           not answer a newer client's intervention with the baseline.
-      NOT_FOUND           the model is not served; the message names those that are.
-      RESOURCE_EXHAUSTED  the queue is full; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+      UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
+      PERMISSION_DENIED   the token's tenant may not do this.
+      NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
+      RESOURCE_EXHAUSTED  the queue is full, or the tenant's share of it; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
       DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
       UNAVAILABLE         the server is going down.
@@ -87,6 +103,18 @@ class NeuroglotServiceAsyncStub(NeuroglotServiceStub):
     """Analyses many parallel groups. Answers come in any order, each under its group's id; a group that fails does not
     end the stream. The server reads on only while it has room, so that flow control reaches the sender.
     """
+    CaptureActivations: _aio.UnaryStreamMultiCallable[_service_pb2.CaptureActivationsRequest, _service_pb2.CaptureActivationsResponse]  # type: ignore[assignment]
+    """Sends raw activations of one row's prompt, layer by layer."""
+    Generate: _aio.UnaryStreamMultiCallable[_service_pb2.GenerateRequest, _service_pb2.GenerateResponse]  # type: ignore[assignment]
+    """Goes on from a prompt greedily, under interventions or none, and sends each token as it comes."""
+    UploadNeuronSet: _aio.UnaryUnaryMultiCallable[_service_pb2.UploadNeuronSetRequest, _service_pb2.UploadNeuronSetResponse]  # type: ignore[assignment]
+    """Keeps a set of neurons for interventions to come, under a name that follows from its content. Sets are kept for each
+    tenant apart, the least used ones are dropped first, and none outlives the server.
+    """
+    LoadModel: _aio.UnaryUnaryMultiCallable[_service_pb2.LoadModelRequest, _service_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Loads a bundle, or loads it anew, while others are served. For tenants that may."""
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_service_pb2.UnloadModelRequest, _service_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Takes a model out of service: what runs on it ends, and nothing new begins. For tenants that may."""
 
 class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves the feed-forward neurons of multilingual language models.
@@ -95,8 +123,10 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
       INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
                           A request with fields that this server does not know, at any depth, is refused too: it must
                           not answer a newer client's intervention with the baseline.
-      NOT_FOUND           the model is not served; the message names those that are.
-      RESOURCE_EXHAUSTED  the queue is full; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+      UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
+      PERMISSION_DENIED   the token's tenant may not do this.
+      NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
+      RESOURCE_EXHAUSTED  the queue is full, or the tenant's share of it; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
       DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
       UNAVAILABLE         the server is going down.
@@ -144,5 +174,47 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
         """Analyses many parallel groups. Answers come in any order, each under its group's id; a group that fails does not
         end the stream. The server reads on only while it has room, so that flow control reaches the sender.
         """
+
+    @_abc_1.abstractmethod
+    def CaptureActivations(
+        self,
+        request: _service_pb2.CaptureActivationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_service_pb2.CaptureActivationsResponse], _abc.AsyncIterator[_service_pb2.CaptureActivationsResponse]]:
+        """Sends raw activations of one row's prompt, layer by layer."""
+
+    @_abc_1.abstractmethod
+    def Generate(
+        self,
+        request: _service_pb2.GenerateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_service_pb2.GenerateResponse], _abc.AsyncIterator[_service_pb2.GenerateResponse]]:
+        """Goes on from a prompt greedily, under interventions or none, and sends each token as it comes."""
+
+    @_abc_1.abstractmethod
+    def UploadNeuronSet(
+        self,
+        request: _service_pb2.UploadNeuronSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.UploadNeuronSetResponse, _abc.Awaitable[_service_pb2.UploadNeuronSetResponse]]:
+        """Keeps a set of neurons for interventions to come, under a name that follows from its content. Sets are kept for each
+        tenant apart, the least used ones are dropped first, and none outlives the server.
+        """
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _service_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.LoadModelResponse, _abc.Awaitable[_service_pb2.LoadModelResponse]]:
+        """Loads a bundle, or loads it anew, while others are served. For tenants that may."""
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _service_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.UnloadModelResponse, _abc.Awaitable[_service_pb2.UnloadModelResponse]]:
+        """Takes a model out of service: what runs on it ends, and nothing new begins. For tenants that may."""
 
 def add_NeuroglotServiceServicer_to_server(servicer: NeuroglotServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

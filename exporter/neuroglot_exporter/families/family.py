@@ -56,6 +56,7 @@ class Family:
         max_positions: longest row that the position embedding allows, from the config; None where nothing bounds it.
         harmless: attributes of config.json that leave the FFN where this file says it is, whatever their value.
         pinned: attributes that do so only with one of these values.
+        output_scale: what the last hidden state is multiplied with before the output embedding, from the config.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Family:
     max_positions: Callable[[Any], int | None]
     harmless: frozenset[str]
     pinned: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    output_scale: Callable[[Any], float] = lambda _config: 1.0
 
     @property
     def encoder_decoder(self) -> bool:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from neuroglot_exporter.families.family import Family, Ffn
+
+
+def output_scale(config: Any) -> float:
+    """As in transformers: a head that is the input embedding reads a smaller hidden state."""
+    scale: float = config.d_model**-0.5 if config.tie_word_embeddings else 1.0
+    return scale
+
 
 T5 = Family(
     name="t5",
@@ -24,6 +33,7 @@ T5 = Family(
     output_embedding="lm_head",
     activation_function=lambda config: config.dense_act_fn,
     max_positions=lambda _config: None,
+    output_scale=output_scale,
     harmless=frozenset(
         {
             # Geometry, attention, positions and norms: the FFN is found by its modules, whatever surrounds it.

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from neuroglot_server.adapter.calls import Calls, Tracer, TransportObserver, Untraced, Unwatched
 from neuroglot_server.adapter.gate import Gate
+from neuroglot_server.adapter.identity import Access
+from neuroglot_server.adapter.room import Room, TransportLimits
 from neuroglot_server.adapter.servicer import MESSAGE_LIMIT_BYTES, SERVICE_NAME, Servicer
 from neuroglot_server.address import AddressError
-
-if TYPE_CHECKING:
-    from neuroglot_server.model import Model
+from neuroglot_server.registry import Registry
 
 _logger = logging.getLogger(__name__)
 
-_OPTIONS = (
-    ("grpc.so_reuseport", 0),  # the default lets a second server share the port without a word
-    ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
-    ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
-    # A client whose machine is gone says nothing: ask, so that its work is cancelled too.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-)
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 _LAST_WORDS_SECONDS = 1.0
 """How long the last answers have to get out, and health's watchers to hear the news."""
@@ -39,19 +33,49 @@ def health_name(model: str) -> str:
 
 
 class Endpoint:
-    """A gRPC server that is made, bound, started, drained and stopped, in this order, on one event loop."""
+    """A gRPC server that is made, bound, started, drained and stopped, in this order, on one event loop.
 
-    def __init__(self) -> None:
-        """Make the server; nothing listens yet."""
-        self._server = grpc.aio.server(options=_OPTIONS)
-        self._gate = Gate()
+    Health and reflection ask for no token: health is for load balancers, which have none, and reflection tells no more
+    than the contract does.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        access: Access | None = None,
+        limits: TransportLimits | None = None,
+        observer: TransportObserver | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
+        """Make the server; nothing listens yet.
+
+        Args:
+            registry: what is served; it may change while the server runs.
+            access: who may call; everybody if None.
+            limits: what the transport may take up; the defaults if None.
+            observer: is told of calls and of models.
+            tracer: traces them.
+        """
+        limits, observer = limits or TransportLimits(), observer or Unwatched()
+        self._registry = registry
+        self._observer = observer
+        self._gate = Gate(limits.calls)
         self._health = health.aio.HealthServicer()
+        self._known_models: set[str] = set()
+        self._watching: asyncio.Task[None] | None = None
+        calls = Calls(self._gate, access or Access(), observer, tracer or Untraced())
+        servicer = Servicer(registry, calls, self._gate, Room(limits.bytes, observer.held))
+        self._server = grpc.aio.server(options=_options(limits))
+        self._server.add_generic_rpc_handlers((servicer.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
 
-    def bind(self, target: str) -> int:
+    def bind(self, target: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Take a place to listen, so that a port that is taken shows before models are loaded.
 
         Args:
             target: `host:port` or `unix:path`.
+            credentials: for TLS; None for none.
 
         Returns:
             The port.
@@ -60,26 +84,27 @@ class Endpoint:
             AddressError: it cannot be had.
         """
         try:
-            return self._server.add_insecure_port(target)
+            if credentials is None:
+                return self._server.add_insecure_port(target)
+            return self._server.add_secure_port(target, credentials)
         except RuntimeError as error:
             raise AddressError(f"cannot listen on {target}: {error}") from None
 
-    async def start(self, models: Sequence[Model]) -> None:
-        """Serve models."""
-        self._server.add_generic_rpc_handlers((Servicer(models, self._gate).handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        for service in (SERVICE_NAME, *(health_name(model.description.name) for model in models)):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+    async def start(self) -> None:
+        """Answer calls."""
+        await self._look_at_models()
+        self._watching = asyncio.create_task(self._watch_models())
         await self._server.start()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Take nothing new, say so to whoever asks for health, and let what runs end.
+        """Take nothing new, say so to whoever asks for health, refuse what waits, and let what runs end.
 
         What still runs after the grace is cut off by `stop`.
         """
         self._gate.closed.set()
         await self._health.enter_graceful_shutdown()
+        for model in self._registry.models:
+            model.drain()
         try:
             await asyncio.wait_for(self._gate.empty(), grace_seconds)
         except TimeoutError:
@@ -89,4 +114,44 @@ class Endpoint:
 
     async def stop(self) -> None:
         """Cancel what runs, and stop listening."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
         await self._server.stop(None)
+
+    async def _watch_models(self) -> None:
+        while True:
+            await self._registry.changed.wait()
+            self._registry.changed.clear()
+            await self._look_at_models()
+
+    async def _look_at_models(self) -> None:
+        """Tell health how each model is. The server as a whole is red when none of its models answers."""
+        well = {model.description.name: not model.hung for model in self._registry.models}
+        self._observer.models(well)
+        gone = self._known_models - well.keys()
+        self._known_models = set(well)
+        for name in gone:
+            await self._health.set(health_name(name), _NOT_SERVING)
+        for name, answers in well.items():
+            await self._health.set(health_name(name), _SERVING if answers else _NOT_SERVING)
+        as_a_whole = _SERVING if not well or any(well.values()) else _NOT_SERVING
+        for service in ("", SERVICE_NAME):
+            await self._health.set(service, as_a_whole)
+
+
+def _options(limits: TransportLimits) -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.so_reuseport", 0),  # the default lets a second server share the port without a word
+        ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
+        ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+        # More than may run, so that whoever is over is told, and health answers beside them.
+        ("grpc.max_concurrent_streams", limits.calls + 100),
+        # A client whose machine is gone says nothing: ask, so that its work is cancelled too.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # Clients may ask the same of us, every ten seconds; those that ask more often are disconnected.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    )

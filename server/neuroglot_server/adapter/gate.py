@@ -1,4 +1,4 @@
-"""Who is inside: lets calls in, counts them, and lets no more in once the server goes down."""
+"""Who is inside: lets calls in, counts them, and lets no more in when it is full or the server goes down."""
 
 from __future__ import annotations
 
@@ -17,6 +17,23 @@ class GoingDown(RequestError):
         super().__init__("the server is going down and takes nothing new: try another server, or this one later")
 
 
+class TooManyCalls(RequestError):
+    """As many calls run as may.
+
+    Attributes:
+        retry_after_seconds: when a try is likely to find room.
+    """
+
+    retry_after_seconds = 1.0
+
+    def __init__(self, most: int) -> None:
+        """Say how many may."""
+        super().__init__(
+            f"{most} calls are running, and no more may: try again in {self.retry_after_seconds:g} s, and send many "
+            "groups through one AnalyzeGroups rather than through many calls"
+        )
+
+
 class Gate:
     """Counts the calls that are running.
 
@@ -24,9 +41,10 @@ class Gate:
         closed: set once nothing new is let in; streams wait for it beside their next message.
     """
 
-    def __init__(self) -> None:
-        """An open gate with nobody inside."""
+    def __init__(self, most: int) -> None:
+        """An open gate with nobody inside, for so many calls at once."""
         self.closed = asyncio.Event()
+        self._most = most
         self._inside = 0
         self._nobody_inside = asyncio.Event()
         self._nobody_inside.set()
@@ -37,9 +55,12 @@ class Gate:
 
         Raises:
             GoingDown: the gate is closed.
+            TooManyCalls: it is full.
         """
         if self.closed.is_set():
             raise GoingDown
+        if self._inside >= self._most:
+            raise TooManyCalls(self._most)
         self._inside += 1
         self._nobody_inside.clear()
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from neuroglot.v1 import analysis_pb2, group_pb2
+from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_server import core
 
 _NEURON_TYPES = {
@@ -16,6 +16,17 @@ _NEURON_TYPES = {
 _CONTROL_KINDS = {
     analysis_pb2.CONTROL_KIND_RANDOM: core.ControlKind.RANDOM,
     analysis_pb2.CONTROL_KIND_RANDOM_ACTIVE: core.ControlKind.RANDOM_ACTIVE,
+    analysis_pb2.CONTROL_KIND_RANDOM_MASS: core.ControlKind.RANDOM_MASS,
+}
+_SCORE_TARGETS = {
+    analysis_pb2.SCORE_TARGET_UNSPECIFIED: core.ScoreTarget.FIRST_GOLD_TOKEN,
+    analysis_pb2.SCORE_TARGET_FIRST_GOLD_TOKEN: core.ScoreTarget.FIRST_GOLD_TOKEN,
+    analysis_pb2.SCORE_TARGET_ALL_GOLD_TOKENS: core.ScoreTarget.ALL_GOLD_TOKENS,
+    analysis_pb2.SCORE_TARGET_GOLD_MINUS_DISTRACTOR: core.ScoreTarget.GOLD_MINUS_DISTRACTOR,
+}
+_PRIORITIES = {
+    service_pb2.PRIORITY_BULK: core.Priority.BULK,
+    service_pb2.PRIORITY_INTERACTIVE: core.Priority.INTERACTIVE,
 }
 _SCOPES = {
     analysis_pb2.SCOPE_UNSPECIFIED: core.Scope.LAST_PROMPT_TOKEN,
@@ -26,9 +37,26 @@ _SCOPES = {
 }
 
 
+def priority(message: service_pb2.Priority.ValueType, unspecified: core.Priority) -> core.Priority:
+    """How urgent a request is; `unspecified` is what its method means by none."""
+    return _PRIORITIES.get(message, unspecified)
+
+
 def group(message: group_pb2.Group) -> core.Group:
     """A group, with its rows in their order."""
-    return core.Group(message.id, tuple(_row(row) for row in message.rows))
+    return core.Group(message.id, tuple(row(one) for one in message.rows))
+
+
+def row(message: group_pb2.Row) -> core.Row:
+    """One prompt and its answers."""
+    return core.Row(
+        label=message.label,
+        prompt=message.text if message.WhichOneof("prompt") == "text" else tuple(message.token_ids.ids),
+        answers=tuple(message.answers),
+        separator=message.separator if message.HasField("separator") else None,
+        choices=tuple(message.choices),
+        distractor=message.distractor,
+    )
 
 
 def analysis(message: analysis_pb2.Analysis) -> core.Analysis:
@@ -38,25 +66,47 @@ def analysis(message: analysis_pb2.Analysis) -> core.Analysis:
         type_map=message.type_map,
         active_bitmaps=message.active_bitmaps,
         contribution=_contribution(message.contribution) if message.HasField("contribution") else None,
+        effective_score=_effective_score(message.effective_score) if message.HasField("effective_score") else None,
+        dead=message.dead,
         prediction=_prediction(message.prediction) if message.HasField("prediction") else None,
         variants=tuple(
-            core.Variant(variant.name, tuple(_intervention(intervention) for intervention in variant.interventions))
-            for variant in message.variants
+            core.Variant(variant.name, interventions(variant.interventions)) for variant in message.variants
         ),
     )
 
 
-def _row(message: group_pb2.Row) -> core.Row:
-    return core.Row(
-        label=message.label,
-        prompt=message.text if message.WhichOneof("prompt") == "text" else tuple(message.token_ids.ids),
-        answers=tuple(message.answers),
-        separator=message.separator if message.HasField("separator") else None,
+def interventions(messages: Iterable[analysis_pb2.Intervention]) -> tuple[core.Intervention, ...]:
+    """Interventions that act together, in their order."""
+    return tuple(_intervention(message) for message in messages)
+
+
+def neurons(message: analysis_pb2.NeuronSet) -> core.ByNeuron:
+    """Neurons of one component, one by one."""
+    return core.ByNeuron(message.component, message.layers, message.neurons, message.bits)
+
+
+def capture(message: service_pb2.CaptureActivationsRequest) -> core.Capture:
+    """Which raw activations are wanted; of which row, `row` says."""
+    return core.Capture(
+        component=message.component,
+        layers=tuple(message.layers),
+        neurons=tuple(message.neurons),
+        positions=tuple(message.positions),
+        coefficients=message.coefficients,
     )
 
 
 def _contribution(message: analysis_pb2.Contribution) -> core.Contribution:
-    return core.Contribution(message.top_fraction or core.Contribution.top_fraction)
+    return core.Contribution(
+        top_fraction=message.top_fraction or core.Contribution.top_fraction,
+        top_k=message.top_k,
+        raw=message.raw,
+        neurons=message.neurons,
+    )
+
+
+def _effective_score(message: analysis_pb2.EffectiveScore) -> core.EffectiveScore:
+    return core.EffectiveScore(_SCORE_TARGETS[message.target], message.neurons)
 
 
 def _prediction(message: analysis_pb2.Prediction) -> core.Prediction:
@@ -78,13 +128,14 @@ def _action(message: analysis_pb2.Intervention) -> core.Action:
         case "deactivate":
             return core.Deactivate()
         case "convert":
-            return core.Convert(message.convert.value if message.convert.HasField("value") else None)
+            value = message.convert.value if message.convert.HasField("value") else None
+            return core.Convert(value, message.convert.mean_of_active)
         case "override":
-            return core.Override(message.override.value)
+            return core.Override(message.override.value, tuple(message.override.values) or None)
         case "scale":
-            return core.Scale(message.scale.factor)
+            return core.Scale(message.scale.factor, tuple(message.scale.values) or None)
         case "add":
-            return core.Add(message.add.value)
+            return core.Add(message.add.value, tuple(message.add.values) or None)
     raise AssertionError("wire.check lets no intervention pass without an action that the contract has")
 
 
@@ -93,8 +144,12 @@ def _selection(message: analysis_pb2.Selection) -> core.Selection:
         case "types":
             return core.ByType(tuple(_NEURON_TYPES[neuron_type] for neuron_type in message.types.types))
         case "neurons":
-            chosen = message.neurons
-            return core.ByNeuron(chosen.component, chosen.layers, chosen.neurons, chosen.bits)
+            return neurons(message.neurons)
+        case "uploaded":
+            return core.ByUpload(message.uploaded)
+        case "top_contribution":
+            top = message.top_contribution
+            return core.ByContribution(top.fraction or core.ByContribution.top_fraction, top.top_k)
         case "control":
             control = message.control
             return core.Control(_selection(control.of), _CONTROL_KINDS[control.kind], control.draw, control.seed)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+import numpy as np
+from numpy.typing import NDArray
+
 from neuroglot.v1 import model_pb2, result_pb2, service_pb2
 from neuroglot_server import core
 
 SERVER_VERSION = version("neuroglot")
 
 
-def model(description: core.ModelDescription) -> model_pb2.Model:
-    """A model as it is served."""
+def model(description: core.ModelDescription, *, quota: core.Quota, result_bytes: int) -> model_pb2.Model:
+    """A model as it is served to a tenant of this quota, by a transport that can send results of so many bytes."""
     limits = description.limits
     return model_pb2.Model(
         name=description.name,
@@ -37,6 +40,10 @@ def model(description: core.ModelDescription) -> model_pb2.Model:
             rows_per_group=limits.rows_per_group,
             variants_per_group=limits.variants_per_group,
             groups_in_flight=limits.groups_in_flight,
+            queue_tokens=description.queue_tokens,
+            result_bytes=result_bytes,
+            tenant_queue_tokens=quota.queue_tokens or 0,
+            tenant_tokens_per_minute=quota.tokens_per_minute or 0,
         ),
     )
 
@@ -67,15 +74,45 @@ def group_result(result: core.GroupResult, description: core.ModelDescription) -
             )
             for variant in result.variants
         ],
-        provenance=result_pb2.Provenance(
-            model=description.name,
-            bundle_identity=description.bundle_identity,
-            server_version=SERVER_VERSION,
-            queue_time_ms=result.queue_time_ms,
-            compute_time_ms=result.compute_time_ms,
-            source=description.source,
-        ),
+        provenance=provenance(description, result.queue_time_ms, result.compute_time_ms),
     )
+
+
+def provenance(
+    description: core.ModelDescription, queue_time_ms: float = 0, compute_time_ms: float = 0
+) -> result_pb2.Provenance:
+    """What made an answer; the times are left out where an answer begins before they are known."""
+    return result_pb2.Provenance(
+        model=description.name,
+        bundle_identity=description.bundle_identity,
+        server_version=SERVER_VERSION,
+        queue_time_ms=queue_time_ms,
+        compute_time_ms=compute_time_ms,
+        source=description.source,
+    )
+
+
+def captured_layer(
+    layer: core.CapturedLayer, made_by: result_pb2.Provenance | None = None
+) -> service_pb2.CaptureActivationsResponse:
+    """Raw activations of one layer; what made them goes with the first."""
+    return service_pb2.CaptureActivationsResponse(
+        layer=layer.layer, positions=layer.positions.tolist(), values=_tensor(layer.values), provenance=made_by
+    )
+
+
+def generated_token(
+    token: core.GeneratedToken, made_by: result_pb2.Provenance | None = None
+) -> service_pb2.GenerateResponse:
+    """One more token; what made it goes with the first."""
+    return service_pb2.GenerateResponse(
+        token_id=token.id, text=token.text, log_probability=token.log_probability, provenance=made_by
+    )
+
+
+def _tensor(values: NDArray[np.floating]) -> service_pb2.Tensor:
+    little_endian = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return service_pb2.Tensor(shape=values.shape, dtype=values.dtype.name, data=little_endian.tobytes())
 
 
 def _component(result: core.ComponentResult) -> result_pb2.ComponentResult:
@@ -96,12 +133,36 @@ def _threshold(result: core.ThresholdResult) -> result_pb2.ThresholdResult:
         type_map=result.type_map,
         active_bitmaps=result.active_bitmaps,
         contribution=None if result.contribution is None else _contribution(result.contribution),
+        effective_score=None if result.effective_score is None else _effective_score(result.effective_score),
+        dead_counts=None if result.dead_counts is None else result.dead_counts.ravel().tolist(),
+        dead_bitmaps=result.dead_bitmaps,
     )
 
 
 def _contribution(result: core.ContributionResult) -> result_pb2.ContributionResult:
     return result_pb2.ContributionResult(
-        top_k=result.top_k, top_counts=result.top_counts.ravel().tolist(), sums=result.sums.ravel().tolist()
+        top_k=result.top_k,
+        top_counts=result.top_counts.ravel().tolist(),
+        sums=result.sums.ravel().tolist(),
+        leading=None if result.leading is None else _leading(result.leading),
+    )
+
+
+def _effective_score(result: core.EffectiveScoreResult) -> result_pb2.EffectiveScoreResult:
+    return result_pb2.EffectiveScoreResult(
+        maxima=result.maxima.ravel().tolist(),
+        minima=result.minima.ravel().tolist(),
+        sums=result.sums.ravel().tolist(),
+        leading=None if result.leading is None else _leading(result.leading),
+    )
+
+
+def _leading(result: core.LeadingNeurons) -> result_pb2.LeadingNeurons:
+    return result_pb2.LeadingNeurons(
+        count=result.neurons.shape[-1],
+        neurons=result.neurons.ravel().tolist(),
+        values=result.values.ravel().tolist(),
+        codes=result.codes.tobytes(),
     )
 
 
@@ -116,4 +177,5 @@ def _prediction(prediction: core.RowPrediction) -> result_pb2.RowPrediction:
         starts_with_answer=prediction.starts_with_answer,
         selected_neurons=prediction.selected_neurons,
         selected_active_neurons=prediction.selected_active_neurons,
+        choice_log_probabilities=prediction.choice_log_probabilities,
     )

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from operator import methodcaller
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
 
 from neuroglot.errors import Violation
-from neuroglot.v1 import result_pb2, service_pb2
+from neuroglot.v1 import model_pb2, result_pb2, service_pb2
 from neuroglot_server.adapter import requests, responses, wire
+from neuroglot_server.adapter.calls import Answer, Call, Calls
 from neuroglot_server.adapter.gate import Gate
-from neuroglot_server.adapter.statuses import Failure, abort, attempt
-from neuroglot_server.adapter.stream import Context, GroupStream
-from neuroglot_server.core import InvalidRequest, ModelNotFound
+from neuroglot_server.adapter.identity import PermissionDenied
+from neuroglot_server.adapter.room import Room
+from neuroglot_server.adapter.sizes import result_bytes
+from neuroglot_server.adapter.stream import GroupStream
+from neuroglot_server.core import Analysis, InvalidRequest, Limits, Priority
+from neuroglot_server.registry import Registry
 
 if TYPE_CHECKING:
     from neuroglot_server.model import Model
@@ -30,6 +34,9 @@ MESSAGE_LIMIT_BYTES = 64 * 2**20
 LARGEST_RESULT_BYTES = MESSAGE_LIMIT_BYTES - 2**16
 """Largest result: the rest is for what is around it in its message."""
 
+_TOKENS_TO_GENERATE = 64
+"""Most tokens of a continuation whose request does not say."""
+
 
 class Servicer:
     """Answers for the models of one server.
@@ -37,93 +44,203 @@ class Servicer:
     Requests are taken from gRPC as bytes and parsed here, so that malformed ones get a status of ours.
     """
 
-    def __init__(self, models: Sequence[Model], gate: Gate) -> None:
-        """Serve models, each under the name in its description, to whom the gate lets in."""
-        self._models = {model.description.name: model for model in models}
+    def __init__(self, registry: Registry, calls: Calls, gate: Gate, room: Room) -> None:
+        """Answer the calls that are taken in, as long as the gate is open, for the models of a registry."""
+        self._registry = registry
+        self._calls = calls
         self._gate = gate
+        self._room = room
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The methods, to be added to a server."""
+        methods: dict[str, Answer] = {
+            "ListModels": self._one(service_pb2.ListModelsRequest, self.list_models),
+            "GetModel": self._one(service_pb2.GetModelRequest, self.get_model),
+            "Tokenize": self._one(service_pb2.TokenizeRequest, self.tokenize),
+            "AnalyzeGroup": self._one(service_pb2.AnalyzeGroupRequest, self.analyze_group),
+            "AnalyzeGroups": self.analyze_groups,
+            "CaptureActivations": self._many(service_pb2.CaptureActivationsRequest, self.capture_activations),
+            "Generate": self._many(service_pb2.GenerateRequest, self.generate),
+            "UploadNeuronSet": self._one(service_pb2.UploadNeuronSetRequest, self.upload_neuron_set),
+            "LoadModel": self._one(service_pb2.LoadModelRequest, self.load_model),
+            "UnloadModel": self._one(service_pb2.UnloadModelRequest, self.unload_model),
+        }
         return grpc.method_handlers_generic_handler(
-            SERVICE_NAME,
-            {
-                "ListModels": self._unary(service_pb2.ListModelsRequest, self.list_models),
-                "GetModel": self._unary(service_pb2.GetModelRequest, self.get_model),
-                "Tokenize": self._unary(service_pb2.TokenizeRequest, self.tokenize),
-                "AnalyzeGroup": self._unary(service_pb2.AnalyzeGroupRequest, self.analyze_group),
-                "AnalyzeGroups": grpc.stream_stream_rpc_method_handler(
-                    self.analyze_groups, response_serializer=service_pb2.AnalyzeGroupsResponse.SerializeToString
-                ),
-            },
+            SERVICE_NAME, {name: self._calls.method(name, answer) for name, answer in methods.items()}
         )
 
-    async def list_models(self, _: service_pb2.ListModelsRequest) -> service_pb2.ListModelsResponse:
+    async def list_models(self, call: Call, _: service_pb2.ListModelsRequest) -> service_pb2.ListModelsResponse:
         """Describe all models."""
-        return service_pb2.ListModelsResponse(
-            models=[responses.model(model.description) for model in self._models.values()]
-        )
+        return service_pb2.ListModelsResponse(models=[_described(call, model) for model in self._registry.models])
 
-    async def get_model(self, request: service_pb2.GetModelRequest) -> service_pb2.GetModelResponse:
+    async def get_model(self, call: Call, request: service_pb2.GetModelRequest) -> service_pb2.GetModelResponse:
         """Describe one model."""
-        return service_pb2.GetModelResponse(model=responses.model(self._model(request.model).description))
+        with self._registry.use(request.model) as model:
+            call.model = request.model
+            return service_pb2.GetModelResponse(model=_described(call, model))
 
-    async def tokenize(self, request: service_pb2.TokenizeRequest) -> service_pb2.TokenizeResponse:
+    async def tokenize(self, call: Call, request: service_pb2.TokenizeRequest) -> service_pb2.TokenizeResponse:
         """Tokenize texts."""
-        model = self._model(request.model)
-        texts = model.tokenize(request.texts, special_tokens=not request.without_special_tokens)
+        with self._registry.use(request.model) as model:
+            call.model = request.model
+            texts = model.tokenize(request.texts, special_tokens=not request.without_special_tokens)
         return service_pb2.TokenizeResponse(texts=[responses.tokenized(text) for text in texts])
 
-    async def analyze_group(self, request: service_pb2.AnalyzeGroupRequest) -> service_pb2.AnalyzeGroupResponse:
+    async def analyze_group(
+        self, call: Call, request: service_pb2.AnalyzeGroupRequest
+    ) -> service_pb2.AnalyzeGroupResponse:
         """Analyse one group."""
-        return service_pb2.AnalyzeGroupResponse(result=await self._analyze(request))
+        priority = requests.priority(request.priority, Priority.INTERACTIVE)
+        result = await self._analyze(call, request, requests.analysis(request.analysis), priority)
+        return service_pb2.AnalyzeGroupResponse(result=result)
 
-    async def analyze_groups(self, _: object, context: Context) -> None:
+    async def analyze_groups(self, call: Call) -> None:
         """Analyse a stream of groups."""
-        places = min(model.description.limits.groups_in_flight for model in self._models.values())
+        limits = [model.description.limits for model in self._registry.models] or [Limits()]
+        places = min(limit.groups_in_flight for limit in limits)
 
-        async def work() -> None:
-            with self._gate.enter():
-                await GroupStream(context, self._analyze, self._gate, places).run()
+        async def analyze(
+            request: service_pb2.AnalyzeGroupsRequest, analysis: Analysis, priority: Priority
+        ) -> result_pb2.GroupResult:
+            with self._calls.part("group") as describe:
+                result = await self._analyze(call, request, analysis, priority)
+                times = result.provenance
+                describe({"neuroglot.queue_ms": times.queue_time_ms, "neuroglot.compute_ms": times.compute_time_ms})
+                return result
 
-        outcome = await attempt(work())
-        if isinstance(outcome, Failure):
-            await abort(context, outcome)
+        await GroupStream(call, analyze, self._expected_bytes, self._gate, self._room, places).run()
+
+    async def capture_activations(
+        self, call: Call, request: service_pb2.CaptureActivationsRequest
+    ) -> AsyncIterator[service_pb2.CaptureActivationsResponse]:
+        """Send raw activations, layer by layer."""
+        with self._registry.use(request.model) as model:
+            call.model = request.model
+            caller = call.caller(Priority.INTERACTIVE)
+            layers = model.capture(requests.row(request.row), requests.capture(request), caller)
+            made_by: result_pb2.Provenance | None = responses.provenance(model.description)
+            async with aclosing(layers):
+                async for layer in layers:
+                    yield responses.captured_layer(layer, made_by)
+                    made_by = None
+
+    async def generate(
+        self, call: Call, request: service_pb2.GenerateRequest
+    ) -> AsyncIterator[service_pb2.GenerateResponse]:
+        """Send a continuation, token by token."""
+        with self._registry.use(request.model) as model:
+            call.model = request.model
+            tokens = model.generate(
+                requests.row(request.row),
+                requests.interventions(request.interventions),
+                request.threshold,
+                request.max_tokens or _TOKENS_TO_GENERATE,
+                request.past_newlines,
+                call.caller(Priority.INTERACTIVE),
+            )
+            made_by: result_pb2.Provenance | None = responses.provenance(model.description)
+            async with aclosing(tokens):
+                async for token in tokens:
+                    yield responses.generated_token(token, made_by)
+                    made_by = None
+
+    async def upload_neuron_set(
+        self, call: Call, request: service_pb2.UploadNeuronSetRequest
+    ) -> service_pb2.UploadNeuronSetResponse:
+        """Keep a set of neurons."""
+        with self._registry.use(request.model) as model:
+            call.model = request.model
+            name = model.upload(requests.neurons(request.neurons), call.caller(Priority.INTERACTIVE))
+        return service_pb2.UploadNeuronSetResponse(name=name)
+
+    async def load_model(self, call: Call, request: service_pb2.LoadModelRequest) -> service_pb2.LoadModelResponse:
+        """Serve one more model."""
+        _check_may_manage(call)
+        model = await self._registry.load_by_request(request.bundle, request.name)
+        call.model = model.description.name
+        return service_pb2.LoadModelResponse(model=_described(call, model))
+
+    async def unload_model(
+        self, call: Call, request: service_pb2.UnloadModelRequest
+    ) -> service_pb2.UnloadModelResponse:
+        """Serve one model less."""
+        _check_may_manage(call)
+        await self._registry.unload(request.model)
+        call.model = request.model
+        return service_pb2.UnloadModelResponse()
 
     async def _analyze(
-        self, request: service_pb2.AnalyzeGroupRequest | service_pb2.AnalyzeGroupsRequest
+        self,
+        call: Call,
+        request: service_pb2.AnalyzeGroupRequest | service_pb2.AnalyzeGroupsRequest,
+        analysis: Analysis,
+        priority: Priority,
     ) -> result_pb2.GroupResult:
-        model = self._model(request.model)
-        result = await model.analyze(requests.group(request.group), requests.analysis(request.analysis))
-        return _sendable(responses.group_result(result, model.description))
+        with self._registry.use(request.model) as model:
+            call.model = request.model
+            result = await model.analyze(requests.group(request.group), analysis, call.caller(priority))
+            call.queue_ms += result.queue_time_ms
+            call.compute_ms += result.compute_time_ms
+            return _sendable(responses.group_result(result, model.description))
 
-    def _model(self, name: str) -> Model:
-        """The model of a name.
+    def _expected_bytes(self, request: service_pb2.AnalyzeGroupsRequest, analysis: Analysis) -> int:
+        """About how large a result will be; nothing where there will be none."""
+        for model in self._registry.models:
+            if model.description.name == request.model:
+                return result_bytes(model.description, analysis, len(request.group.rows))
+        return 0
 
-        Raises:
-            ModelNotFound: there is none.
-        """
-        if name not in self._models:
-            raise ModelNotFound(name, tuple(self._models))
-        return self._models[name]
+    def _one(self, kind: type[_Request], method: Callable[[Call, _Request], Awaitable[Message]]) -> Answer:
+        """A method of one request and one answer."""
 
-    def _unary(
-        self, kind: type[_Request], method: Callable[[_Request], Awaitable[Message]]
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        """A method of one request and one answer, behind the gate and the checks of the wire."""
+        async def answer(call: Call) -> None:
+            raw, request = await _request(call, kind)
+            with self._room.hold(len(raw)) as held:
+                response = await method(call, request)
+                held.resize(len(raw) + response.ByteSize())
+                await call.write(response)
 
-        async def work(raw: bytes) -> Message:
-            with self._gate.enter():
-                request = wire.parse(kind, raw)
-                wire.check(request)
-                return await method(request)
+        return answer
 
-        async def answer(raw: bytes, context: grpc.aio.ServicerContext[bytes, Message]) -> Message:
-            outcome = await attempt(work(raw))
-            if isinstance(outcome, Failure):
-                await abort(context, outcome)
-            return outcome
+    def _many(self, kind: type[_Request], method: Callable[[Call, _Request], AsyncIterator[Message]]) -> Answer:
+        """A method of one request and many answers, each of which is made when the one before it is on its way."""
 
-        return grpc.unary_unary_rpc_method_handler(answer, response_serializer=methodcaller("SerializeToString"))
+        async def answer(call: Call) -> None:
+            raw, request = await _request(call, kind)
+            with self._room.hold(len(raw)):
+                stream = cast(Any, method(call, request))
+                async with aclosing(stream):
+                    async for response in stream:
+                        with self._room.hold(response.ByteSize()):
+                            await call.write(response)
+
+        return answer
+
+
+async def _request(call: Call, kind: type[_Request]) -> tuple[bytes, _Request]:
+    """The one request of a call, as it came and as it reads.
+
+    Raises:
+        InvalidRequest: it is not there, or wrong.
+    """
+    raw = await call.read()
+    if raw is None:
+        raise InvalidRequest([Violation("request", f"is missing, expected one {kind.DESCRIPTOR.full_name}")])
+    request = wire.parse(kind, raw)
+    wire.check(request)
+    return raw, request
+
+
+def _check_may_manage(call: Call) -> None:
+    if not call.tenant.may_manage_models:
+        raise PermissionDenied(
+            f"{call.tenant.name!r} may not load or unload models here: ask those who run the server for "
+            "may_manage_models"
+        )
+
+
+def _described(call: Call, model: Model) -> model_pb2.Model:
+    return responses.model(model.description, quota=call.quota, result_bytes=LARGEST_RESULT_BYTES)
 
 
 def _sendable(result: result_pb2.GroupResult) -> result_pb2.GroupResult:

@@ -2,19 +2,23 @@
 
     InvalidRequest   INVALID_ARGUMENT     google.rpc.BadRequest: each field
     ModelNotFound    NOT_FOUND
+    UploadNotFound   NOT_FOUND
+    Unauthenticated  UNAUTHENTICATED
+    PermissionDenied PERMISSION_DENIED
     QueueFull        RESOURCE_EXHAUSTED   google.rpc.RetryInfo: when to try again
+    TooManyCalls     RESOURCE_EXHAUSTED   google.rpc.RetryInfo: when to try again
     NotFinite        FAILED_PRECONDITION  the same request fails again until the model is served in a wider dtype
     ModelClosed      UNAVAILABLE
     GoingDown        UNAVAILABLE
-    anything else    INTERNAL             google.rpc.RequestInfo: the id under which the log has the trace
+    anything else    INTERNAL             the log has the trace under the request's id
 
+Every failure has the request's id beside it, as a google.rpc.RequestInfo.
 DEADLINE_EXCEEDED and CANCELLED are gRPC's own: it cancels the method's task, and with it what the core does for it.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -25,8 +29,17 @@ from google.rpc.status_pb2 import Status
 
 from neuroglot.errors import Violation
 from neuroglot.v1 import result_pb2
-from neuroglot_server.adapter.gate import GoingDown
-from neuroglot_server.core import InvalidRequest, ModelClosed, ModelNotFound, NotFinite, QueueFull, RequestError
+from neuroglot_server.adapter.gate import GoingDown, TooManyCalls
+from neuroglot_server.adapter.identity import REQUEST_ID_KEY, PermissionDenied, Unauthenticated
+from neuroglot_server.core import (
+    InvalidRequest,
+    ModelClosed,
+    ModelNotFound,
+    NotFinite,
+    QueueFull,
+    RequestError,
+    UploadNotFound,
+)
 
 _logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -34,7 +47,11 @@ _Answer = TypeVar("_Answer")
 STATUS_OF: dict[type[RequestError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    UploadNotFound: grpc.StatusCode.NOT_FOUND,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TooManyCalls: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NotFinite: grpc.StatusCode.FAILED_PRECONDITION,
     ModelClosed: grpc.StatusCode.UNAVAILABLE,
     GoingDown: grpc.StatusCode.UNAVAILABLE,
@@ -57,37 +74,37 @@ class Failure:
         message: one line.
         violations: the fields that were wrong.
         retry_after_seconds: when a try is likely to succeed; None where waiting does not help.
-        request_id: the id under which the log has the trace; empty where there is none.
+        request_id: the name of the request in the log.
     """
 
     code: grpc.StatusCode
     message: str
+    request_id: str
     violations: tuple[Violation, ...] = ()
     retry_after_seconds: float | None = None
-    request_id: str = ""
 
 
-def failure_of(error: Exception) -> Failure:
-    """What to tell the caller. What nobody foresaw goes to the log, with its trace and the id that the caller gets."""
+def failure_of(error: Exception, request_id: str) -> Failure:
+    """What to tell the caller. What nobody foresaw goes to the log, with its trace and the id that the caller has."""
     if isinstance(error, RequestError):
         return Failure(
             STATUS_OF[type(error)],
             str(error),
+            request_id,
             getattr(error, "violations", ()),
             getattr(error, "retry_after_seconds", None),
         )
-    request_id = secrets.token_hex(8)
     _logger.error("request %s failed", request_id, exc_info=error)
     message = f"the server failed, and its log says why under {request_id}: report it to those who run the server"
-    return Failure(grpc.StatusCode.INTERNAL, message, request_id=request_id)
+    return Failure(grpc.StatusCode.INTERNAL, message, request_id)
 
 
-async def attempt(work: Awaitable[_Answer]) -> _Answer | Failure:
+async def attempt(work: Awaitable[_Answer], request_id: str) -> _Answer | Failure:
     """The answer, or why there is none. Cancellation passes through."""
     try:
         return await work
     except Exception as error:  # noqa: BLE001 - this is where every error becomes a status, and `failure_of` logs it
-        return failure_of(error)
+        return failure_of(error, request_id)
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], failure: Failure) -> NoReturn:
@@ -95,7 +112,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], failure: Failure) -
     await context.abort(
         failure.code,
         _cut(failure.message, _LONGEST_MESSAGE_BYTES),
-        ((DETAILS_KEY, _status(failure).SerializeToString()),),
+        ((REQUEST_ID_KEY, failure.request_id), (DETAILS_KEY, _status(failure).SerializeToString())),
     )
 
 
@@ -120,8 +137,7 @@ def _status(failure: Failure) -> Status:
         retry = RetryInfo()
         retry.retry_delay.FromMilliseconds(round(failure.retry_after_seconds * 1000))
         status.details.add().Pack(retry)
-    if failure.request_id:
-        status.details.add().Pack(RequestInfo(request_id=failure.request_id))
+    status.details.add().Pack(RequestInfo(request_id=failure.request_id))
     return status
 
 

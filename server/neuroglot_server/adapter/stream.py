@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
-
-import grpc
+from functools import partial
 
 from neuroglot.errors import Violation
 from neuroglot.v1 import analysis_pb2, result_pb2, service_pb2
-from neuroglot_server.adapter import wire
+from neuroglot_server.adapter import requests, wire
+from neuroglot_server.adapter.calls import Call
 from neuroglot_server.adapter.gate import Gate, GoingDown
+from neuroglot_server.adapter.room import Held, Room
 from neuroglot_server.adapter.statuses import Failure, attempt, failure_of, group_error
-from neuroglot_server.core import InvalidRequest, QueueFull
+from neuroglot_server.core import Analysis, InvalidRequest, Priority, QueueFull
 
-_logger = logging.getLogger(__name__)
-
-Analyze = Callable[[service_pb2.AnalyzeGroupsRequest], Awaitable[result_pb2.GroupResult]]
-Context = grpc.aio.ServicerContext[bytes, service_pb2.AnalyzeGroupsResponse]
+Analyze = Callable[[service_pb2.AnalyzeGroupsRequest, Analysis, Priority], Awaitable[result_pb2.GroupResult]]
+"""Gives the result of one group of a model, or raises; the request's own analysis is not looked at."""
+ExpectedBytes = Callable[[service_pb2.AnalyzeGroupsRequest, Analysis], int]
+"""About how large that result will be."""
 
 
 class GroupStream:
@@ -28,23 +28,37 @@ class GroupStream:
     client that sends too fast, or reads too slowly, is held back by HTTP/2's flow control instead of filling memory.
     """
 
-    def __init__(self, context: Context, analyze: Analyze, gate: Gate, groups_in_flight: int) -> None:
+    def __init__(
+        self,
+        call: Call,
+        analyze: Analyze,
+        expected_bytes: ExpectedBytes,
+        gate: Gate,
+        room: Room,
+        groups_in_flight: int,
+    ) -> None:
         """Prepare for a call.
 
         Args:
-            context: the call, whose messages are read as bytes.
-            analyze: gives the result of one complete request, or raises.
-            gate: when it closes, nothing more is read, and what is in flight is still answered.
+            call: the call.
+            analyze: gives the result of one group, or raises.
+            expected_bytes: how large it will be.
+            gate: when it closes, nothing more is read, and what runs is still answered.
+            room: what all calls hold together; while it is full, groups are taken one by one.
             groups_in_flight: number of places.
         """
-        self._context = context
+        self._call = call
         self._analyze = analyze
+        self._expected_bytes = expected_bytes
         self._gate = gate
+        self._room = room
         self._places = asyncio.Semaphore(groups_in_flight)
-        self._writing = asyncio.Lock()
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._ids_in_flight: set[str] = set()
         self._model = ""
-        self._analysis = analysis_pb2.Analysis()
+        self._analysis: Analysis | InvalidRequest = Analysis()
 
     async def run(self) -> None:
         """Answer groups until the client has sent its last. If it goes away, all that is in flight is cancelled.
@@ -56,45 +70,72 @@ class GroupStream:
             closing = tasks.create_task(self._gate.closed.wait())
             while True:
                 await self._places.acquire()
+                await self._first_of(self._room.free(), self._idle.wait(), closing)
                 raw = await self._read(closing)
-                if not isinstance(raw, bytes):
+                if raw is None:
                     break
-                tasks.create_task(self._serve(raw)).add_done_callback(lambda _: self._places.release())
+                self._in_flight += 1
+                self._idle.clear()
+                held = self._room.hold(len(raw))
+                tasks.create_task(self._serve(raw, held)).add_done_callback(partial(self._leave, held))
+            going_down = closing.done()
             closing.cancel()
-        if raw is None:
+        if going_down:
             raise GoingDown
 
-    async def _read(self, closing: asyncio.Task[bool]) -> object:
-        """The next message; gRPC's end-of-file after the last one; None once the gate is closed."""
+    def _leave(self, held: Held, _: asyncio.Task[None]) -> None:
+        """Give back what a group took up, however it ended."""
+        held.resize(0)
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._idle.set()
+        self._places.release()
+
+    async def _read(self, closing: asyncio.Task[bool]) -> bytes | None:
+        """The next message; None after the last one, and once the gate is closed."""
         if closing.done():
             return None
-        reading = asyncio.ensure_future(self._context.read())
-        try:
-            await asyncio.wait((reading, closing), return_when=asyncio.FIRST_COMPLETED)
-            return reading.result() if reading.done() else None
-        finally:
-            reading.cancel()
+        reading = asyncio.ensure_future(self._call.read())
+        await self._first_of(reading, closing)
+        return reading.result() if reading.done() and not reading.cancelled() else None
 
-    def _serve(self, raw: bytes) -> Coroutine[None, None, None]:
+    async def _first_of(self, *events: Awaitable[object]) -> None:
+        """Come back when the first of these has happened, and wait for the others no more; the gate's is for all."""
+        tasks = [asyncio.ensure_future(event) for event in events]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks[:-1]:
+                task.cancel()
+
+    def _serve(self, raw: bytes, held: Held) -> Coroutine[None, None, None]:
         """Take a message in, now, for the next one may build on it; what comes back has it answered."""
         request = service_pb2.AnalyzeGroupsRequest()
         try:
             request = wire.parse(service_pb2.AnalyzeGroupsRequest, raw)
-            self._complete(request)
+            analysis = self._complete(request)
             wire.check(request)
             self._admit(request.group.id)
         except InvalidRequest as error:
-            return self._write(request.group.id, failure_of(error))
-        return self._answer(request)
+            return self._write(request.group.id, failure_of(error, self._call.request_id), held)
+        held.resize(len(raw) + self._expected_bytes(request, analysis))
+        return self._answer(request, analysis, held)
 
-    def _complete(self, request: service_pb2.AnalyzeGroupsRequest) -> None:
-        """Fill in what the client left out since it is as in the message before."""
-        if request.model:
-            self._model = request.model
+    def _complete(self, request: service_pb2.AnalyzeGroupsRequest) -> Analysis:
+        """Fill in what the client left out since it is as in the message before.
+
+        An analysis is read once for all groups that it stands for, however large its neurons are.
+
+        Raises:
+            InvalidRequest: the analysis is wrong, or was when it was sent.
+        """
+        request.model = self._model = request.model or self._model
         if request.HasField("analysis"):
-            self._analysis = request.analysis
-        request.model = self._model
-        request.analysis.CopyFrom(self._analysis)
+            self._analysis = _read_analysis(request.analysis)
+            request.ClearField("analysis")
+        if isinstance(self._analysis, InvalidRequest):
+            raise self._analysis
+        return self._analysis
 
     def _admit(self, group_id: str) -> None:
         """Hold a group's id until it is answered.
@@ -109,29 +150,45 @@ class GroupStream:
             raise InvalidRequest([Violation("group.id", wrong)])
         self._ids_in_flight.add(group_id)
 
-    async def _answer(self, request: service_pb2.AnalyzeGroupsRequest) -> None:
-        outcome = await attempt(self._analyze_when_there_is_room(request))
+    async def _answer(self, request: service_pb2.AnalyzeGroupsRequest, analysis: Analysis, held: Held) -> None:
+        outcome = await attempt(self._analyze_when_there_is_room(request, analysis), self._call.request_id)
         self._ids_in_flight.remove(request.group.id)  # first, for the client may use it again once it reads the answer
-        await self._write(request.group.id, outcome)
+        await self._write(request.group.id, outcome, held)
 
-    async def _analyze_when_there_is_room(self, request: service_pb2.AnalyzeGroupsRequest) -> result_pb2.GroupResult:
-        """A full queue is no error on a stream: the group waits in its place, and with it the sender."""
+    async def _analyze_when_there_is_room(
+        self, request: service_pb2.AnalyzeGroupsRequest, analysis: Analysis
+    ) -> result_pb2.GroupResult:
+        """A full queue is no error on a stream: the group waits in its place, and with it the sender.
+
+        Raises:
+            GoingDown: the gate closed meanwhile.
+        """
+        priority = requests.priority(request.priority, Priority.BULK)
         while True:
             try:
-                return await self._analyze(request)
+                return await self._analyze(request, analysis, priority)
             except QueueFull as full:
-                await asyncio.sleep(full.retry_after_seconds)
+                try:
+                    await asyncio.wait_for(self._gate.closed.wait(), full.retry_after_seconds)
+                except TimeoutError:
+                    continue
+                raise GoingDown from None
 
-    async def _write(self, group_id: str, outcome: result_pb2.GroupResult | Failure) -> None:
-        """Write one answer; gRPC allows no two writes at once, and each waits until there is room for it."""
+    async def _write(self, group_id: str, outcome: result_pb2.GroupResult | Failure, held: Held) -> None:
+        """Write one answer; each waits until there is room for it on the way to the client."""
         response = service_pb2.AnalyzeGroupsResponse(group_id=group_id)
         if isinstance(outcome, Failure):
             response.error.CopyFrom(group_error(outcome))
         else:
             response.result.CopyFrom(outcome)
-        async with self._writing:
-            try:
-                await self._context.write(response)
-            except grpc.aio.InternalError:
-                # The client is gone; gRPC cancels the whole call next. It is no fault of ours that the log should have.
-                _logger.debug("nobody is left to read the answer to group %r", group_id)
+        held.resize(response.ByteSize())
+        await self._call.write(response)
+
+
+def _read_analysis(message: analysis_pb2.Analysis) -> Analysis | InvalidRequest:
+    """An analysis, or what is wrong with it."""
+    try:
+        wire.check(service_pb2.AnalyzeGroupsRequest(analysis=message))
+    except InvalidRequest as error:
+        return error
+    return requests.analysis(message)

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from neuroglot.errors import Violation
-from neuroglot.v1 import analysis_pb2
+from neuroglot.v1 import analysis_pb2, service_pb2
 from neuroglot_server.core import InvalidRequest
 from neuroglot_server.validation import refuse
 
@@ -24,10 +24,15 @@ _Request = TypeVar("_Request", bound=Message)
 _MUST_BE_SET = {
     analysis_pb2.Intervention.DESCRIPTOR.full_name: ("selection",),
     analysis_pb2.Control.DESCRIPTOR.full_name: ("of",),
+    service_pb2.CaptureActivationsRequest.DESCRIPTOR.full_name: ("row",),
+    service_pb2.GenerateRequest.DESCRIPTOR.full_name: ("row",),
+    service_pb2.UploadNeuronSetRequest.DESCRIPTOR.full_name: ("neurons",),
 }
 """Messages inside of messages that have no meaning when left out."""
 
-_ZERO_HAS_A_MEANING = frozenset({analysis_pb2.Scope.DESCRIPTOR.full_name})
+_ZERO_HAS_A_MEANING = frozenset(
+    enum.DESCRIPTOR.full_name for enum in (analysis_pb2.Scope, analysis_pb2.ScoreTarget, service_pb2.Priority)
+)
 """Enums whose `_UNSPECIFIED` the contract gives a meaning."""
 
 

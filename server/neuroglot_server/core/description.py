@@ -33,14 +33,26 @@ class Settings:
     Attributes:
         limits: what a request may ask for.
         batch_tokens: most padded tokens a batch: rows times the longest row, past and encoder's prompt included.
+        batch_bytes: most that the keys, values, taps, masks and logits of one batch may take up.
         queue_tokens: most tokens that may wait; over it, `QueueFull`.
+        queue_bytes: most that the requests in the house may take up: forked keys and values, taps and results.
+        cache_bytes: most that keys, values and results take up that are kept for the next request; 0 for none.
+        shared_cache: whether tenants see each other's cached prompts. A hit is faster, which can be timed.
+        hang_seconds: a pass that runs longer turns the model's health red.
         threads: threads of ONNX Runtime; 0 for one a core.
+        device: where passes run: `cpu`, `cuda` or `cuda:1`.
     """
 
     limits: Limits = field(default_factory=Limits)
     batch_tokens: int = 4096
+    batch_bytes: int = 512 * 2**20
     queue_tokens: int = 1_000_000
+    queue_bytes: int = 2**30
+    cache_bytes: int = 256 * 2**20
+    shared_cache: bool = False
+    hang_seconds: float = 300.0
     threads: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,7 @@ class ComponentDescription:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """A model as it is served."""
+    """A model as it is served; `queue_tokens` is most that may wait or run at once, of all callers together."""
 
     name: str
     family: str
@@ -68,3 +80,4 @@ class ModelDescription:
     vocabulary_size: int
     dtype: str
     limits: Limits
+    queue_tokens: int = Settings.queue_tokens

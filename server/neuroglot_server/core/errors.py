@@ -4,6 +4,7 @@ RequestError
 ├── InvalidRequest    fields of a request that are wrong, each with its path and what is allowed
 ├── ModelNotFound     a model that is not served; names those that are
 ├── QueueFull         too much is waiting; says how long to wait
+├── UploadNotFound    neurons that the tenant has not uploaded, or too long ago
 ├── NotFinite         the baseline of a group has a NaN or an infinity: its neurons have no types
 └── ModelClosed       the model went down while the request waited
 """
@@ -39,11 +40,19 @@ class ModelNotFound(RequestError):
 
     def __init__(self, name: str, served: Sequence[str]) -> None:
         """Name the models that are served."""
-        super().__init__(f"model {name!r} is not served here: there is {', '.join(served)}")
+        super().__init__(f"model {name!r} is not served here: there is {', '.join(served) or 'none'}")
+
+
+class UploadNotFound(RequestError):
+    """Neurons that are not here: never uploaded, or dropped since."""
+
+    def __init__(self, name: str) -> None:
+        """Say what to do."""
+        super().__init__(f"no uploaded neurons are named {name!r} here: upload them again, and ask again")
 
 
 class QueueFull(RequestError):
-    """Too much is waiting.
+    """Too much is waiting, of everybody's or of one tenant's.
 
     Attributes:
         retry_after_seconds: when a try is likely to find room.

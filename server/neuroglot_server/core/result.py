@@ -23,6 +23,21 @@ class RowResult:
 
 
 @dataclass(frozen=True, eq=False)
+class LeadingNeurons:
+    """The neurons of the largest values of each row and layer, the largest first.
+
+    Attributes:
+        neurons: int64 `[rows, layers, k]`.
+        values: float32, of the same shape.
+        codes: the neurons' types, uint8, of the same shape.
+    """
+
+    neurons: NDArray[np.int64]
+    values: NDArray[np.float32]
+    codes: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
 class ContributionResult:
     """Contributions by type.
 
@@ -30,11 +45,30 @@ class ContributionResult:
         top_k: how many neurons of a layer count as top contributors.
         top_counts: top contributors of each type, int64 `[rows, layers, 4]`.
         sums: sum of the contributions of each type, float32 `[rows, layers, 4]`.
+        leading: the largest contributors; None unless asked for.
     """
 
     top_k: int
     top_counts: NDArray[np.int64]
     sums: NDArray[np.float32]
+    leading: LeadingNeurons | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class EffectiveScoreResult:
+    """Effective scores by type; a type without neurons has 0 everywhere.
+
+    Attributes:
+        maxima: float32 `[rows, layers, 4]`; rows without an answer are NaN, here and below.
+        minima: likewise.
+        sums: likewise; the mean is the sum by the type's count.
+        leading: the neurons of the highest scores; None unless asked for.
+    """
+
+    maxima: NDArray[np.float32]
+    minima: NDArray[np.float32]
+    sums: NDArray[np.float32]
+    leading: LeadingNeurons | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +79,14 @@ class ThresholdResult:
         threshold: the threshold.
         type_counts: neurons of each type, int64 `[layers, 4]`; None where the group has one row.
         active_counts: active neurons, int64 `[layers, rows]`.
-        near_threshold: activations within 1e-5 of the threshold, over all layers and rows.
+        near_threshold: activations within 1e-5 of the threshold, at 0 only those above it, over all layers and rows.
         type_map: packed type codes, 2 bits a neuron; empty unless asked for.
         active_bitmaps: packed active neurons of each row; empty unless asked for.
         contribution: None unless asked for, and where the group has one row.
+        effective_score: likewise, and for an encoder, which does not write to where tokens are told apart.
+        dead_counts: neurons inactive at every position of the row's prompt, int64 `[layers, rows]`; None unless asked
+            for.
+        dead_bitmaps: which those are, packed, one a row; empty unless `dead` and `active_bitmaps` are asked for.
     """
 
     threshold: float
@@ -58,6 +96,9 @@ class ThresholdResult:
     type_map: bytes = b""
     active_bitmaps: tuple[bytes, ...] = ()
     contribution: ContributionResult | None = None
+    effective_score: EffectiveScoreResult | None = None
+    dead_counts: NDArray[np.int64] | None = None
+    dead_bitmaps: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +127,7 @@ class RowPrediction:
     starts_with_answer: bool | None = None
     selected_neurons: int = 0
     selected_active_neurons: int = 0
+    choice_log_probabilities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,3 +165,33 @@ class TokenizedText:
 
     ids: tuple[int, ...]
     tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CapturedLayer:
+    """Raw activations of one layer of one row.
+
+    Attributes:
+        layer: the layer.
+        positions: the positions, counted from the prompt's first token, `[positions]`.
+        values: in the model's dtype, `[positions, neurons]`.
+    """
+
+    layer: int
+    positions: NDArray[np.int64]
+    values: NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class GeneratedToken:
+    """One token of a generation.
+
+    Attributes:
+        id: the token.
+        text: what it adds to the text so far; may be empty where a character needs more than one token.
+        log_probability: in nats.
+    """
+
+    id: int
+    text: str
+    log_probability: float

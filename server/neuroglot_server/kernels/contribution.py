@@ -20,18 +20,25 @@ def contributions(coefficients: NDArray[np.floating], norms: NDArray[np.float32]
     Returns:
         float32 `[R, layers, neurons]`; each row and layer adds up to 1, or is all 0 where every m is 0.
     """
-    written: NDArray[np.float32] = np.abs(coefficients) * norms
+    written = magnitudes(coefficients, norms)
     totals = written.sum(axis=-1, keepdims=True)
     shares: NDArray[np.float32] = np.divide(written, totals, out=np.zeros_like(written), where=totals > 0)
     return shares
 
 
-def top_k(neurons: int, top_fraction: float) -> int:
-    """How many neurons of a layer count as its top contributors: `ceil(top_fraction * neurons)`, at least 1.
+def magnitudes(coefficients: NDArray[np.floating], norms: NDArray[np.float32]) -> NDArray[np.float32]:
+    """|m_i| * ||v_i||, how long what each neuron writes is: Eq. 3 without the division; arguments as there."""
+    written: NDArray[np.float32] = np.abs(coefficients) * norms
+    return written
 
-    The product is rounded to nine decimals first: 0.1 * 30 is 3.0000000000000004 in floats, and means 3.
+
+def top_k(neurons: int, top_fraction: float, k: int = 0) -> int:
+    """How many neurons of a layer count as its top contributors: k, or where that is 0 `ceil(top_fraction * neurons)`.
+
+    The product is rounded to nine decimals first, for 0.1 * 30 is 3.0000000000000004 in floats, and means 3; but it is
+    at least 1.
     """
-    return max(1, math.ceil(round(top_fraction * neurons, 9)))
+    return k or max(1, math.ceil(round(top_fraction * neurons, 9)))
 
 
 def top(values: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
@@ -50,6 +57,21 @@ def top(values: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
     room = k - np.count_nonzero(larger, axis=-1)[..., np.newaxis]
     chosen: NDArray[np.bool_] = larger | (equal & (np.cumsum(equal, axis=-1) <= room))
     return chosen
+
+
+def leading(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """The k largest along the last axis, the largest first; of equals, the lower index comes first.
+
+    Args:
+        values: `[..., neurons]`, finite.
+        k: 1 to neurons.
+
+    Returns:
+        Indices, int64 `[..., k]`.
+    """
+    ascending = np.nonzero(top(values, k))[-1].reshape(*values.shape[:-1], k)
+    order = np.argsort(-np.take_along_axis(values, ascending, axis=-1), axis=-1, kind="stable")
+    return np.take_along_axis(ascending, order, axis=-1)
 
 
 def counts_by_type(members: NDArray[np.bool_], codes: NDArray[np.uint8]) -> NDArray[np.int64]:

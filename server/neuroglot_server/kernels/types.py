@@ -23,8 +23,15 @@ def active(activations: NDArray[np.floating], threshold: float) -> NDArray[np.bo
 
 
 def near_threshold(activations: NDArray[np.floating], threshold: float) -> int:
-    """How many activations lie within `NEAR` of the threshold."""
-    return int(np.count_nonzero(np.abs(activations - np.float32(threshold)) <= NEAR))
+    """How many activations lie so near the threshold, within `NEAR`, that rounding may decide their side.
+
+    Those below a threshold of 0 are left out: GELU, SiLU and ReLU have a tail there, which no rounding brings above 0,
+    and an activation does not say whether it lies in the tail or comes from an input just below 0. Of inputs close to 0
+    about as many lie below it as above.
+    """
+    distances = activations - np.float32(threshold)
+    near = np.abs(distances) <= NEAR
+    return int(np.count_nonzero(near if threshold else near & (distances > 0)))
 
 
 def type_codes(activity: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -1,0 +1,209 @@
+"""Many groups over as many streams as it takes: one that breaks is followed by another, which asks what is unanswered.
+
+Every question is either answered once or fails once. No more of them are held than may be in flight.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from neuroglot.errors import (
+    DeadlineError,
+    NotFoundError,
+    OverloadedError,
+    ServerError,
+    UnavailableError,
+)
+from neuroglot.results import GroupFailure, GroupResult, require_same_bundle
+from neuroglot.retries import Patience
+from neuroglot.statuses import from_group_error
+from neuroglot.v1 import analysis_pb2, group_pb2, model_pb2, service_pb2
+
+if TYPE_CHECKING:
+    from neuroglot.connection import Connection
+
+
+@dataclass
+class Question:
+    """A group, and what is wanted of it.
+
+    Attributes:
+        group: the group, under an id of its own.
+        analysis: what is wanted; questions that want the same share the message.
+        due: by when it is to be answered, on the monotonic clock; set when it is sent first.
+        patience: what trouble of its own it may have; set when it has some.
+        restored: whether it is asked again after uploads were restored.
+    """
+
+    group: group_pb2.Group
+    analysis: analysis_pb2.Analysis
+    due: float = field(default=math.inf, init=False)
+    patience: Patience | None = field(default=None, init=False)
+    restored: bool = field(default=False, init=False)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On which terms many groups are asked about.
+
+    Attributes:
+        model: the model, as it was when the caller asked for it.
+        priority: how urgent the groups are.
+        in_flight: most groups to have under way.
+        timeout: seconds that all of it may take; None for ever.
+        group_timeout: seconds that each group may take from when it is sent first; None for ever.
+        restore: uploads again what the server may have lost; None where nothing was uploaded.
+    """
+
+    model: model_pb2.Model
+    priority: service_pb2.Priority.ValueType
+    in_flight: int
+    timeout: float | None
+    group_timeout: float | None
+    restore: Callable[[], None] | None
+
+
+class Resuming:
+    """Asks questions until each has its answer; to be iterated over once."""
+
+    def __init__(self, connection: Connection, terms: Terms, questions: Iterator[Question]) -> None:
+        """Nothing is taken or sent before the first answer is asked for."""
+        self._connection = connection
+        self._terms = terms
+        self._questions = questions
+        self._patience = connection.patience(terms.timeout)
+        self._unanswered: dict[str, Question] = {}  # sent, or to be sent again
+        self._refused: dict[str, tuple[Question, ServerError]] = {}  # for the time being
+        self._late: set[str] = set()  # given up, and in flight on the open stream nevertheless
+        self._exhausted = False
+        self._taking = False
+
+    def answers(self) -> Generator[GroupResult | GroupFailure, None, None]:
+        """Yield answers as they come.
+
+        Raises:
+            ModelChangedError: an answer is of another bundle than the model was.
+            NotFoundError: the model is gone.
+            ServerError: there was no stream to be had, for as long as retries go on.
+        """
+        while not (self._exhausted and not self._unanswered and not self._refused):
+            broken = yield from self._one_stream()
+            yield from self._overdue()
+            if broken is not None:
+                self._connection.pause(self._patience, broken)
+            elif self._refused:
+                yield from self._after_refusals()
+
+    def _one_stream(self) -> Generator[GroupResult | GroupFailure, None, ServerError | None]:
+        """Ask on one stream until no more can be asked on it; gives the error if it broke."""
+        self._late.clear()
+        in_flight, timeout = self._terms.in_flight, self._patience.time_left
+        stream = self._connection.exchange(self._requests(), in_flight, timeout, self._seconds_to_wait)
+        with closing(stream) as responses:
+            while not self._late or (len(self._late) < in_flight and not self._only_late_ones_are_left):
+                try:
+                    response = next(responses)
+                except StopIteration:
+                    return None
+                except ServerError as error:
+                    if self._taking:
+                        raise  # the maker of the groups did, and not the stream
+                    return error
+                if response is not None and (answer := self._settled(response)):
+                    yield answer
+                yield from self._overdue()
+        return None
+
+    def _requests(self) -> Generator[service_pb2.AnalyzeGroupsRequest, None, None]:
+        """One message a question; what is as in the message before is left out."""
+        previous = None
+        for question in self._to_ask():
+            yield service_pb2.AnalyzeGroupsRequest(
+                model=self._terms.model.name if previous is None else "",
+                group=question.group,
+                analysis=None if question.analysis is previous else question.analysis,
+                priority=self._terms.priority,
+            )
+            previous = question.analysis
+
+    def _to_ask(self) -> Generator[Question, None, None]:
+        """What earlier streams left unanswered, then new questions; none of those while others must be asked again."""
+        for group_id in tuple(self._unanswered):
+            if group_id in self._unanswered:  # and not overdue meanwhile
+                yield self._unanswered[group_id]
+        while not self._refused:
+            self._taking = True
+            question = next(self._questions, None)
+            self._taking = False
+            if question is None:
+                self._exhausted = True
+                return
+            if self._terms.group_timeout is not None:
+                question.due = time.monotonic() + self._terms.group_timeout
+            self._unanswered[question.group.id] = question
+            yield question
+
+    def _settled(self, response: service_pb2.AnalyzeGroupsResponse) -> GroupResult | GroupFailure | None:
+        """What a response says about its question; None where that is asked again, or was given up."""
+        question = self._unanswered.pop(response.group_id, None)
+        if question is None:
+            self._late.discard(response.group_id)
+            return None
+        if response.WhichOneof("outcome") == "result":
+            require_same_bundle(response.result.provenance, self._terms.model)
+            self._patience.calm()
+            return GroupResult(response.result)
+        error = from_group_error(response.error)
+        if isinstance(error, NotFoundError):  # no group is to blame: the model is gone, or an upload
+            if self._terms.restore is None or question.restored:
+                raise error
+            self._refused[response.group_id] = question, error
+            return None
+        if isinstance(error, UnavailableError | OverloadedError):
+            self._refused[response.group_id] = question, error
+            return None
+        return GroupFailure(response.group_id, error)
+
+    def _after_refusals(self) -> Generator[GroupFailure, None, None]:
+        """Do what is to be done before refused questions are asked again; those whose patience is over have failed."""
+        refused, self._refused = self._refused, {}
+        pauses: list[tuple[float, ServerError]] = []
+        if self._terms.restore and any(isinstance(error, NotFoundError) for _, error in refused.values()):
+            self._terms.restore()
+        for group_id, (question, error) in refused.items():
+            if isinstance(error, NotFoundError):
+                question.restored = True
+            else:
+                question.patience = question.patience or self._connection.patience(None)
+                seconds = question.patience.pause_after(error)
+                if seconds is None:
+                    yield GroupFailure(group_id, error)
+                    continue
+                pauses.append((seconds, error))
+            self._unanswered[group_id] = question
+        if pauses:
+            self._connection.wait(*max(pauses, key=itemgetter(0)))
+
+    def _overdue(self) -> Generator[GroupFailure, None, None]:
+        """Give up the groups whose time is over."""
+        now = time.monotonic()
+        for group_id in [group_id for group_id, question in self._unanswered.items() if question.due <= now]:
+            del self._unanswered[group_id]
+            self._late.add(group_id)
+            message = f"group {group_id!r} had no answer within the {self._terms.group_timeout:g} s that a group has"
+            yield GroupFailure(group_id, DeadlineError("DEADLINE_EXCEEDED", message))
+
+    def _seconds_to_wait(self) -> float | None:
+        """How long the next answer may take before the time of a group is over."""
+        due = min((question.due for question in self._unanswered.values()), default=math.inf)
+        return None if math.isinf(due) else max(0.0, due - time.monotonic())
+
+    @property
+    def _only_late_ones_are_left(self) -> bool:
+        return self._exhausted and not self._unanswered

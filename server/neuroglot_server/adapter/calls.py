@@ -1,0 +1,212 @@
+"""What all calls have in common: a name, a caller, an end, and somebody who takes note of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from time import monotonic
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.message import Message
+
+from neuroglot_server.adapter.gate import Gate
+from neuroglot_server.adapter.identity import REQUEST_ID_KEY, Access, metadata_of, request_id
+from neuroglot_server.adapter.statuses import Failure, abort, attempt
+from neuroglot_server.core import Caller, Priority, Quota
+from neuroglot_server.logs import FIELDS, current_request
+from neuroglot_server.tenants import Tenant
+
+_logger = logging.getLogger("neuroglot_server.requests")
+
+Context = grpc.aio.ServicerContext[bytes, Message]
+
+
+class TransportObserver(Protocol):
+    """Is told what the transport does; must be quick and must not raise."""
+
+    def started(self, method: str) -> None:
+        """A call has come in."""
+
+    def handled(self, method: str, code: str, seconds: float) -> None:
+        """A call has ended with a status, `OK` or another."""
+
+    def held(self, size: int) -> None:
+        """So many bytes of requests and results are held by the transport now."""
+
+    def models(self, answering: Mapping[str, bool]) -> None:
+        """These models are served, and answer or hang."""
+
+
+Describe = Callable[[dict[str, str | float]], None]
+"""Adds what is known by the end of a span to it."""
+
+
+class Tracer(Protocol):
+    """Makes spans of a trace."""
+
+    def span(self, name: str, metadata: Mapping[str, str | bytes] | None = None) -> AbstractContextManager[Describe]:
+        """A context manager that gives a `Describe`; the metadata of a call may name the trace that it belongs to."""
+
+
+class Unwatched:
+    """An observer of the transport that looks away."""
+
+    def started(self, method: str) -> None:
+        """Look away."""
+
+    def handled(self, method: str, code: str, seconds: float) -> None:
+        """Look away."""
+
+    def held(self, size: int) -> None:
+        """Look away."""
+
+    def models(self, answering: Mapping[str, bool]) -> None:
+        """Look away."""
+
+
+class Untraced:
+    """A tracer for nobody."""
+
+    @contextmanager
+    def span(self, name: str, metadata: Mapping[str, str | bytes] | None = None) -> Iterator[Describe]:
+        """No span."""
+        yield lambda _: None
+
+
+class Call:
+    """One call while it is answered.
+
+    Attributes:
+        method: its name, `AnalyzeGroup`.
+        request_id: its name in logs, traces and answers.
+        tenant: whose it is, once that is known.
+        model: the model that it is about, once that is known to be served.
+        queue_ms: how long its groups waited for batches, in all.
+        compute_ms: how long batches with its groups ran, in all.
+    """
+
+    def __init__(self, method: str, name: str, context: Context) -> None:
+        """A call that has just come in."""
+        self.method = method
+        self.request_id = name
+        self.tenant = Tenant()
+        self.model = ""
+        self.queue_ms = 0.0
+        self.compute_ms = 0.0
+        self._context = context
+        self._writing = asyncio.Lock()
+
+    def caller(self, priority: Priority) -> Caller:
+        """Who asks, in the core's words."""
+        return Caller(self.tenant.name, priority, self.tenant.quota, self.request_id)
+
+    @property
+    def quota(self) -> Quota:
+        """What its tenant may take up."""
+        return self.tenant.quota
+
+    async def read(self) -> bytes | None:
+        """The next message; None after the last one."""
+        raw: object = await self._context.read()
+        return raw if isinstance(raw, bytes) else None
+
+    async def write(self, message: Message) -> None:
+        """Write a message, and come back when the connection has taken it.
+
+        Raises:
+            CancelledError: nobody is there to read it.
+        """
+        async with self._writing:  # gRPC allows no two writes at once
+            try:
+                await self._context.write(message)
+            except grpc.aio.InternalError:
+                # gRPC cancels the whole call next. It is no fault of ours that the log should have.
+                _logger.debug("nobody is left to read an answer")
+                raise asyncio.CancelledError from None
+
+
+Answer = Callable[[Call], Awaitable[None]]
+
+
+class Calls:
+    """Takes calls in: gives each a name, finds out whose it is, lets it through the gate, and notes how it ends.
+
+    To gRPC every method is a stream in both directions, which looks the same on the wire: so all this happens before
+    the first byte of a message is read, and nobody who may not come in can have us hold one.
+    """
+
+    def __init__(self, gate: Gate, access: Access, observer: TransportObserver, tracer: Tracer) -> None:
+        """Take in whoever the gate and the access let in."""
+        self._gate = gate
+        self._access = access
+        self._observer = observer
+        self._tracer = tracer
+
+    def method(self, name: str, answer: Answer) -> grpc.RpcMethodHandler[Any, Any]:
+        """A method that answers calls by this function."""
+
+        async def behave(_: object, context: Context) -> None:
+            metadata = metadata_of(context)
+            call = Call(name, request_id(metadata), context)
+            current_request.set(call.request_id)  # gRPC has made a task of its own for this call
+            context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+
+            async def work() -> None:
+                with self._gate.enter():
+                    call.tenant = self._access.tenant(metadata, context.auth_context())
+                    await answer(call)
+
+            with self._noted(call, metadata, context) as ended:
+                outcome = await attempt(work(), call.request_id)
+                if isinstance(outcome, Failure):
+                    ended(outcome.code)
+                    await abort(context, outcome)
+                ended(grpc.StatusCode.OK)
+
+        return grpc.stream_stream_rpc_method_handler(behave, response_serializer=_serialized)
+
+    def part(self, name: str) -> AbstractContextManager[Describe]:
+        """A part of the running call, for its trace."""
+        return self._tracer.span(name)
+
+    @contextmanager
+    def _noted(
+        self, call: Call, metadata: Mapping[str, str | bytes], context: Context
+    ) -> Iterator[Callable[[grpc.StatusCode], None]]:
+        """Count a call, trace it, and write its line; whoever does not say how it ended was cut off."""
+        code = grpc.StatusCode.CANCELLED
+
+        def ended(how: grpc.StatusCode) -> None:
+            nonlocal code
+            code = how
+
+        start = monotonic()
+        self._observer.started(call.method)
+        with self._tracer.span(call.method, metadata) as describe:
+            try:
+                yield ended
+            finally:
+                remaining = context.time_remaining()
+                if code is grpc.StatusCode.CANCELLED and remaining is not None and remaining <= 0:
+                    code = grpc.StatusCode.DEADLINE_EXCEEDED
+                seconds = monotonic() - start
+                self._observer.handled(call.method, code.name, seconds)
+                fields: dict[str, str | float] = {
+                    "method": call.method,
+                    "code": code.name,
+                    "tenant": call.tenant.name,
+                    "model": call.model,
+                    "duration_ms": round(seconds * 1000, 3),
+                    "queue_ms": round(call.queue_ms, 3),
+                    "compute_ms": round(call.compute_ms, 3),
+                }
+                describe({f"neuroglot.{key}": value for key, value in fields.items()})
+                text = " ".join(f"{key}={value}" for key, value in fields.items() if value != "")
+                _logger.info("%s", text, extra={FIELDS: fields})
+
+
+def _serialized(message: Message) -> bytes:
+    return message.SerializeToString()

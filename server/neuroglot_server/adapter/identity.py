@@ -1,0 +1,128 @@
+"""Who calls: by a bearer token, by the certificate of the connection, or nobody in particular."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import ssl
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import grpc
+
+from neuroglot.errors import NeuroglotError
+from neuroglot_server.core import RequestError
+from neuroglot_server.deployment import Certificates
+from neuroglot_server.tenants import Tenant, Tenants
+
+REQUEST_ID_KEY = "x-request-id"
+"""Metadata in which a caller may name a request, and in the end of every call its name."""
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+_EVERYBODY = Tenant(may_manage_models=True)
+"""Whoever reaches a server that does not ask: it listens where its operator trusts whoever can."""
+
+
+class CertificateError(NeuroglotError):
+    """Files for TLS that cannot be read or do not belong together."""
+
+
+class Unauthenticated(RequestError):
+    """The server asks for a token, and there was none that it knows."""
+
+
+class PermissionDenied(RequestError):
+    """The tenant may not do this."""
+
+
+def credentials(files: Certificates) -> grpc.ServerCredentials:
+    """What a port is opened with for TLS.
+
+    Raises:
+        CertificateError: a file cannot be read, or the key is another certificate's.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        content = [file.read_bytes() for file in files if file is not None]
+        context.load_cert_chain(files.certificate, files.key, password="")  # an empty one, lest it asks at a terminal
+        if files.client_ca is not None:
+            context.load_verify_locations(files.client_ca)
+    except ssl.SSLError as error:
+        named = ", ".join(str(file) for file in files if file is not None)
+        raise CertificateError(
+            f"{named} do not belong together or are not in PEM form ({error.reason or error}): give the certificate "
+            "of one server and its key, the key without a password"
+        ) from None
+    except OSError as error:
+        raise CertificateError(f"cannot read {error.filename}: {error.strerror}") from None
+    certificate, key, *client_ca = content
+    return grpc.ssl_server_credentials(
+        [(key, certificate)], client_ca[0] if client_ca else None, require_client_auth=bool(client_ca)
+    )
+
+
+class Access:
+    """Finds the tenant of a call."""
+
+    def __init__(self, tenants: Tenants | None = None, *, client_certificates: bool = False) -> None:
+        """Ask for what there is to ask for; by default for nothing.
+
+        Args:
+            tenants: those who have tokens, and what each tenant may do.
+            client_certificates: whether every connection comes with a certificate: its common name is a tenant's.
+        """
+        self._tenants = tenants
+        self._client_certificates = client_certificates
+
+    def tenant(self, metadata: Mapping[str, str | bytes], certificate: Mapping[str, Iterable[bytes]]) -> Tenant:
+        """Whose call it is. A token counts before a certificate.
+
+        Args:
+            metadata: the call's.
+            certificate: what gRPC says of the connection (`auth_context`).
+
+        Raises:
+            Unauthenticated: there is no token, or one that is not known.
+        """
+        token = _bearer(metadata)
+        if self._tenants is not None and token:
+            tenant = self._tenants.of_token(token)
+            if tenant is None:
+                raise Unauthenticated("the token is not known here: ask those who run the server for one")
+            return tenant
+        if self._client_certificates:
+            name = _common_name(certificate)
+            return self._tenants.named(name) if self._tenants is not None else Tenant(name)
+        if self._tenants is not None:
+            raise Unauthenticated("this server asks for a token: send it as metadata, `authorization: Bearer TOKEN`")
+        return _EVERYBODY
+
+
+def request_id(metadata: Mapping[str, str | bytes]) -> str:
+    """The id that the caller gave its request, if it is fit to be written into a log, or else a new one."""
+    given = metadata.get(REQUEST_ID_KEY, "")
+    return given if isinstance(given, str) and _SANE_REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def metadata_of(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str | bytes]:
+    """The metadata of a call; of several values of one key the last."""
+    return dict(context.invocation_metadata() or ())
+
+
+def _bearer(metadata: Mapping[str, str | bytes]) -> str:
+    """The token that a call shows; empty for none."""
+    scheme, _, token = str(metadata.get("authorization", "")).partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _common_name(certificate: Mapping[str, Iterable[bytes]]) -> str:
+    """The common name of a client's certificate.
+
+    Raises:
+        Unauthenticated: it has none.
+    """
+    name = b"".join(certificate.get("x509_common_name", ())).decode(errors="replace")
+    if not name or not name.isprintable():
+        raise Unauthenticated("the client's certificate has no common name, which says whose it is: make one that has")
+    return name

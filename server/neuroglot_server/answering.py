@@ -1,0 +1,145 @@
+"""How cases are answered: their prompts are read, and then the tokens of their answers are run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from neuroglot_server.batcher import Batcher, Timing
+from neuroglot_server.cases import Case
+from neuroglot_server.core import DECODER, Caller, NotFinite, Prediction
+from neuroglot_server.generation import Continuation, generate, most_tokens
+from neuroglot_server.kernels import types
+from neuroglot_server.reading import Reader
+from neuroglot_server.sharing import Sharing, Wanted, Whole
+from neuroglot_server.steps import RowStep
+from neuroglot_server.text import Text
+
+
+@dataclass(frozen=True, eq=False)
+class Answering:
+    """Brings cases through the model; all of it may raise `ModelClosed`.
+
+    Attributes:
+        reader: brings prompts to where their answers begin.
+        decoder: runs steps of the decoder.
+        sharing: what is known of them.
+        text: the model's tokenizer.
+        eos: tokens that end a generation.
+        dtype: of activations, for messages.
+    """
+
+    reader: Reader
+    decoder: Batcher
+    sharing: Sharing
+    text: Text
+    eos: Collection[int]
+    dtype: np.dtype[np.floating]
+
+    async def baseline(
+        self,
+        cases: Sequence[Case],
+        prediction: Prediction | None,
+        timing: Timing,
+        caller: Caller,
+        thresholds: tuple[float, ...] = (),
+    ) -> None:
+        """Read the prompts of cases without interventions, and begin their answers.
+
+        Args:
+            cases: of one group.
+            prediction: None where only activations are wanted.
+            timing: is added to.
+            caller: who asks.
+            thresholds: as in `Reader.read`.
+
+        Raises:
+            NotFinite: a case has activations or logits that are not finite.
+        """
+        await self.reader.read(cases, timing, caller, thresholds)
+        self._require_finite(cases)
+        await self.begin(cases, prediction, timing, caller)
+        self._require_finite(cases)
+        if thresholds:
+            for case in cases:
+                _add_last_token(case, thresholds)
+
+    async def under_interventions(
+        self, cases: Sequence[Case], prediction: Prediction, timing: Timing, caller: Caller
+    ) -> None:
+        """Begin the answers of cases that were forked from baselines, whose prompts are read anew where need be."""
+        anew = [case for case in cases if self.reader.changed(case.edits)]
+        await self.reader.read(anew, timing, caller)
+        await self.begin(cases, prediction, timing, caller)
+
+    async def begin(self, cases: Sequence[Case], prediction: Prediction | None, timing: Timing, caller: Caller) -> None:
+        """Run the tokens from which the answers begin, and where predictions are wanted gold answers and choices."""
+        steps = [self._gold(case, prediction) for case in cases]
+        choices = {
+            (place, choice): self._choice(case, choice)
+            for place, case in enumerate(cases)
+            for choice in case.row.choices
+            if prediction is not None and choice != case.row.gold
+        }
+        wanted: list[Wanted] = [Whole(DECODER, case.prompt, step) for case, step in zip(cases, steps, strict=True)]
+        wanted += [Whole(DECODER, cases[place].prompt, step) for (place, _), step in choices.items()]
+        results = [result for (result,) in await self.sharing.run(wanted, self.decoder, timing, caller)]
+        of_choices = dict(zip(choices, results[len(cases) :], strict=True))
+        for place, (case, step, result) in enumerate(zip(cases, steps, results, strict=False)):
+            case.results[DECODER] = result
+            if prediction is None:
+                continue
+            case.choices = [of_choices.get((place, choice), result) for choice in case.row.choices]
+            if prediction.generate and result.finite:
+                most = most_tokens(case.row, prediction)
+                case.continuation = Continuation.after(case.row, step, result, case.prompt, most)
+
+    async def go_on(self, cases: Sequence[Case], timing: Timing, caller: Caller) -> None:
+        """Generate all answers that were begun and have not ended."""
+        begun = [case.continuation for case in cases if case.continuation is not None]
+        run = partial(self.sharing.run, batcher=self.decoder, timing=timing, caller=caller)
+        await generate(begun, self.eos, self.text, run)
+
+    def _require_finite(self, baseline: Sequence[Case]) -> None:
+        """Refuse a baseline that has no types."""
+        for case in baseline:
+            for component, result in case.results.items():
+                if not result.finite:
+                    raise NotFinite(
+                        f"row {case.row.label!r} gives numbers that are not finite in the {component} without any "
+                        f"intervention, so its neurons have no types: the model overflows {self.dtype} on this prompt"
+                    )
+
+    def _gold(self, case: Case, prediction: Prediction | None) -> RowStep:
+        gold = case.row.gold if prediction is not None else ()
+        return RowStep(
+            tokens=(self.reader.start(case.row), *gold[:-1]),
+            past=case.past,
+            cross=case.cross,
+            edits=case.edits.of(DECODER),
+            taps=not case.edits.anywhere,
+            scored=prediction is not None,
+            targets=gold,
+            keep=prediction is not None and prediction.generate,
+        )
+
+    def _choice(self, case: Case, choice: tuple[int, ...]) -> RowStep:
+        return RowStep(
+            tokens=(self.reader.start(case.row), *choice[:-1]),
+            past=case.past,
+            cross=case.cross,
+            edits=case.edits.of(DECODER),
+            scored=True,
+            targets=choice,
+        )
+
+
+def _add_last_token(case: Case, thresholds: Sequence[float]) -> None:
+    """Count in the decoder's last prompt token, where the answer begins: its activations were read there."""
+    activations = case.results[DECODER].activations
+    assert activations is not None
+    last = np.stack([types.active(activations, threshold) for threshold in thresholds])
+    case.ever[DECODER] = last | case.ever[DECODER] if DECODER in case.ever else last

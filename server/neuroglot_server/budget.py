@@ -1,0 +1,217 @@
+"""How large a batch may be: in padded tokens, and in the bytes that are fed to its pass and taken out of it.
+
+A batch is as long, in every respect, as the longest of its rows; so what it takes follows from the numbers of its
+shape alone, and steps of one extent are interchangeable.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from neuroglot_server.signature import Signature
+from neuroglot_server.steps import RowStep
+
+_MOST_PADDING = (3, 2)
+"""Most new positions a batch runs for the real ones: three for two."""
+
+
+class Extent(NamedTuple):
+    """How long one step is in every respect.
+
+    Attributes:
+        new: its new tokens.
+        past: the tokens whose keys and values it is fed.
+        cross: the encoder's tokens whose keys and values it is fed.
+        scored: positions whose logits it wants.
+        tapped: trailing positions whose activations it wants.
+        masked: 0 where nothing is edited, 1 where one edit stands for all of its positions, 2 where they differ.
+        kept: whether keys and values are wanted.
+    """
+
+    new: int
+    past: int = 0
+    cross: int = 0
+    scored: int = 0
+    tapped: int = 0
+    masked: int = 0
+    kept: bool = False
+
+    @classmethod
+    def of(cls, step: RowStep) -> Extent:
+        """That of a step."""
+        new = len(step.tokens)
+        tapped = 0
+        if step.taps:
+            tapped = min(max(new - step.focus, 0), new)
+        if step.capture or step.thresholds:
+            tapped = new
+        masked = 0
+        if any(edit is not None for _, edit in step.edited):
+            masked = 1 if step.uniform else 2
+        return cls(new, step.past_length, step.cross_length, new if step.scored else 0, tapped, masked, kept=step.keep)
+
+    def unlikeness(self, other: Extent) -> tuple[int, int]:
+        """How ill the two go together, the new tokens first, for all layers run over their padding."""
+        return abs(self.new - other.new), abs(self.past - other.past) + abs(self.cross - other.cross)
+
+
+class Shape(NamedTuple):
+    """How large a batch is: its rows, the longest of each part of them, and the new tokens that are no padding."""
+
+    rows: int = 0
+    longest: Extent = Extent(0)
+    real: int = 0
+
+    @classmethod
+    def of(cls, extents: Iterable[Extent]) -> Shape:
+        """That of a batch of such steps."""
+        shape = cls()
+        for extent in extents:
+            shape = shape.grown(extent)
+        return shape
+
+    @property
+    def tokens(self) -> int:
+        """Its padded tokens, past and encoder's prompts included."""
+        return self.rows * (self.longest.past + self.longest.cross + self.longest.new)
+
+    @property
+    def positions(self) -> int:
+        """Its new positions, padding included."""
+        return self.rows * self.longest.new
+
+    def grown(self, extent: Extent, count: int = 1) -> Shape:
+        """With more rows of one extent."""
+        mine = self.longest
+        longest = Extent(
+            max(mine.new, extent.new),
+            max(mine.past, extent.past),
+            max(mine.cross, extent.cross),
+            max(mine.scored, extent.scored),
+            max(mine.tapped, extent.tapped),
+            max(mine.masked, extent.masked),
+            mine.kept or extent.kept,
+        )
+        return Shape(self.rows + count, longest, self.real + count * extent.new)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What one position of one row takes up, in bytes.
+
+    Attributes:
+        key_values: keys and values of all layers.
+        activations: activations of all layers, and coefficients where they differ.
+        edits: masks and overrides of all layers.
+        logits: scores of all words.
+    """
+
+    key_values: int = 0
+    activations: int = 0
+    edits: int = 0
+    logits: int = 0
+
+    @classmethod
+    def of(cls, signature: Signature, decoder: Signature, vocabulary_size: int) -> Sizes:
+        """Those of a component.
+
+        Args:
+            signature: the component's.
+            decoder: the decoder's, whose keys and values an encoder gives.
+            vocabulary_size: how wide logits are.
+        """
+        item = signature.dtype.itemsize
+        neurons = signature.layers * signature.neurons * item
+        return cls(
+            key_values=2 * decoder.layers * decoder.heads * decoder.head_size * decoder.dtype.itemsize,
+            activations=neurons * (2 if signature.coefficients else 1),
+            edits=2 * neurons,
+            logits=vocabulary_size * item if signature.interface.logits else 0,
+        )
+
+    def row(self, longest: Extent) -> int:
+        """Bytes of each row of a batch that is so long.
+
+        The past is fed and comes out again before the new keys and values where any row keeps them.
+        """
+        fed = longest.past + longest.cross
+        given = longest.past + longest.new if longest.kept else 0
+        edited = (0, 1, longest.new)[longest.masked]
+        return (
+            (fed + given) * self.key_values
+            + longest.tapped * self.activations
+            + edited * self.edits
+            + longest.scored * self.logits
+        )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How large the batches of a component may be.
+
+    Attributes:
+        tokens: most padded tokens: rows times (longest past + longest encoder's prompt + most new tokens).
+        bytes: most that a batch feeds and gets: keys and values, activations, edits and logits.
+        sizes: what each of these takes up.
+    """
+
+    tokens: int
+    bytes: int
+    sizes: Sizes
+
+    def room(self, shape: Shape, extent: Extent, tokens: int) -> int:
+        """How many steps of an extent may join a batch.
+
+        Args:
+            shape: the batch so far.
+            extent: of each of the steps.
+            tokens: most padded tokens that it may have then, if fewer than the budget's.
+        """
+        longest = shape.grown(extent).longest
+        rows = min(self.tokens, tokens) // (longest.past + longest.cross + longest.new)
+        if row := self.sizes.row(longest):
+            rows = min(rows, self.bytes // row)
+        room = rows - shape.rows
+        # Padding may be `real * rows * longest.new <= positions * real tokens`. Each more row takes `each` off what is
+        # left of that; where it adds to it the first must fit, and then all do.
+        positions, real = _MOST_PADDING
+        slack = positions * shape.real - real * shape.rows * longest.new
+        each = real * longest.new - positions * extent.new
+        if each > 0:
+            room = min(room, slack // each)
+        elif slack < each:
+            room = 0
+        return max(room, 0)
+
+    def full(self, shape: Shape) -> bool:
+        """Whether no step fits any more: not even one that makes no part of the batch longer."""
+        rows = shape.rows + 1
+        longest = shape.longest
+        return (
+            rows * (longest.past + longest.cross + longest.new) > self.tokens
+            or rows * self.sizes.row(longest) > self.bytes
+        )
+
+    def refusal(self, extent: Extent) -> str:
+        """Why a step cannot run at all, not even alone; empty if it can."""
+        shape = Shape().grown(extent)
+        size = self.sizes.row(extent)
+        if shape.tokens > self.tokens:
+            return (
+                f"a row of it is {shape.tokens} tokens in one batch, and a batch may have {self.tokens} "
+                "(batch_tokens): shorten it"
+            )
+        if size > self.bytes:
+            return (
+                f"a row of it takes up {size / 2**20:.1f} MiB in one batch ({extent.past + extent.cross} tokens before "
+                f"{extent.new} new ones), and a batch may take up {self.bytes / 2**20:.1f} MiB (batch_bytes): shorten "
+                "it, or ask for less of each token"
+            )
+        return ""
+
+    def longest_row(self, extent: Callable[[int], Extent], most: int) -> int:
+        """The longest row, of up to `most` tokens, whose step is within the budget; it has that extent."""
+        return bisect_left(range(1, most + 1), 1, key=lambda tokens: bool(self.refusal(extent(tokens))))

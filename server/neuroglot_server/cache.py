@@ -1,0 +1,82 @@
+"""What is kept for requests to come: results of steps, in a bounded space."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+from neuroglot_server.steps import StepResult
+
+_SHARE_OF_USED = 0.8
+"""How much of the space may be held by results that were used again."""
+
+_OVERHEAD_BYTES = 1024
+"""What keeping a result takes beside its arrays."""
+
+
+class Cache:
+    """Keeps results by key, up to so many bytes, the least used ones being dropped first.
+
+    A result is on trial until it is used again, and what is on trial is dropped first. So prompts that are seen once
+    (most of a bulk analysis) drive each other out, and not what many requests share.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        """Keep up to so many bytes."""
+        self.most_bytes = most_bytes
+        self._trial = _Segment()
+        self._used = _Segment()
+
+    @property
+    def nbytes(self) -> int:
+        """What everything that is kept takes up."""
+        return self._trial.nbytes + self._used.nbytes
+
+    def get(self, key: Hashable) -> StepResult | None:
+        """What is kept under a key, and keep it longer."""
+        result = self._trial.pop(key) or self._used.pop(key)
+        if result is not None:
+            self._used.add(key, result)
+            while self._used.nbytes > _SHARE_OF_USED * self.most_bytes and len(self._used) > 1:
+                self._trial.add(*self._used.pop_oldest())
+        return result
+
+    def put(self, key: Hashable, result: StepResult) -> None:
+        """Keep a result, unless it is larger than all the space there is."""
+        self._used.pop(key)
+        self._trial.pop(key)
+        if _size(result) > self.most_bytes:
+            return
+        self._trial.add(key, result)
+        while self.nbytes > self.most_bytes:
+            (self._trial if len(self._trial) else self._used).pop_oldest()
+
+
+class _Segment:
+    """Results in the order of their last use."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self._results: OrderedDict[Hashable, StepResult] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def add(self, key: Hashable, result: StepResult) -> None:
+        self._results[key] = result
+        self.nbytes += _size(result)
+
+    def pop(self, key: Hashable) -> StepResult | None:
+        result = self._results.pop(key, None)
+        if result is not None:
+            self.nbytes -= _size(result)
+        return result
+
+    def pop_oldest(self) -> tuple[Hashable, StepResult]:
+        key, result = self._results.popitem(last=False)
+        self.nbytes -= _size(result)
+        return key, result
+
+
+def _size(result: StepResult) -> int:
+    return result.nbytes + _OVERHEAD_BYTES

@@ -1,0 +1,101 @@
+"""What a group's baseline says: the types of its neurons, and from them what each variant does to each row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroglot_server.answers import Findings, component_result
+from neuroglot_server.baseline import Baseline
+from neuroglot_server.cases import Case
+from neuroglot_server.core import (
+    DECODER,
+    Analysis,
+    ComponentDescription,
+    ComponentResult,
+    EffectiveScore,
+    Intervention,
+    ScoreTarget,
+)
+from neuroglot_server.interventions import RowEdits, row_edits
+from neuroglot_server.kernels import effective
+from neuroglot_server.text import EncodedRow
+from neuroglot_server.value_matrices import Projections
+
+Derive = Callable[[Sequence[Intervention]], list[RowEdits]]
+"""From a variant's interventions to what they do to each row of the group. Edits are large: not all at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Compares the rows of a group in one model.
+
+    Attributes:
+        components: the decoder, or the encoder and the decoder.
+        norms: of their value rows, by component, float32 `[layers, neurons]`.
+        projections: of the decoder's value rows.
+        dtype: of their activations.
+    """
+
+    components: Sequence[ComponentDescription]
+    norms: Mapping[str, NDArray[np.float32]]
+    projections: Projections
+    dtype: np.dtype[np.floating]
+
+    def __call__(
+        self, group_id: str, baseline: Sequence[Case], analysis: Analysis, tenant: str = ""
+    ) -> tuple[tuple[ComponentResult, ...], Derive]:
+        """Type the baseline's neurons in every component; what a variant does to each row is derived when asked for."""
+        found, references = [], []
+        for component in self.components:
+            reference = self._baseline(component.name, group_id, baseline, analysis.thresholds[0])
+            references.append(reference)
+            findings = Findings(
+                baseline=reference,
+                scores=self._scores(reference, [case.row for case in baseline], analysis.effective_score, tenant),
+                ever=np.stack([case.ever[component.name] for case in baseline]) if analysis.dead else None,
+            )
+            found.append(component_result(component, findings, analysis))
+        return tuple(found), partial(row_edits, baselines=references, dtype=self.dtype)
+
+    def _baseline(self, component: str, group_id: str, cases: Sequence[Case], threshold: float) -> Baseline:
+        results = [case.results[component] for case in cases]
+        return Baseline(
+            component=component,
+            group_id=group_id,
+            labels=tuple(case.row.label for case in cases),
+            activations=np.stack([result.activations for result in results if result.activations is not None]),
+            coefficients=np.stack([result.coefficients for result in results if result.coefficients is not None]),
+            norms=self.norms[component],
+            threshold=threshold,
+        )
+
+    def _scores(
+        self, baseline: Baseline, rows: Sequence[EncodedRow], wanted: EffectiveScore | None, tenant: str
+    ) -> NDArray[np.float32] | None:
+        """Effective scores of every neuron of every row, where they are wanted of more than one row of a decoder."""
+        if wanted is None or baseline.component != DECODER or len(rows) == 1:
+            return None
+        scored = [place for place, row in enumerate(rows) if row.gold]
+        projections = self.projections.of([score_tokens(rows[place], wanted.target) for place in scored], tenant)
+        scores = np.full(baseline.coefficients.shape, np.nan, dtype=np.float32)
+        scores[scored] = effective.effective_scores(baseline.coefficients[scored], projections)
+        return scores
+
+
+def score_tokens(row: EncodedRow, target: ScoreTarget) -> Counter[int]:
+    """The tokens of which a row's effective scores are taken, each with how often its embedding counts."""
+    match target:
+        case ScoreTarget.FIRST_GOLD_TOKEN:
+            return Counter([row.gold[row.r_index]])
+        case ScoreTarget.ALL_GOLD_TOKENS:
+            return Counter(row.gold)
+        case ScoreTarget.GOLD_MINUS_DISTRACTOR:
+            tokens = Counter([row.gold[row.r_index]])
+            tokens.subtract([row.distractor[0]])
+            return tokens

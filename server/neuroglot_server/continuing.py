@@ -1,0 +1,141 @@
+"""Continuations of one prompt, token by token as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from neuroglot_server.admission import Cost
+from neuroglot_server.answering import Answering
+from neuroglot_server.batcher import Timing
+from neuroglot_server.cases import Case
+from neuroglot_server.comparison import Comparison
+from neuroglot_server.core import DECODER, Analysis, Caller, GeneratedToken, Intervention, NotFinite, Prediction
+from neuroglot_server.costs import Costs
+from neuroglot_server.sharing import Whole
+from neuroglot_server.steps import RowStep
+from neuroglot_server.text import EncodedRow, Text
+
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a prompt is to be continued.
+
+    Attributes:
+        row: the prompt.
+        interventions: that act together; chosen for a group of this row alone.
+        threshold: above which a neuron is active, where they ask.
+        max_tokens: how many tokens it goes on for at most.
+        past_newlines: whether it goes on after a newline.
+    """
+
+    row: EncodedRow
+    interventions: tuple[Intervention, ...]
+    threshold: float
+    max_tokens: int
+    past_newlines: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Continuing:
+    """Continues prompts greedily.
+
+    Attributes:
+        answering: brings rows through the model.
+        comparison: derives what interventions do to a row from its baseline.
+        kernels: runs the comparison, off the event loop.
+        costs: counts what a row holds.
+    """
+
+    answering: Answering
+    comparison: Comparison
+    kernels: Executor
+    costs: Costs
+
+    def cost(self, wish: Wish) -> Cost:
+        """What a continuation takes at most."""
+        prediction = Prediction(generate=True, max_tokens=wish.max_tokens)
+        anew = any(map(self.answering.reader.concerns, wish.interventions))
+        analysis = Analysis(prediction=prediction)
+        tokens = len(wish.row.prompt) * (1 + anew) + wish.max_tokens
+        return Cost(tokens, self.costs.bytes([wish.row], analysis, [anew]))
+
+    async def tokens(self, wish: Wish, caller: Caller) -> AsyncGenerator[GeneratedToken, None]:
+        """Go on, until EOS (which is not given), a newline unless they do not matter, or so many tokens.
+
+        Raises:
+            NotFinite: numbers are not finite.
+            ModelClosed: the model went down meanwhile.
+        """
+        answering, timing = self.answering, Timing()
+        case = await self._case(wish, timing, caller)
+        spelling = Spelling(answering.text, wish.row.prompt if case.cross.length == 0 else ())
+        token, past, said = answering.reader.start(wish.row), case.past, list[int]()
+        while True:
+            step = RowStep(
+                (token,),
+                past=past,
+                cross=case.cross,
+                focus=-1 if said else 0,
+                edits=case.edits.of(DECODER),
+                scored=True,
+                greedy_log_probabilities=True,
+                keep=True,
+            )
+            wanted = Whole(DECODER, case.prompt, step, read=tuple(said))
+            ((result,),) = await answering.sharing.run([wanted], answering.decoder, timing, caller)
+            if result.scores is None or result.kept is None:
+                raise NotFinite(
+                    f"row {wish.row.label!r} gives logits that are not finite after {len(said)} tokens: use smaller "
+                    "values or fewer neurons where it is under interventions"
+                )
+            (token,), (log_probability,) = result.scores.greedy, result.scores.greedy_log_probabilities
+            if token in answering.eos:
+                return
+            said.append(token)
+            ends_line = answering.text.breaks_line(token) and not wish.past_newlines
+            last = ends_line or len(said) == wish.max_tokens
+            yield GeneratedToken(token, spelling.added(token, last=last), log_probability)
+            if last:
+                return
+            past = past.extended(result.kept)
+
+    async def _case(self, wish: Wish, timing: Timing, caller: Caller) -> Case:
+        """The row under its interventions, read as far as its answer's beginning."""
+        case = Case(wish.row)
+        if not wish.interventions:
+            await self.answering.reader.read([case], timing, caller)
+            return case
+        await self.answering.baseline([case], None, timing, caller)
+        loop = asyncio.get_running_loop()
+        analysis = Analysis(thresholds=(wish.threshold,))
+        _, derive = await loop.run_in_executor(self.kernels, self.comparison, "", [case], analysis)
+        (edits,) = await loop.run_in_executor(self.kernels, derive, wish.interventions)
+        if edits.anywhere:
+            case = case.under(edits)
+        if self.answering.reader.changed(edits):
+            await self.answering.reader.read([case], timing, caller)
+        return case
+
+
+class Spelling:
+    """The text of tokens as they come: what each adds to what was said before it."""
+
+    def __init__(self, text: Text, before: Sequence[int]) -> None:
+        """Go on after tokens that were there before."""
+        self._text = text
+        self._tokens = list(before)
+        self._said = text.decode(before).rstrip(_UNFINISHED)
+
+    def added(self, token: int, *, last: bool) -> str:
+        """What a token adds; nothing where a character is not whole before the next one, unless there is none."""
+        self._tokens.append(token)
+        whole = self._text.decode(self._tokens)
+        if whole.endswith(_UNFINISHED) and not last:
+            return ""
+        before, self._said = self._said, whole
+        return whole[len(before) :]

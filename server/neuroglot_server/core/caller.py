@@ -1,0 +1,49 @@
+"""Who asks, and how urgently."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class Priority(IntEnum):
+    """Which requests come first; a higher one does not starve the lower ones."""
+
+    BULK = 0
+    """Groups of a stream: many, and nobody waits for a single one."""
+    INTERACTIVE = 1
+    """A request by itself: somebody waits for it."""
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What a tenant may take up; None where nothing but the server's own limits bounds it.
+
+    Attributes:
+        queue_tokens: most tokens that it may have in the house at once.
+        tokens_per_minute: most tokens that it may have run, on average over a minute.
+    """
+
+    queue_tokens: int | None = None
+    tokens_per_minute: int | None = None
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks.
+
+    Attributes:
+        tenant: for whom; the empty name is everybody's where the server asks for no tokens. Work is shared out fairly
+            between tenants, and what is cached for one is not seen by another.
+        priority: how urgently.
+        quota: what the tenant may take up.
+        request_id: the name of the request in logs and traces.
+    """
+
+    tenant: str = ""
+    priority: Priority = Priority.INTERACTIVE
+    quota: Quota = field(default_factory=Quota)
+    request_id: str = ""
+
+
+ANYONE = Caller()

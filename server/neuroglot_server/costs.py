@@ -1,0 +1,114 @@
+"""What a group takes: tokens that are run for it, and bytes that it holds while it is in the house."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from neuroglot_server.budget import Sizes
+from neuroglot_server.core import Analysis, Prediction
+from neuroglot_server.generation import answer_tokens
+from neuroglot_server.text import EncodedRow
+
+_TIMES_TAPS = 2
+"""Activations are held as they came and stacked for the comparison, whose contributions take up as much again."""
+
+_BYTES_OF_EDITS_A_BIT = 32
+"""Masks and overrides of a neuron take up 4 or 8 bytes, and what is told of it by one bit an eighth."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Counts what rows hold, and says how variants are split so that it is bounded.
+
+    Of a part of the variants all edits are held. Their rows run in parts again, and keys and values are held of one.
+
+    Attributes:
+        sizes: of each component.
+        group_bytes: most that a group may hold, if it can be split so far.
+        part_bytes: most that the edits of a part hold, and most that the keys and values of its rows do.
+    """
+
+    sizes: Collection[Sizes]
+    group_bytes: int
+    part_bytes: int
+
+    def bytes(self, rows: Sequence[EncodedRow], analysis: Analysis, anew: Sequence[bool]) -> int:
+        """Most that a group holds at a time.
+
+        Args:
+            rows: of the group.
+            analysis: what is wanted.
+            anew: of each variant, whether prompts are read anew under it.
+        """
+        held = self._baseline(rows, analysis)
+        if anew:
+            part = self.variants(rows, analysis, len(anew))[0].stop
+            of_rows = [self._row(row, analysis, any(anew)) for row in rows]
+            held += part * len(rows) * self._edits + min(part * sum(of_rows), max(self._room(rows, analysis), *of_rows))
+        return held
+
+    def variants(self, rows: Sequence[EncodedRow], analysis: Analysis, count: int) -> list[slice]:
+        """Which variants are run together, in their order, so that their edits stay within bounds.
+
+        Returns:
+            At least one part, which is empty where there are no variants.
+        """
+        at_once = max(1, self._room(rows, analysis) // (len(rows) * self._edits))
+        return [slice(start, min(start + at_once, count)) for start in range(0, max(count, 1), at_once)]
+
+    def rows(
+        self, rows: Sequence[EncodedRow], analysis: Analysis, changed: Sequence[tuple[EncodedRow, bool]]
+    ) -> list[slice]:
+        """Which rows of some variants are run together, in their order, so that what they hold stays within bounds.
+
+        Args:
+            rows: of the group.
+            analysis: what is wanted.
+            changed: rows under any of the variants, each with whether its prompt is read anew.
+
+        Returns:
+            At least one part, which is empty where there are no rows.
+        """
+        room = self._room(rows, analysis)
+        parts, start, held = [], 0, 0
+        for place, (row, anew) in enumerate(changed):
+            size = self._row(row, analysis, anew)
+            if place > start and held + size > room:
+                parts.append(slice(start, place))
+                start, held = place, 0
+            held += size
+        return [*parts, slice(start, len(changed))]
+
+    def _room(self, rows: Sequence[EncodedRow], analysis: Analysis) -> int:
+        """How much the edits of a part may hold, and its keys and values, beside the baseline."""
+        return min(self.part_bytes, max(self.group_bytes - self._baseline(rows, analysis), 0) // 2)
+
+    def _baseline(self, rows: Sequence[EncodedRow], analysis: Analysis) -> int:
+        """Keys and values, activations, and what is told of each neuron."""
+        taps = _TIMES_TAPS * sum(sizes.activations for sizes in self.sizes)
+        bits = len(analysis.thresholds) * (analysis.active_bitmaps + analysis.type_map + 2 * analysis.dead)
+        told = bits * self._edits // _BYTES_OF_EDITS_A_BIT
+        return sum(self._row(row, analysis, True) + taps + told for row in rows)
+
+    def _row(self, row: EncodedRow, analysis: Analysis, anew: bool) -> int:
+        """Keys and values of a row that are not those of its baseline."""
+        return self._answer(row, analysis.prediction) + anew * self._prompt(row)
+
+    @property
+    def _edits(self) -> int:
+        """Masks and overrides of a row."""
+        return sum(sizes.edits for sizes in self.sizes)
+
+    def _prompt(self, row: EncodedRow) -> int:
+        return len(row.prompt) * self._key_values
+
+    def _answer(self, row: EncodedRow, prediction: Prediction | None) -> int:
+        if prediction is None or not prediction.generate:
+            return 0
+        return (1 + answer_tokens(row, prediction)) * self._key_values
+
+    @property
+    def _key_values(self) -> int:
+        """Of one token, whether the decoder's own or one that an encoder read: both have the decoder's geometry."""
+        return max(sizes.key_values for sizes in self.sizes)

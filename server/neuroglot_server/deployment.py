@@ -1,0 +1,91 @@
+"""What a server is to serve, where, to whom and how: what a configuration comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from neuroglot.errors import BundleError
+from neuroglot_server.address import Address
+from neuroglot_server.core import Settings
+
+
+class Certificates(NamedTuple):
+    """Files in PEM form for TLS.
+
+    Attributes:
+        certificate: of the server, and those between it and the authority.
+        key: its private key, without a password.
+        client_ca: authorities, of one of which every client must show a certificate; None where none is asked for.
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A server, before it runs.
+
+    Attributes:
+        bundles: the folders, by the names of their models.
+        address: where to listen; a path is that of a unix socket.
+        settings: how models are run.
+        settings_of: how those of these names are run instead.
+        bundles_folder: where requests may load further bundles from; None where they may not.
+        certificates: for TLS; None for none.
+        tokens: the file of tenants and their tokens; None where no token is asked for.
+        metrics_address: where Prometheus finds numbers; None for nowhere.
+        tracing_endpoint: the collector that spans are sent to; empty for none.
+        calls: most calls at once.
+        transport_bytes: about how much requests that were read and results that wait to be written may take up.
+        grace_seconds: how long requests that run may go on when the server is told to stop; by default not at all.
+    """
+
+    bundles: Mapping[str, Path]
+    address: Address | Path
+    settings: Settings = field(default_factory=Settings)
+    settings_of: Mapping[str, Settings] = field(default_factory=dict)
+    bundles_folder: Path | None = None
+    certificates: Certificates | None = None
+    tokens: Path | None = None
+    metrics_address: Address | None = None
+    tracing_endpoint: str = ""
+    calls: int = 512
+    transport_bytes: int = 256 * 2**20
+    grace_seconds: float = 0.0
+
+    @property
+    def exposure(self) -> str:
+        """What is missing to let other machines connect, in words; empty if nothing is.
+
+        Traffic must be encrypted, and callers must show a token or a certificate.
+        """
+        if isinstance(self.address, Path) or self.address.is_loopback:
+            return ""
+        if self.certificates is None:
+            unencrypted = (
+                "traffic is not encrypted" if self.tokens else "traffic is neither encrypted nor authenticated"
+            )
+            return f"other machines can reach {self.address}, and {unencrypted}"
+        if self.tokens is None and self.certificates.client_ca is None:
+            return f"other machines can reach {self.address}, and nobody asks who calls"
+        return ""
+
+
+def by_name(bundles: Iterable[Path]) -> dict[str, Path]:
+    """Bundles under the names that their models are served by, which are those of their folders.
+
+    Raises:
+        BundleError: two have the same name.
+    """
+    named: dict[str, Path] = {}
+    for folder in bundles:
+        name = folder.resolve().name
+        if name in named:
+            raise BundleError(f"{named[name]} and {folder} would both be served as {name!r}: rename one of the folders")
+        named[name] = folder
+    return named

@@ -1,0 +1,148 @@
+"""Keys and values in a device's memory: between passes, they never leave it.
+
+Those of a row lie in pieces `[2 * layers, 1, heads, tokens, head_size]`, those of a batch in one block with an entry a
+row. A pass reads its past from a block and writes what it gives into another; both are bound layer by layer, by the
+address at which a layer begins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroglot_server.assembly import Assembly
+from neuroglot_server.devices import Device
+from neuroglot_server.memory import Last
+from neuroglot_server.passes import Outputs
+from neuroglot_server.signature import Signature
+from neuroglot_server.steps import Ending, KeyValues, Piece, RowStep
+
+
+class DevicePiece:
+    """Keys and values of some tokens of one row; to be sliced and copied like `[2 * layers, heads, tokens, head_size]`.
+
+    Attributes:
+        shape: that.
+    """
+
+    def __init__(self, value: Any, tokens: range, assembly: Assembly) -> None:
+        """Stand for some tokens of what lies on a device; nothing is copied."""
+        self._value = value
+        self._tokens = tokens
+        self._assembly = assembly
+        layers, _, heads, _, head_size = value.shape()
+        self.shape = (layers, heads, len(tokens), head_size)
+
+    @property
+    def nbytes(self) -> int:
+        """What they take up, in bytes."""
+        return math.prod(self.shape) * self._assembly.dtype.itemsize
+
+    def __getitem__(self, slices: tuple[slice, slice, slice]) -> DevicePiece:
+        """Some of the tokens; as of an array, `piece[:, :, start:stop]`."""
+        everything, heads, tokens = slices
+        assert everything == heads == slice(None)
+        return DevicePiece(self._value, self._tokens[tokens], self._assembly)
+
+    def copy(self) -> DevicePiece:
+        """The same tokens, by themselves."""
+        (value,) = self._assembly.cut(self._value, [(0, self._tokens)])
+        return DevicePiece(value, range(len(self._tokens)), self._assembly)
+
+    @property
+    def value(self) -> Any:
+        """These tokens and no others, on the device."""
+        return self._value if len(self._tokens) == self._value.shape()[3] else self.copy().value
+
+
+class DeviceMemory:
+    """Runs passes of a session whose keys and values stay on its device; see `Memory`.
+
+    Masks and ids are copied to the device, and what is wanted of neurons and logits is copied from it.
+    """
+
+    def __init__(self, session: Any, signature: Signature, device: Device) -> None:
+        """Prepare passes of a session of ONNX Runtime."""
+        self._session = session
+        self._signature = signature
+        self._device = device
+        self._assembly = Assembly(device, signature.dtype)
+        self._last: Last[Any] | None = None
+
+    def run(
+        self, steps: Sequence[RowStep], feeds: dict[str, NDArray[np.generic]], names: Sequence[str], options: Any
+    ) -> tuple[Outputs, Sequence[KeyValues | None]]:
+        """Run one pass."""
+        interface = self._signature.interface
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, self._assembly.of_host(array))
+        for name in names:
+            binding.bind_output(name, "cpu")
+        past = self._past(steps) if interface.past else None
+        cross = self._block([step.cross for step in steps]) if interface.cross else None
+        self._bind(binding.bind_input, interface.past, past)
+        self._bind(binding.bind_input, interface.cross, cross)
+        present = None
+        if any(step.keep for step in steps):
+            longest = max(len(step.tokens) for step in steps) + (past.shape()[3] if past is not None else 0)
+            present = self._assembly.empty(self._shape(len(steps), longest, len(interface.present)))
+            self._bind(binding.bind_output, interface.present, present)
+        self._session.run_with_iobinding(binding, options)
+        arrays = [value.numpy() for value in binding.get_outputs()[: len(names)]]
+        return dict(zip(names, arrays, strict=True)), self._kept(steps, present)
+
+    def _shape(self, rows: int, tokens: int, parts: int) -> tuple[int, ...]:
+        return (parts, rows, self._signature.heads, tokens, self._signature.head_size)
+
+    def _bind(self, bind: Any, names: Sequence[str], block: Any) -> None:
+        """Bind the layers of a block to inputs or outputs."""
+        if block is None:
+            return
+        shape = block.shape()[1:]
+        stride = math.prod(shape) * self._signature.dtype.itemsize
+        for index, name in enumerate(names):
+            address = block.data_ptr() + index * stride
+            bind(name, self._device.kind, self._device.index, self._signature.dtype, shape, address)
+
+    def _past(self, steps: Sequence[RowStep]) -> Any:
+        last, self._last = self._last, None
+        if last is not None and last.is_past_of(steps):
+            return last.content
+        return self._block([step.past for step in steps])
+
+    def _block(self, rows: Sequence[KeyValues]) -> Any:
+        """Keys and values of all rows, padded with zeros on the left; rows that fork from the same are stacked once."""
+        width = max(row.length for row in rows)
+        different = list({id(row): row for row in rows}.values())
+        parts = 2 * self._signature.layers
+        if not width:
+            return self._assembly.empty(self._shape(len(rows), 0, parts))
+        place = {id(row): index for index, row in enumerate(different)}
+        nothing = self._assembly.empty(self._shape(1, 0, parts))
+        values = [self._assembly.joined(list(map(_whole, row.pieces)) or [nothing]) for row in different]
+        return self._assembly.stacked(values, width, [place[id(row)] for row in rows])
+
+    def _kept(self, steps: Sequence[RowStep], present: Any) -> Sequence[KeyValues | None]:
+        """What the steps keep, copied, so that none of it holds on to the whole batch."""
+        if present is None:
+            return [None] * len(steps)
+        if self._signature.interface.past:
+            self._last = Last.of(steps, present)
+        end = present.shape()[3]
+        rows = [row for row, step in enumerate(steps) if step.keep]
+        values = self._assembly.cut(present, [(row, range(end - len(steps[row].tokens), end)) for row in rows])
+        kept: list[KeyValues | None] = [None] * len(steps)
+        for row, value in zip(rows, values, strict=True):
+            piece = DevicePiece(value, range(len(steps[row].tokens)), self._assembly)
+            kept[row] = KeyValues((piece,), None if self._last is None else Ending(self._last.batch, row))
+        return kept
+
+
+def _whole(piece: Piece) -> Any:
+    assert isinstance(piece, DevicePiece)
+    return piece.value

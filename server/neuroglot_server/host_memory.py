@@ -1,0 +1,93 @@
+"""Keys and values in the host's memory, as numpy arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroglot_server.memory import Last
+from neuroglot_server.passes import Outputs
+from neuroglot_server.signature import Signature
+from neuroglot_server.steps import Ending, KeyValues, RowStep
+
+Arrays = Sequence[NDArray[np.floating]]
+"""Keys and values of a batch, `[rows, heads, longest, head_size]` each, in the order of the graph's inputs."""
+
+
+class HostMemory:
+    """Runs passes of a session whose inputs and outputs are numpy arrays; see `Memory`."""
+
+    def __init__(self, session: Any, signature: Signature) -> None:
+        """Prepare passes of a session of ONNX Runtime."""
+        self._session = session
+        self._signature = signature
+        self._rooms: dict[str, NDArray[np.floating]] = {}
+        self._last: Last[Arrays] | None = None
+
+    def run(
+        self, steps: Sequence[RowStep], feeds: dict[str, NDArray[np.generic]], names: Sequence[str], options: Any
+    ) -> tuple[Outputs, Sequence[KeyValues | None]]:
+        """Run one pass."""
+        interface = self._signature.interface
+        if interface.past:
+            feeds.update(zip(interface.past, self._past(steps), strict=True))
+        if interface.cross:
+            feeds.update(zip(interface.cross, self._together("cross", [step.cross for step in steps]), strict=True))
+        present = interface.present if any(step.keep for step in steps) else ()
+        arrays = self._session.run([*names, *present], feeds, options)
+        return dict(zip(names, arrays, strict=False)), self._kept(steps, arrays[len(names) :])
+
+    def _past(self, steps: Sequence[RowStep]) -> Arrays:
+        last, self._last = self._last, None
+        if last is not None and last.is_past_of(steps):
+            return last.content
+        return list(self._together("past", [step.past for step in steps]))
+
+    def _together(self, kind: str, rows: Sequence[KeyValues]) -> NDArray[np.floating]:
+        """Keys and values of all rows, padded with zeros on the left: `[2 * layers, rows, heads, longest, head_size]`.
+
+        Rows that fork from the same past follow each other as a rule: the first of them is copied to the others.
+        """
+        signature = self._signature
+        width = max(row.length for row in rows)
+        together = self._room(kind, (2 * signature.layers, len(rows), signature.heads, width, signature.head_size))
+        for index, row in enumerate(rows):
+            if index and row is rows[index - 1]:
+                together[:, index] = together[:, index - 1]
+                continue
+            column = width - row.length
+            together[:, index, :, :column] = 0
+            for piece in row.pieces:
+                assert isinstance(piece, np.ndarray)
+                together[:, index, :, column : column + piece.shape[2]] = piece
+                column += piece.shape[2]
+        return together
+
+    def _room(self, kind: str, shape: tuple[int, ...]) -> NDArray[np.floating]:
+        """An array that the next pass uses again: getting new pages takes longer than writing on them."""
+        size = math.prod(shape)
+        room = self._rooms.get(kind)
+        if room is None or room.size < size:
+            self._rooms.pop(kind, None)
+            room = self._rooms[kind] = np.empty(size, self._signature.dtype)
+        return room[:size].reshape(shape)
+
+    def _kept(self, steps: Sequence[RowStep], present: Arrays) -> Sequence[KeyValues | None]:
+        """What the steps keep, copied, so that none of it holds on to the whole batch."""
+        if not present:
+            return [None] * len(steps)
+        if self._signature.interface.past:
+            self._last = Last.of(steps, present)
+        longest = max(len(step.tokens) for step in steps)
+        new = np.stack([array[:, :, -longest:] for array in present])
+        return [
+            KeyValues((new[:, row, :, -len(step.tokens) :].copy(),), self._ending(row)) if step.keep else None
+            for row, step in enumerate(steps)
+        ]
+
+    def _ending(self, row: int) -> Ending | None:
+        return None if self._last is None else Ending(self._last.batch, row)

@@ -1,0 +1,115 @@
+"""Packed weights, saved: servers of one machine that run the same bundle share their pages in memory.
+
+    ~/.cache/neuroglot/packed/                    $XDG_CACHE_HOME/neuroglot/packed, or $NEUROGLOT_CACHE/packed
+    └── 3f2a9c.../                                for one graph of one bundle, version of ONNX Runtime and processor
+        ├── entry.json                            size and hash of the files, written last
+        ├── graph.onnx
+        └── graph.data                            weights as they are in the bundle, and packed: twice their size
+
+They are mapped, not copied. What comes out is equal, bit for bit: ONNX Runtime packs at every start, compares, and
+takes what is mapped where it is the same. So a start takes about as long as without, and a folder from another
+processor does no harm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from neuroglot.bundle import HASH_ON_LOAD_BYTES, FileEntry, describe_files, hash_file, read_manifest
+from neuroglot_server.devices import Device, runtime, session_options, start_session
+
+_logger = logging.getLogger(__name__)
+
+_ENTRY = "entry.json"
+_GRAPH = "graph.onnx"
+_DATA = "graph.data"
+_IN_THE_GRAPH_BYTES = "1024"
+"""Weights smaller than this are saved in the graph itself."""
+
+
+def cache_folder() -> Path:
+    """Where things are kept that are derived on this machine."""
+    if given := os.environ.get("NEUROGLOT_CACHE"):
+        return Path(given)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "neuroglot"
+
+
+def place_of(graph: Path) -> Path:
+    """The folder for a bundle's graph on this machine, whether or not it exists."""
+    version = runtime(Device("cpu")).__version__
+    decisive = (read_manifest(graph.parent).identity, graph.name, version, _processor())
+    return cache_folder() / "packed" / hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
+
+
+def saved(graph: Path) -> Path | None:
+    """The graph with packed weights, if they were saved and are whole; large files are looked at by their size."""
+    place = place_of(graph)
+    if not place.exists():
+        return None
+    try:
+        entries = json.loads((place / _ENTRY).read_text(encoding="utf-8"))
+        files = {name: FileEntry(**entry) for name, entry in entries.items()}
+        whole = files.keys() == {_GRAPH, _DATA} and all(_is(place / name, entry) for name, entry in files.items())
+    except (OSError, ValueError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        _logger.warning("%s is damaged, and left aside: remove it, and run `neuroglot prepare` again", place)
+        return None
+    return place / _GRAPH
+
+
+def save(graph: Path) -> Path:
+    """Pack a graph's weights and save them, unless that was done before.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InstallationError: no usable ONNX Runtime.
+        OSError: the folder cannot be written.
+    """
+    place = place_of(graph)
+    if saved(graph) is not None:
+        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}.partial-", dir=place.parent))
+    try:
+        options = session_options(Device("cpu"), threads=0)
+        options.optimized_model_filepath = str(aside / _GRAPH)
+        for name, value in (
+            ("session.optimized_model_external_initializers_file_name", _DATA),
+            ("session.optimized_model_external_initializers_min_size_in_bytes", _IN_THE_GRAPH_BYTES),
+            ("session.save_external_prepacked_constant_initializers", "1"),
+        ):
+            options.add_session_config_entry(name, value)
+        start_session(graph, Device("cpu"), options)
+        files = {name: asdict(entry) for name, entry in describe_files(aside).items()}
+        (aside / _ENTRY).write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
+        shutil.rmtree(place, ignore_errors=True)  # what is there is damaged
+        aside.rename(place)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return place
+
+
+def _is(file: Path, entry: FileEntry) -> bool:
+    size = file.stat().st_size
+    return size == entry.size and (size > HASH_ON_LOAD_BYTES or hash_file(file) == entry.sha256)
+
+
+def _processor() -> str:
+    """What decides how weights are packed: the architecture and its extensions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "\n".join([platform.machine(), *sorted({line for line in lines if line.startswith(("flags", "Features"))})])

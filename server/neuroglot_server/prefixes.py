@@ -1,0 +1,70 @@
+"""Keys and values of a prompt's first tokens, which depend on nothing else in a causal model: known in blocks.
+
+A block is known by its own tokens and all before them, so prompts that begin alike share their first blocks: those of a
+task's template, or of its examples. The tokens after the last whole block are a block of their own, which only the same
+tokens share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from itertools import pairwise
+
+import numpy as np
+
+from neuroglot_server.sharing import Link
+from neuroglot_server.steps import NO_TOKENS, KeyValues, RowStep, StepResult
+
+BLOCK = 16
+"""Tokens a block."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """The tokens of a prompt that come before its last one, at least one, without any intervention."""
+
+    tokens: tuple[int, ...]
+    cache: str = "prefix"
+
+    @cached_property
+    def _bounds(self) -> list[tuple[int, int]]:
+        return list(pairwise((*range(0, len(self.tokens), BLOCK), len(self.tokens))))
+
+    @cached_property
+    def links(self) -> Sequence[Link]:
+        """Its blocks; the key of each is a hash of all tokens up to its end."""
+        ids = np.array(self.tokens, dtype="<i8")
+        found, digest = [], blake2b(digest_size=16)
+        for start, stop in self._bounds:
+            digest.update(ids[start:stop].tobytes())
+            found.append(Link(digest.digest(), stop - start))
+        return found
+
+    def rest(self, found: Sequence[StepResult]) -> RowStep:
+        """The step over the tokens after those that were found."""
+        past = joined(found)
+        new = self.tokens[past.length :]
+        return RowStep(new, past=past, focus=len(new), keep=True)
+
+    def split(self, result: StepResult, found: Sequence[StepResult]) -> Sequence[StepResult]:
+        """The new blocks, each a copy, so that one of them does not hold on to the others."""
+        assert result.kept is not None
+        bounds = self._bounds[len(found) :]
+        first = bounds[0][0]
+        return [StepResult(True, kept=result.kept.part(start - first, stop - first)) for start, stop in bounds]
+
+    def worth_waiting(self, running: int, left: int) -> bool:
+        """Where it spares at least half of what is left: a step of its own would take about as long as the wait."""
+        return 2 * running >= left
+
+
+def joined(blocks: Sequence[StepResult]) -> KeyValues:
+    """The keys and values of blocks that follow each other."""
+    whole = NO_TOKENS
+    for block in blocks:
+        assert block.kept is not None
+        whole = whole.extended(block.kept)
+    return whole

@@ -1,0 +1,180 @@
+"""The models of one server: which are served, loaded and unloaded while others run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from neuroglot.errors import BundleError, Violation
+from neuroglot_server.core import InvalidRequest, ModelClosed, ModelNotFound
+
+if TYPE_CHECKING:
+    from neuroglot_server.model import Model
+
+_logger = logging.getLogger(__name__)
+
+_LONGEST_NAME = 100
+
+Result = TypeVar("Result")
+Load = Callable[[Path, str, Callable[[bool], None]], "Model"]
+"""Loads the bundle of a folder under a name, and tells when it hangs; called on a thread of its own."""
+
+
+class _Served:
+    """A model and who uses it."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.users = 0
+        self.unused = asyncio.Event()
+        self.unused.set()
+
+
+class Registry:
+    """Models by name. Everything happens on one event loop, but for loading, which has a thread.
+
+    A model that is replaced or unloaded is out of reach at once, and closed when its last request has ended. While one
+    is replaced, both are in memory.
+
+    Attributes:
+        changed: set whenever models come or go, hang or go on; cleared by whoever looks.
+    """
+
+    def __init__(self, load: Load, bundles_folder: Path | None = None) -> None:
+        """Hold no models yet.
+
+        Args:
+            load: how a bundle becomes a model.
+            bundles_folder: where requests may load bundles from; None where they may not at all.
+        """
+        self.changed = asyncio.Event()
+        self._load = load
+        self._bundles_folder = bundles_folder.resolve() if bundles_folder else None
+        self._served: dict[str, _Served] = {}
+        self._loading = asyncio.Lock()  # one after the other: each needs memory while it loads
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """What is served, in the order in which it was loaded."""
+        return tuple(served.model for served in self._served.values())
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[Model]:
+        """Hold a model for the length of a block: it is not closed meanwhile.
+
+        Raises:
+            ModelNotFound: there is none of this name.
+        """
+        served = self._find(name)
+        served.users += 1
+        served.unused.clear()
+        try:
+            yield served.model
+        finally:
+            served.users -= 1
+            if not served.users:
+                served.unused.set()
+
+    async def load(self, folder: Path, name: str) -> Model:
+        """Serve a bundle; a model that has its name is replaced once the new one stands.
+
+        Loading goes on if the caller is cancelled.
+
+        Raises:
+            BundleError: the bundle is damaged, of another version, or of a kind that this server does not run.
+        """
+        return await asyncio.shield(self._start(self._replace(folder, name)))
+
+    async def load_by_request(self, bundle: str, name: str) -> Model:
+        """Serve a bundle that a request names.
+
+        Args:
+            bundle: its folder, relative to the folder that bundles are loaded from.
+            name: the name to serve it by; empty for the folder's.
+
+        Raises:
+            InvalidRequest: there is no such bundle, or it cannot be loaded.
+        """
+        folder = self._folder(bundle)
+        name = name or folder.name
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            wrong = f"is {name[:_LONGEST_NAME]!r}, expected at most {_LONGEST_NAME} printable characters"
+            raise InvalidRequest([Violation("name", wrong)])
+        try:
+            return await self.load(folder, name)
+        except BundleError as error:
+            said = str(error).replace(str(folder), repr(bundle))
+            raise InvalidRequest([Violation("bundle", f"cannot be loaded: {said}")]) from error
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of reach, now, and come back when its last request has ended.
+
+        Raises:
+            ModelNotFound: there is none of this name.
+        """
+        self._find(name)
+        served = self._served.pop(name)
+        self.changed.set()
+        await asyncio.shield(self._start(self._retire(served)))
+
+    async def close(self) -> None:
+        """Close all models and load no more; requests that run fail, so end them first."""
+        self._closed = True
+        for task in [*self._tasks, *(self._start(served.model.close()) for served in self._served.values())]:
+            await asyncio.wait([task])
+        self._served.clear()
+
+    def _find(self, name: str) -> _Served:
+        if name not in self._served:
+            raise ModelNotFound(name, tuple(self._served))
+        return self._served[name]
+
+    def _folder(self, bundle: str) -> Path:
+        """The folder of a bundle that a request names; links are followed before it is looked where it lies."""
+        if self._bundles_folder is None:
+            raise InvalidRequest([Violation("bundle", "cannot be loaded: this server was given no folder of bundles")])
+        folder = (self._bundles_folder / bundle).resolve() if "\0" not in bundle else self._bundles_folder
+        if folder == self._bundles_folder or self._bundles_folder not in folder.parents or not folder.is_dir():
+            wrong = f"is {bundle!r}, expected a folder inside the one that this server loads bundles from"
+            raise InvalidRequest([Violation("bundle", wrong)])
+        return folder
+
+    async def _replace(self, folder: Path, name: str) -> Model:
+        async with self._loading:
+            model = await asyncio.to_thread(self._load, folder, name, lambda _: self.changed.set())
+        if self._closed:
+            await model.close()
+            raise ModelClosed("the server is going down and loads nothing: ask another")
+        old = self._served.pop(name, None)
+        self._served[name] = _Served(model)
+        self.changed.set()
+        _logger.info("model %s is served: bundle %s", name, model.description.bundle_identity[:12])
+        if old is not None:
+            self._start(self._retire(old))
+        return model
+
+    async def _retire(self, served: _Served) -> None:
+        """Close a model that nobody can reach any more, when nobody uses it any more."""
+        await served.unused.wait()
+        await served.model.close()
+        name, identity = served.model.description.name, served.model.description.bundle_identity
+        _logger.info("model %s with bundle %s is closed", name, identity[:12])
+
+    def _start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Run something that goes on whoever waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            # Whoever asked has it too, unless they have left.
+            _logger.debug("a model was not loaded or closed: %s", error)

@@ -1,0 +1,269 @@
+"""Steps that are run once, however many requests ask for them.
+
+A request that needs what is kept takes it from the cache. One that needs what another is running waits for that, unless
+the other is less urgent; if the other comes to no result, being cancelled or at fault, those that waited run it
+themselves. Nothing passes between tenants, unless the model is configured so: that something is known already can be
+told from the time an answer takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from time import monotonic
+from typing import NamedTuple, Protocol
+
+from neuroglot_server.batcher import Batcher, Timing
+from neuroglot_server.cache import Cache
+from neuroglot_server.core import Caller, Observer, Priority
+from neuroglot_server.steps import RowStep, StepResult
+
+_Key = tuple[str, bytes]
+"""A tenant, and what is known under a link's key."""
+
+
+class Link(NamedTuple):
+    """A part of what is wanted that may be known by itself, if all parts before it are.
+
+    Attributes:
+        key: under which it is kept; None where it is of use to nobody else.
+        tokens: how many tokens are run for it.
+    """
+
+    key: bytes | None
+    tokens: int
+
+
+class Wanted(Protocol):
+    """Something that a step computes, in one or more links."""
+
+    @property
+    def cache(self) -> str:
+        """The name under which hits are counted."""
+
+    @property
+    def links(self) -> Sequence[Link]:
+        """Its links, the first one first."""
+
+    def rest(self, found: Sequence[StepResult]) -> RowStep:
+        """The step that computes the links after those that were found."""
+
+    def split(self, result: StepResult, found: Sequence[StepResult]) -> Sequence[StepResult]:
+        """The results of these links, one each."""
+
+    def worth_waiting(self, running: int, left: int) -> bool:
+        """Whether to wait for links of `running` tokens that another computes, when `left` are to be computed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A step that is wanted as it is.
+
+    Attributes:
+        component: of which component.
+        prompt: what its past and its encoder's keys and values follow from; None where interventions, or what is wanted
+            of it, make it a step of its own.
+        step: the step.
+        read: tokens of the answer that are in its past.
+    """
+
+    component: str
+    prompt: tuple[int, ...] | None
+    step: RowStep
+    read: tuple[int, ...] = ()
+    cache: str = "steps"
+
+    @cached_property
+    def links(self) -> Sequence[Link]:
+        """The step is its only link."""
+        step, key = self.step, None
+        if self.prompt is not None:
+            wanted = (step.tokens, step.targets, step.taps, step.scored, step.greedy_log_probabilities, step.keep)
+            key = blake2b(repr((self.component, self.prompt, self.read, wanted)).encode(), digest_size=16).digest()
+        return (Link(key, len(step.tokens)),)
+
+    def rest(self, found: Sequence[StepResult]) -> RowStep:
+        """The step."""
+        return self.step
+
+    def split(self, result: StepResult, found: Sequence[StepResult]) -> Sequence[StepResult]:
+        """Its result."""
+        return (result,)
+
+    def worth_waiting(self, running: int, left: int) -> bool:
+        """Always: whoever waits has nothing else to do."""
+        return True
+
+
+@dataclass(eq=False)
+class _Flight:
+    """Links that one request is computing now.
+
+    Attributes:
+        priority: of the request.
+        keys: of the links that it is said to compute.
+        landed: what came out, by key. Those that wait find it here, whether or not there is room to keep it.
+        ended: set when nothing more comes.
+    """
+
+    priority: Priority
+    keys: list[_Key] = field(default_factory=list)
+    landed: dict[_Key, StepResult] = field(default_factory=dict)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(eq=False)
+class _Pending:
+    """Something wanted that is not known yet.
+
+    Attributes:
+        wanted: what.
+        keys: of its links.
+        found: the results of its first links.
+        hit: how many tokens those stand for.
+        flight: who computes the next link, where it is waited for.
+    """
+
+    wanted: Wanted
+    keys: Sequence[_Key | None]
+    found: list[StepResult] = field(default_factory=list)
+    hit: int = 0
+    flight: _Flight | None = None
+
+    @property
+    def missing(self) -> Sequence[_Key | None]:
+        """Keys of the links that are not known yet."""
+        return self.keys[len(self.found) :]
+
+    def add(self, result: StepResult) -> None:
+        """Go on by a link that was computed before."""
+        self.hit += self.wanted.links[len(self.found)].tokens
+        self.found.append(result)
+
+
+class Sharing:
+    """Runs what is wanted, once. Everything happens on one event loop, so nothing is locked."""
+
+    def __init__(self, most_bytes: int, observer: Observer, *, shared: bool = False) -> None:
+        """Keep results.
+
+        Args:
+            most_bytes: how much is kept at most; 0 for none, and then nobody waits for what another runs, either.
+            observer: is told what was found and what was not.
+            shared: whether tenants share.
+        """
+        self._cache = Cache(most_bytes)
+        self._observer = observer
+        self._shared = shared
+        self._flights: dict[_Key, _Flight] = {}
+
+    async def run(
+        self, wanted: Sequence[Wanted], batcher: Batcher, timing: Timing, caller: Caller
+    ) -> list[list[StepResult]]:
+        """Compute what is not known.
+
+        Args:
+            wanted: independent of each other; the same may be wanted twice.
+            batcher: runs the steps.
+            timing: is added to.
+            caller: who asks.
+
+        Returns:
+            The results of the links of each.
+
+        Raises:
+            ModelClosed: the model went down meanwhile.
+        """
+        tenant = "" if self._shared else caller.tenant
+        everything = [
+            _Pending(one, [None if link.key is None else (tenant, link.key) for link in one.links]) for one in wanted
+        ]
+        pending = everything
+        while pending:
+            flight = _Flight(caller.priority)
+            try:
+                running = self._board(pending, flight)
+                steps = [one.wanted.rest(one.found) for one in running]
+                for one, result in zip(running, await batcher.run(steps, timing, caller), strict=True):
+                    self._land(one, result, flight)
+            finally:
+                self._end(flight)
+            pending = [one for one in pending if one.flight is not None]
+            since = monotonic()
+            for one in pending:
+                assert one.flight is not None
+                await one.flight.ended.wait()
+            timing.queue += monotonic() - since
+        return [one.found for one in everything]
+
+    def _board(self, pending: Sequence[_Pending], flight: _Flight) -> list[_Pending]:
+        """Those that are to be run now; of the others, some are known by now, and some wait for what is running."""
+        running = []
+        for one in pending:
+            self._look_up(one)
+            one.flight = None
+            if not one.missing:
+                self._observer.cached(one.wanted.cache, one.hit, 0)
+                continue
+            one.flight = self._worth_waiting_for(one, flight.priority)
+            if one.flight is None:
+                running.append(one)
+                self._announce(one.missing, flight)
+        return running
+
+    def _announce(self, keys: Sequence[_Key | None], flight: _Flight) -> None:
+        """Let others wait for links, unless they may wait for somebody already."""
+        if not self._cache.most_bytes:
+            return
+        for key in filter(None, keys):
+            other = self._flights.get(key)
+            if other is None or other.priority < flight.priority:
+                self._flights[key] = flight
+                flight.keys.append(key)
+
+    def _look_up(self, one: _Pending) -> None:
+        """Go on by the links that are known."""
+        landed = {} if one.flight is None else one.flight.landed
+        known = []
+        for key in one.missing:
+            result = None if key is None else landed.get(key) or self._cache.get(key)
+            if result is None:
+                break
+            one.add(result)
+            known.append(key)
+        for key in reversed(known):  # the first links are to be dropped last: without them nothing else is found
+            self._cache.get(key)
+
+    def _worth_waiting_for(self, one: _Pending, priority: Priority) -> _Flight | None:
+        """Who is computing so much of what is missing that it is better to wait."""
+        links = one.wanted.links[len(one.found) :]
+        running, last = 0, None
+        for link, key in zip(links, one.missing, strict=True):
+            flight = None if key is None else self._flights.get(key)
+            if flight is None or flight.priority < priority:
+                break
+            running, last = running + link.tokens, flight
+        left = sum(link.tokens for link in links)
+        return last if one.wanted.worth_waiting(running, left) else None
+
+    def _land(self, one: _Pending, result: StepResult, flight: _Flight) -> None:
+        """Take a result in, keep it, and hand it to those that wait."""
+        found = one.wanted.split(result, one.found)
+        known = [(key, of_link) for key, of_link in zip(one.missing, found, strict=True) if key is not None]
+        if known:
+            self._observer.cached(one.wanted.cache, one.hit, sum(link.tokens for link in one.wanted.links) - one.hit)
+        # The first links last, as in looking up.
+        for key, of_link in reversed(known):
+            flight.landed[key] = of_link
+            self._cache.put(key, of_link)
+        one.found += found
+
+    def _end(self, flight: _Flight) -> None:
+        """Let go of those that wait."""
+        for key in flight.keys:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+        flight.ended.set()

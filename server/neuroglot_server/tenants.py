@@ -1,0 +1,186 @@
+"""Tenants: who may use a server, how much of it, and the tokens that they show.
+
+The file has a table a tenant, and of a token only its hash:
+
+    [tenants.alice]
+    token_sha256 = ["5e88...", "9f86..."]   # several, so that one can be replaced while the other still works
+    queue_tokens = 200_000                  # optional: most tokens of hers that may wait or run at once
+    tokens_per_minute = 1_000_000           # optional
+    may_manage_models = true                # optional: load and unload models
+
+A token is 256 random bits, so its plain SHA-256 tells nothing of it: there is no list of likely ones to try.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+from neuroglot.errors import NeuroglotError
+from neuroglot_server.core import Quota
+
+_logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+"""How long a change of the file may go unnoticed."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class TenantsError(NeuroglotError):
+    """A file of tenants that cannot be read or does not say what it should."""
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """For whom work is done.
+
+    Attributes:
+        name: its name in metrics and logs; empty where the server does not ask who calls.
+        quota: what it may take up.
+        may_manage_models: whether it may load and unload models.
+        token_hashes: SHA-256 of its tokens, in hexadecimal digits.
+    """
+
+    name: str = ""
+    quota: Quota = field(default_factory=Quota)
+    may_manage_models: bool = False
+    token_hashes: tuple[str, ...] = ()
+
+
+class NewToken(NamedTuple):
+    """A token, for the tenant alone, and its hash, for the file."""
+
+    token: str
+    sha256: str
+
+
+def new_token() -> NewToken:
+    """A token that nobody has had before."""
+    token = f"ng_{secrets.token_urlsafe(32)}"
+    return NewToken(token, _hash(token))
+
+
+class Tenants:
+    """The tenants of a file, which is read again when it changes. While it is broken, the last sound one holds."""
+
+    def __init__(self, file: Path) -> None:
+        """Read the file.
+
+        Raises:
+            TenantsError: it is not there, or does not say what it should.
+        """
+        self._file = file
+        self._version = _version(file)
+        self._tenants = _read(file)
+        self._looked = monotonic()
+
+    def of_token(self, token: str) -> Tenant | None:
+        """The tenant whose token it is. How long it takes tells nothing of the tokens that there are."""
+        given = _hash(token)
+        found = None
+        for tenant in self._current().values():
+            for known in tenant.token_hashes:
+                if hmac.compare_digest(given, known):
+                    found = tenant
+        return found
+
+    def named(self, name: str) -> Tenant:
+        """The tenant of this name; one that the file does not know has no quota and may not manage models."""
+        return self._current().get(name, Tenant(name))
+
+    def _current(self) -> dict[str, Tenant]:
+        """The tenants, as the file has them now or a moment ago."""
+        if monotonic() - self._looked >= _SECONDS_BETWEEN_LOOKS:
+            self._looked = monotonic()
+            try:
+                version = _version(self._file)
+                if version != self._version:
+                    self._version = version  # a broken one is logged once, not once a second
+                    self._tenants = _read(self._file)
+                    _logger.info("read %s again: %d tenants", self._file, len(self._tenants))
+            except TenantsError as error:
+                _logger.error("%s: the tenants stay as they were", error)
+        return self._tenants
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _version(file: Path) -> tuple[int, int, int]:
+    """What changes when the file does; zeros where it is gone, as it may be for a moment while it is replaced."""
+    try:
+        status = file.stat()
+    except OSError:
+        return 0, 0, 0
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _read(file: Path) -> dict[str, Tenant]:
+    """The tenants of a file, by name.
+
+    Raises:
+        TenantsError: it cannot be read, or does not say what it should.
+    """
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TenantsError(f"cannot read {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TenantsError(f"{file} is no TOML: {error}") from None
+    tables = content.pop("tenants", None)
+    if content or not isinstance(tables, dict):
+        raise TenantsError(f"{file} has {', '.join(content) or 'nothing'}, expected tables [tenants.NAME] alone")
+    tenants = {name: _tenant(file, name, table) for name, table in tables.items()}
+    owners: dict[str, str] = {}
+    for tenant in tenants.values():
+        for known in tenant.token_hashes:
+            if known in owners:
+                raise TenantsError(f"{file}: {owners[known]} and {tenant.name} have one token: make one for each")
+            owners[known] = tenant.name
+    return tenants
+
+
+_KEYS = ("token_sha256", "queue_tokens", "tokens_per_minute", "may_manage_models")
+
+
+def _tenant(file: Path, name: str, table: object) -> Tenant:
+    where = f"{file}: tenants.{name}"
+    if not name or not name.isprintable():
+        raise TenantsError(f"{where} is no name: expected printable characters")
+    if not isinstance(table, dict):
+        raise TenantsError(f"{where} is {table!r}, expected a table")
+    if unknown := [key for key in table if key not in _KEYS]:
+        raise TenantsError(f"{where}.{unknown[0]} is unknown, expected one of {', '.join(_KEYS)}")
+    hashes = table.get("token_sha256", [])
+    if not isinstance(hashes, list) or not all(isinstance(one, str) and _SHA256.fullmatch(one) for one in hashes):
+        raise TenantsError(
+            f"{where}.token_sha256 must be a list of hashes of 64 hexadecimal digits, in lower case: make a token and "
+            f"its hash with `neuroglot token {name}`"
+        )
+    may_manage = table.get("may_manage_models", False)
+    if not isinstance(may_manage, bool):
+        raise TenantsError(f"{where}.may_manage_models is {may_manage!r}, expected true or false")
+    quota = Quota(
+        _positive(where, table, "queue_tokens"),
+        _positive(where, table, "tokens_per_minute"),
+    )
+    return Tenant(name, quota, may_manage, tuple(hashes))
+
+
+def _positive(where: str, table: dict[str, object], key: str) -> int | None:
+    value = table.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise TenantsError(f"{where}.{key} is {value!r}, expected a whole number of at least 1")
+    return value

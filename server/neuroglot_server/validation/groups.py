@@ -1,0 +1,70 @@
+"""What a group and its rows must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from neuroglot.errors import Violation
+from neuroglot_server.core import Group, ModelDescription, Row
+from neuroglot_server.kernels.scoring import normalised
+
+MOST_CHOICES = 256
+
+_SEPARATORS = ("", " ")
+
+
+def check_group(group: Group, model: ModelDescription) -> Iterator[Violation]:
+    """What is wrong with a group."""
+    most = model.limits.rows_per_group
+    if not 1 <= len(group.rows) <= most:
+        yield Violation("group.rows", f"has {len(group.rows)} rows, expected 1 to {most}: give one row a language")
+        return
+    first_of: dict[str, int] = {}
+    for index, row in enumerate(group.rows):
+        path = f"group.rows[{index}]"
+        if not row.label:
+            yield Violation(f"{path}.label", "is empty, expected a name, by convention the language: 'en'")
+        elif row.label in first_of:
+            yield Violation(
+                f"{path}.label",
+                f"is {row.label!r}, which is the label of rows[{first_of[row.label]}] too: give every row its own",
+            )
+        first_of.setdefault(row.label, index)
+        yield from check_row(row, path, model)
+
+
+def check_row(row: Row, path: str, model: ModelDescription) -> Iterator[Violation]:
+    """What is wrong with a row but for its label."""
+    if not row.prompt:
+        field = "text" if isinstance(row.prompt, str) else "token_ids.ids"
+        yield Violation(f"{path}.{field}", "is empty, expected a prompt of at least one token")
+    elif not isinstance(row.prompt, str):
+        for place, token in enumerate(row.prompt):
+            if not 0 <= token < model.vocabulary_size:
+                yield Violation(
+                    f"{path}.token_ids.ids[{place}]",
+                    f"is {token}, expected a token of {model.name!r}: 0 to {model.vocabulary_size - 1}",
+                )
+    for place, answer in enumerate(row.answers):
+        if not normalised(answer):
+            yield _nothing_to_compare(f"{path}.answers[{place}]", answer)
+    yield from _choices(row, path)
+    if row.distractor and not normalised(row.distractor):
+        yield _nothing_to_compare(f"{path}.distractor", row.distractor)
+    if row.separator is not None and row.separator not in _SEPARATORS:
+        yield Violation(f"{path}.separator", f"is {row.separator!r}, expected ' ' or '', or none for the default")
+
+
+def _choices(row: Row, path: str) -> Iterator[Violation]:
+    if len(row.choices) > MOST_CHOICES:
+        yield Violation(f"{path}.choices", f"has {len(row.choices)} choices, expected at most {MOST_CHOICES}")
+        return
+    for place, choice in enumerate(row.choices):
+        if not normalised(choice):
+            yield _nothing_to_compare(f"{path}.choices[{place}]", choice)
+        elif (first := row.choices.index(choice)) < place:
+            yield Violation(f"{path}.choices[{place}]", f"is {choice!r}, which is choices[{first}] too: give it once")
+
+
+def _nothing_to_compare(path: str, text: str) -> Violation:
+    return Violation(path, f"is {text!r}, which has nothing to compare with: give a word or leave it out")

@@ -1,0 +1,169 @@
+"""What interventions and the selections in them must be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from neuroglot.errors import Violation
+from neuroglot.packing import unpack_bits
+from neuroglot_server.core import (
+    Add,
+    ByContribution,
+    ByNeuron,
+    ByType,
+    ByUpload,
+    Control,
+    Convert,
+    Deactivate,
+    Difference,
+    Intersection,
+    Intervention,
+    ModelDescription,
+    Override,
+    Scale,
+    Selection,
+    Union,
+)
+from neuroglot_server.validation.violations import finite, no_component, no_layer, top
+
+MOST_SELECTIONS = 1024
+"""Most selections in all variants of a request, those inside others included."""
+
+
+def check_count(interventions: Sequence[Intervention], path: str) -> Iterator[Violation]:
+    """More selections than are looked into."""
+    selections = sum(_size(intervention.selection) for intervention in interventions)
+    if selections > MOST_SELECTIONS:
+        yield Violation(path, f"has {selections} selections, expected at most {MOST_SELECTIONS}: send fewer")
+
+
+def check_intervention(
+    intervention: Intervention, path: str, model: ModelDescription, rows: int
+) -> Iterator[Violation]:
+    """What is wrong with an intervention on a group of so many rows."""
+    yield from _action(intervention, path, model)
+    yield from _selection(intervention.selection, f"{path}.selection", model, rows)
+    components = [component for component in model.components if intervention.component in ("", component.name)]
+    if not components:
+        yield no_component(f"{path}.component", intervention.component, model)
+        return
+    layers = max(component.layers for component in components)
+    wrong = ((place, layer) for place, layer in enumerate(intervention.layers) if not 0 <= layer < layers)
+    for place, layer in wrong:
+        yield no_layer(f"{path}.layers[{place}]", layer, layers, model)
+
+
+def _action(intervention: Intervention, path: str, model: ModelDescription) -> Iterator[Violation]:
+    match intervention.action:
+        case Deactivate():
+            return
+        case Convert(value, mean_of_active):
+            if value is not None:
+                yield from finite(f"{path}.convert.value", value, model)
+                if mean_of_active:
+                    yield Violation(
+                        f"{path}.convert.value", f"is {value:g}, but the mean of active is asked for: leave one out"
+                    )
+        case Override(value, values):
+            yield from _numbers(intervention.selection, f"{path}.override", "value", value, values, model)
+        case Scale(factor, values):
+            yield from _numbers(intervention.selection, f"{path}.scale", "factor", factor, values, model)
+        case Add(value, values):
+            yield from _numbers(intervention.selection, f"{path}.add", "value", value, values, model)
+
+
+def _numbers(
+    selection: Selection, path: str, field: str, one: float, each: Sequence[float] | None, model: ModelDescription
+) -> Iterator[Violation]:
+    """One number for all neurons, or one for each of a set."""
+    yield from finite(f"{path}.{field}", one, model)
+    if each is None:
+        return
+    if one != 0:
+        yield Violation(f"{path}.{field}", f"is {one:g}, but there is a number for each neuron: leave one of them out")
+    if not isinstance(selection, ByNeuron):
+        yield Violation(
+            f"{path}.values",
+            f"has {len(each)} numbers, one a neuron, but the selection does not name its neurons: choose them by "
+            "`neurons` or `uploaded`, or give one number for all",
+        )
+        return
+    neurons = np.count_nonzero(np.unpackbits(np.frombuffer(selection.bits, dtype=np.uint8)))
+    if len(each) != neurons:
+        yield Violation(f"{path}.values", f"has {len(each)} numbers, expected one for each of the {neurons} neurons")
+    for place, value in enumerate(each):
+        yield from finite(f"{path}.values[{place}]", value, model)
+
+
+def _parts(selection: Selection) -> tuple[str, Sequence[Selection]]:
+    """The name of a selection's field in the contract, and the selections inside it."""
+    match selection:
+        case Union(parts):
+            return "union", parts
+        case Intersection(parts):
+            return "intersection", parts
+        case Difference(parts):
+            return "difference", parts
+        case Control(of):
+            return "control", (of,)
+        case ByType():
+            return "types", ()
+        case ByNeuron():
+            return "neurons", ()
+        case ByUpload():
+            return "uploaded", ()
+        case ByContribution():
+            return "top_contribution", ()
+
+
+def _size(selection: Selection) -> int:
+    return 1 + sum(_size(part) for part in _parts(selection)[1])
+
+
+def _selection(selection: Selection, path: str, model: ModelDescription, rows: int) -> Iterator[Violation]:
+    name, parts = _parts(selection)
+    path = f"{path}.{name}"
+    match selection:
+        case ByType(types):
+            if not types:
+                yield Violation(f"{path}.types", "is empty, expected at least one type, such as all_shared")
+            if rows == 1:
+                yield Violation(
+                    path, "chooses by type, but the neurons of a single row have none: send two languages or more"
+                )
+        case ByNeuron():
+            yield from check_neurons(selection, path, model)
+        case ByContribution(fraction, top_k):
+            yield from top(path, "fraction", fraction, top_k, model)
+        case ByUpload():
+            return  # it was looked at when it came
+        case Control():
+            yield from _selection(parts[0], f"{path}.of", model, rows)
+        case Union() | Intersection() | Difference():
+            if not parts:
+                yield Violation(f"{path}.selections", "is empty, expected at least one selection")
+            for index, part in enumerate(parts):
+                yield from _selection(part, f"{path}.selections[{index}]", model, rows)
+
+
+def check_neurons(given: ByNeuron, path: str, model: ModelDescription) -> Iterator[Violation]:
+    """What is wrong with a set of neurons."""
+    component = next((part for part in model.components if given.component in ("", part.name)), None)
+    if component is None:
+        yield no_component(f"{path}.component", given.component, model)
+    elif not given.component and len(model.components) > 1:
+        names = " or ".join(part.name for part in model.components)
+        yield Violation(f"{path}.component", f"is empty, and {model.name!r} has more than one: name {names}")
+    elif (given.layers, given.neurons) != (component.layers, component.neurons):
+        yield Violation(
+            path,
+            f"is a set of {given.layers} layers of {given.neurons} neurons, expected the {component.layers} layers of "
+            f"{component.neurons} of {model.name!r}: use a set that was made with this model",
+        )
+    else:
+        try:
+            unpack_bits(given.bits, (given.layers, given.neurons))
+        except ValueError as error:
+            yield Violation(f"{path}.bits", f"{error}")

@@ -1,0 +1,288 @@
+"""Who may call: tokens, certificates, and what the address says about both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from neuroglot.v1 import service_pb2, service_pb2_grpc
+from neuroglot_server.adapter.identity import Access, CertificateError, Unauthenticated, credentials, request_id
+from neuroglot_server.address import Address
+from neuroglot_server.core import Priority, Quota
+from neuroglot_server.deployment import Certificates, Deployment
+from neuroglot_server.lifecycle import Started, run
+from neuroglot_server.tenants import Tenant, Tenants, new_token
+from tests.server.certificates import Authority, authority
+from tests.server.live import NAME, Live, Watched, channel_to, group, load, said, serving
+
+ALICE, BOB = new_token(), new_token()
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    file = tmp_path / "tokens.toml"
+    file.write_text(
+        f"""
+        [tenants.alice]
+        token_sha256 = ["{ALICE.sha256}"]
+        queue_tokens = 5000
+        tokens_per_minute = 60000
+        may_manage_models = true
+        [tenants.bob]
+        token_sha256 = ["{BOB.sha256}"]
+        """
+    )
+    return file
+
+
+def bearer(token: str) -> tuple[tuple[str, str]]:
+    return (("authorization", f"Bearer {token}"),)
+
+
+def request() -> service_pb2.AnalyzeGroupRequest:
+    return service_pb2.AnalyzeGroupRequest(model=NAME, group=group())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ((), "this server asks for a token: send it as metadata, `authorization: Bearer TOKEN`"),
+        ((("authorization", "Basic abc"),), "asks for a token"),
+        (bearer("ng_guessed"), "the token is not known here"),
+        (bearer(ALICE.sha256), "the token is not known here"),
+    ],
+)
+def test_without_a_known_token_nothing_is_answered(
+    bloom_bundle: Path, tokens: Path, metadata: tuple[tuple[str, str], ...], message: str
+) -> None:
+    async def conversation() -> None:
+        async with serving(load(bloom_bundle), access=Access(Tenants(tokens))) as live:
+            stream = live.stub.AnalyzeGroups(metadata=metadata)
+            for call in (
+                live.stub.AnalyzeGroup(request(), metadata=metadata),
+                live.stub.ListModels(service_pb2.ListModelsRequest(), metadata=metadata),
+                live.stub.Generate(service_pb2.GenerateRequest(), metadata=metadata).read(),
+                stream.read(),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+                assert message in said(caught.value).message
+
+    asyncio.run(conversation())
+
+
+def test_a_token_says_for_whom_and_within_which_quota(bloom_bundle: Path, tokens: Path) -> None:
+    async def conversation() -> Watched:
+        model = load(bloom_bundle, kind=Watched)
+        async with serving(model, access=Access(Tenants(tokens))) as live:
+            asked = service_pb2.GetModelRequest(model=NAME)
+            limits = [
+                (await live.stub.GetModel(asked, metadata=bearer(who.token))).model.limits for who in (ALICE, BOB)
+            ]
+            assert [limit.tenant_queue_tokens for limit in limits] == [5000, 0]
+            assert [limit.tenant_tokens_per_minute for limit in limits] == [60000, 0]
+            named = (*bearer(ALICE.token), ("x-request-id", "mine-1"))
+            await live.stub.AnalyzeGroup(request(), metadata=named)
+            bulk = service_pb2.AnalyzeGroupRequest(model=NAME, group=group(), priority=service_pb2.PRIORITY_BULK)
+            await live.stub.AnalyzeGroup(bulk, metadata=bearer(BOB.token))
+            sent = [
+                service_pb2.AnalyzeGroupsRequest(model=NAME, group=group("a")),
+                service_pb2.AnalyzeGroupsRequest(
+                    model=NAME, group=group("b"), priority=service_pb2.PRIORITY_INTERACTIVE
+                ),
+            ]
+            assert (
+                len([answer async for answer in live.stub.AnalyzeGroups(iter(sent), metadata=bearer(BOB.token))]) == 2
+            )
+            return model
+
+    alice, *bobs = asyncio.run(conversation()).callers
+    assert (alice.tenant, alice.quota, alice.priority, alice.request_id) == (
+        "alice",
+        Quota(5000, 60000),
+        Priority.INTERACTIVE,
+        "mine-1",
+    )
+    assert [(bob.tenant, bob.quota) for bob in bobs] == [("bob", Quota())] * 3
+    assert [bob.priority for bob in bobs] == [Priority.BULK, Priority.BULK, Priority.INTERACTIVE]
+
+
+def test_only_those_who_may_load_and_unload(bloom_bundle: Path, tokens: Path) -> None:
+    async def conversation() -> None:
+        async with serving(load(bloom_bundle), access=Access(Tenants(tokens))) as live:
+            for call in (
+                live.stub.LoadModel(service_pb2.LoadModelRequest(bundle="x"), metadata=bearer(BOB.token)),
+                live.stub.UnloadModel(service_pb2.UnloadModelRequest(model=NAME), metadata=bearer(BOB.token)),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+                assert "'bob' may not load or unload models" in said(caught.value).message
+            await live.stub.UnloadModel(service_pb2.UnloadModelRequest(model=NAME), metadata=bearer(ALICE.token))
+
+    asyncio.run(conversation())
+
+
+def test_health_and_reflection_ask_for_no_token(bloom_bundle: Path, tokens: Path) -> None:
+    async def conversation(live: Live) -> int:
+        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        stub = reflection_pb2_grpc.ServerReflectionStub(live.channel)
+        assert [answer async for answer in stub.ServerReflectionInfo(iter([asked]))]
+        return (await health_pb2_grpc.HealthStub(live.channel).Check(health_pb2.HealthCheckRequest())).status
+
+    async def serve() -> int:
+        async with serving(load(bloom_bundle), access=Access(Tenants(tokens))) as live:
+            return await conversation(live)
+
+    assert asyncio.run(serve()) == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_stranger_is_refused_before_a_byte_of_the_message_is_read(bloom_bundle: Path, tokens: Path) -> None:
+    async def conversation() -> grpc.StatusCode:
+        async with serving(load(bloom_bundle), access=Access(Tenants(tokens))) as live:
+            call = live.channel.stream_unary("/neuroglot.v1.NeuroglotService/AnalyzeGroup")()
+            return await asyncio.wait_for(call.code(), 5)  # nothing has been sent, and nothing will be
+
+    assert asyncio.run(conversation()) is grpc.StatusCode.UNAUTHENTICATED
+
+
+@asynccontextmanager
+async def deployed(deployment: Deployment) -> AsyncIterator[str]:
+    """Run a deployment for the length of a block."""
+    stopping, target = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    def started(server: Started) -> None:
+        target.set_result(server.target)
+
+    running = asyncio.create_task(run(deployment, stopping, started))
+    await asyncio.wait({running, target}, return_when=asyncio.FIRST_COMPLETED)
+    if running.done():
+        running.result()
+    try:
+        yield await target
+    finally:
+        stopping.set()
+        await running
+
+
+@pytest.fixture(scope="module")
+def issued(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return authority(tmp_path_factory.mktemp("certificates"))
+
+
+async def names(
+    target: str, channel_credentials: grpc.ChannelCredentials | None, metadata: tuple[tuple[str, str], ...] = ()
+) -> list[str]:
+    """The models that a server says it has; a target that does not answer fails within seconds."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
+    channel = (
+        grpc.aio.secure_channel(target, channel_credentials, options) if channel_credentials else channel_to(target)
+    )
+    async with channel:
+        stub = service_pb2_grpc.NeuroglotServiceStub(channel)
+        answer = await stub.ListModels(service_pb2.ListModelsRequest(), metadata=metadata, timeout=10)
+        return [model.name for model in answer.models]
+
+
+def test_tls_with_a_token(bloom_bundle: Path, tokens: Path, issued: Authority) -> None:
+    async def conversation() -> None:
+        tls = issued.server._replace(client_ca=None)
+        anywhere = Address("127.0.0.1", 0)
+        async with deployed(Deployment({"b": bloom_bundle}, anywhere, certificates=tls, tokens=tokens)) as target:
+            trusting = grpc.ssl_channel_credentials(issued.root)
+            assert await names(target, trusting, bearer(ALICE.token)) == ["b"]
+            for channel_credentials, metadata, code in (
+                (trusting, (), grpc.StatusCode.UNAUTHENTICATED),
+                (grpc.ssl_channel_credentials(authority(tokens.parent).root), (), grpc.StatusCode.UNAVAILABLE),
+                (None, bearer(ALICE.token), grpc.StatusCode.UNAVAILABLE),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await names(target, channel_credentials, metadata)
+                assert caught.value.code() is code
+
+    asyncio.run(conversation())
+
+
+def test_a_client_s_certificate_is_its_name(bloom_bundle: Path, tokens: Path, issued: Authority) -> None:
+    async def code(target: str, name: str | None) -> grpc.StatusCode:
+        key, certificate = issued.client(name)
+        channel_credentials = grpc.ssl_channel_credentials(issued.root, key, certificate)
+        async with grpc.aio.secure_channel(target, channel_credentials) as channel:
+            stub = service_pb2_grpc.NeuroglotServiceStub(channel)
+            return await stub.UnloadModel(service_pb2.UnloadModelRequest(model="other"), timeout=10).code()
+
+    async def conversation() -> None:
+        deployment = Deployment({"b": bloom_bundle}, Address("127.0.0.1", 0), certificates=issued.server, tokens=tokens)
+        async with deployed(deployment) as target:
+            assert await code(target, "alice") is grpc.StatusCode.NOT_FOUND  # may manage, but there is no such model
+            assert await code(target, "bob") is grpc.StatusCode.PERMISSION_DENIED
+            assert await code(target, "somebody else") is grpc.StatusCode.PERMISSION_DENIED
+            assert await code(target, None) is grpc.StatusCode.UNAUTHENTICATED
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await names(target, grpc.ssl_channel_credentials(issued.root), bearer(ALICE.token))
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+    asyncio.run(conversation())
+
+
+def test_a_token_counts_before_a_certificate(tokens: Path) -> None:
+    access = Access(Tenants(tokens), client_certificates=True)
+    certificate = {"x509_common_name": [b"bob"]}
+    assert access.tenant(dict(bearer(ALICE.token)), certificate).name == "alice"
+    assert access.tenant({}, certificate).name == "bob"
+    with pytest.raises(Unauthenticated, match="not known"):
+        access.tenant(dict(bearer("wrong")), certificate)
+    assert Access(client_certificates=True).tenant({}, certificate) == Tenant("bob")
+    assert Access().tenant(dict(bearer("whatever")), {}).name == ""
+
+
+@pytest.mark.parametrize("wrong", ["no certificate", "another key", "not there"])
+def test_files_that_make_no_tls_are_said(tmp_path: Path, issued: Authority, wrong: str) -> None:
+    other = authority(tmp_path)
+    match wrong:
+        case "no certificate":
+            other.server.certificate.write_text("hello")
+            files, message = other.server, "do not belong together or are not in PEM form"
+        case "another key":
+            files, message = issued.server._replace(key=other.server.key), "do not belong together"
+        case _:
+            files, message = other.server._replace(key=tmp_path / "missing"), "cannot read .*missing: No such file"
+    with pytest.raises(CertificateError, match=message):
+        credentials(files)
+
+
+TLS = Certificates(Path("c"), Path("k"))
+
+
+@pytest.mark.parametrize(
+    ("address", "certificates", "file", "exposure"),
+    [
+        ("127.0.0.1:1", None, None, ""),
+        ("0.0.0.0:1", None, None, "neither encrypted nor authenticated"),
+        ("0.0.0.0:1", None, Path("t"), "traffic is not encrypted"),
+        ("0.0.0.0:1", TLS, None, "nobody asks who calls"),
+        ("0.0.0.0:1", TLS, Path("t"), ""),
+        ("0.0.0.0:1", TLS._replace(client_ca=Path("a")), None, ""),
+    ],
+)
+def test_an_address_that_others_reach_needs_tls_and_somebody_who_asks(
+    address: str, certificates: Certificates | None, file: Path | None, exposure: str
+) -> None:
+    deployment = Deployment({}, Address.parse(address), certificates=certificates, tokens=file)
+    assert exposure in deployment.exposure
+    assert bool(deployment.exposure) == bool(exposure)
+
+
+def test_a_request_s_own_name_is_kept_if_it_is_sane() -> None:
+    assert request_id({"x-request-id": "4bf9-2f.A_z/1"}) == "4bf9-2f.A_z/1"
+    made = {request_id({"x-request-id": odd}) for odd in ("", "two words", "new\nline", "é", "x" * 200)}
+    assert len(made) == 5
+    assert all(len(name) == 16 for name in made)

@@ -1,0 +1,63 @@
+"""What is kept: within its space, and what is used before what was seen once."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuroglot_server.cache import Cache
+from neuroglot_server.steps import StepResult
+
+KILOBYTE = 1024
+
+
+def result(kilobytes: int) -> StepResult:
+    activations = np.zeros((1, kilobytes * KILOBYTE // 4), dtype=np.float32)
+    return StepResult(True, activations=activations, coefficients=activations)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 40), st.booleans()), max_size=60))
+def test_the_space_is_never_exceeded_and_what_is_found_is_what_was_kept(asked: list[tuple[int, int, bool]]) -> None:
+    cache = Cache(32 * KILOBYTE)
+    last: dict[int, StepResult] = {}
+    for key, size, looks in asked:
+        if looks:
+            assert cache.get(key) in (None, last.get(key))
+        else:
+            last[key] = result(size)
+            cache.put(key, last[key])
+        assert 0 <= cache.nbytes <= 32 * KILOBYTE
+
+
+def test_what_is_used_again_outlives_any_number_of_results_that_are_seen_once() -> None:
+    cache = Cache(64 * KILOBYTE)
+    cache.put("template", result(8))
+    assert cache.get("template") is not None
+    for number in range(1000):
+        cache.put(number, result(8))
+    assert cache.get("template") is not None
+    assert cache.get(0) is None
+    assert cache.get(999) is not None
+
+
+def test_what_was_used_long_ago_gives_way_in_the_end() -> None:
+    cache = Cache(64 * KILOBYTE)
+    for number in range(50):
+        cache.put(number, result(8))
+        cache.get(number)
+    assert cache.get(0) is None
+    assert cache.get(49) is not None
+
+
+def test_results_without_arrays_take_up_space_too() -> None:
+    cache = Cache(16 * KILOBYTE)
+    for number in range(1000):
+        cache.put(number, StepResult(finite=False))
+    assert sum(cache.get(number) is not None for number in range(1000)) < 20
+
+
+def test_nothing_is_kept_where_there_is_no_space() -> None:
+    cache = Cache(0)
+    cache.put("key", result(0))
+    assert cache.get("key") is None

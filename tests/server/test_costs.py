@@ -1,0 +1,88 @@
+"""What groups hold: variants are split so that it fits, and nothing else changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuroglot.packing import pack_bits
+from neuroglot_server.budget import Sizes
+from neuroglot_server.core import Analysis, ByNeuron, Deactivate, Intervention, Prediction, Scope, Settings, Variant
+from neuroglot_server.costs import Costs
+from neuroglot_server.text import EncodedRow
+from tests.server.serving import CAPITALS, analyze
+
+SIZES = Sizes(key_values=100, activations=40, edits=80, logits=10)
+ROWS = [EncodedRow("en", (1,) * 30, (5, 6), True, ("Paris",)), EncodedRow("th", (1,) * 50, (), False, ())]
+GENERATED = Analysis(prediction=Prediction(generate=True))
+
+
+def held(costs: Costs, rows: list[tuple[EncodedRow, bool]]) -> int:
+    """Keys and values: of what is generated, a token more than are run, and of prompts that are read anew."""
+    return sum(100 * (1 + (6 if row.gold else 16) + anew * len(row.prompt)) for row, anew in rows)
+
+
+@given(
+    count=st.integers(0, 40),
+    changed=st.lists(st.tuples(st.sampled_from(ROWS), st.booleans()), max_size=30),
+    group=st.integers(1, 50_000),
+    part=st.integers(1, 20_000),
+)
+def test_parts_hold_everything_in_its_order_and_no_more_than_they_may(
+    count: int, changed: list[tuple[EncodedRow, bool]], group: int, part: int
+) -> None:
+    costs = Costs([SIZES], group, part)
+    variants, rows = costs.variants(ROWS, GENERATED, count), costs.rows(ROWS, GENERATED, changed)
+    assert [place for one in variants for place in range(count)[one]] == list(range(count))
+    assert [place for one in rows for place in range(len(changed))[one]] == list(range(len(changed)))
+    for one in variants:
+        assert one.stop - one.start <= 1 or (one.stop - one.start) * len(ROWS) * SIZES.edits <= part
+    for one in rows:
+        assert one.stop - one.start <= 1 or held(costs, changed[one]) <= part
+
+
+def test_long_prompts_leave_less_room_for_variants_and_the_group_fits_still() -> None:
+    short, long = (EncodedRow("en", (1,) * length, (5,), True, ("a",)) for length in (10, 400))
+    for row in (short, long):
+        costs = Costs([SIZES], 50_000, 10_000)
+        assert costs.bytes([row], Analysis(prediction=Prediction()), [False] * 64) <= 50_000
+    assert len(costs.variants([long], GENERATED, 64)) > len(costs.variants([short], GENERATED, 64))
+
+
+def test_a_group_of_many_variants_takes_no_more_than_one_of_enough() -> None:
+    costs = Costs([SIZES], 10**6, 5_000)
+    sizes = [costs.bytes(ROWS, GENERATED, [False] * count) for count in (0, 1, 31, 32, 400)]
+    assert sizes[0] < sizes[1] < sizes[2]
+    assert sizes[2] == sizes[3] == sizes[4]
+
+
+@pytest.mark.parametrize("generate", [False, True])
+def test_many_variants_run_in_parts_as_they_do_together(bloom_bundle: Path, generate: bool) -> None:
+    random = np.random.default_rng(7)
+    variants = tuple(
+        Variant(
+            f"draw {draw}",
+            (
+                Intervention(
+                    ByNeuron("", 3, 96, pack_bits(random.random((3, 96)) < 0.5)),
+                    Deactivate(),
+                    scope=Scope.ALL_PROMPT_TOKENS if draw % 3 == 0 else Scope.LAST_PROMPT_TOKEN,
+                ),
+            ),
+        )
+        for draw in range(12)
+    )
+    twice = (*variants, Variant("the first again", variants[0].interventions))
+    analysis = Analysis(prediction=Prediction(generate=generate), variants=twice)
+    together = analyze(bloom_bundle, CAPITALS, analysis)
+    split = analyze(bloom_bundle, CAPITALS, analysis, Settings(threads=1, batch_bytes=200_000))
+    assert [variant.name for variant in split.variants] == ["baseline", *(variant.name for variant in twice)]
+    for left, right in zip(split.variants, together.variants, strict=True):
+        for one, other in zip(left.predictions, right.predictions, strict=True):
+            assert one.token_ids == other.token_ids
+            assert one.gold_log_probability == pytest.approx(other.gold_log_probability, abs=1e-5)
+    assert split.variants[-1].predictions == split.variants[1].predictions

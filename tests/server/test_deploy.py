@@ -1,0 +1,123 @@
+"""What `deploy/` says must be true of the server: its flags, its options, its metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from neuroglot.cli import main
+from neuroglot_server.command import serve
+from neuroglot_server.config import read
+from neuroglot_server.metrics import Metrics
+from neuroglot_server.options import OPTIONS
+from neuroglot_server.tenants import Tenants
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "neuroglot.json"
+FLAGS = {flag for parameter in serve.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """How the server is started, wherever it is."""
+    unit = (DEPLOY / "neuroglot.service").read_text()
+    yield "neuroglot.service", shlex.split(re.search(r"^ExecStart=\S+ serve (.*)$", unit, re.MULTILINE)[1])
+    for file in sorted(DEPLOY.glob("*.Dockerfile")):
+        yield file.name, json.loads(re.search(r"^CMD (\[.*\])$", file.read_text(), re.MULTILINE)[1])
+    yield "compose.yaml", composed()["services"]["neuroglot"]["command"]
+
+
+def composed() -> dict:
+    return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+
+@pytest.mark.parametrize(("where", "command"), list(commands()))
+def test_the_server_is_started_with_flags_that_it_has(where: str, command: list[str]) -> None:
+    given = {word.split("=")[0] for word in command if word.startswith("--")}
+    assert given
+    assert given <= FLAGS
+    if "--insecure" not in given:
+        assert command[command.index("--address") + 1].startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize("file", sorted(DEPLOY.glob("*.Dockerfile")), ids=lambda file: file.name)
+def test_images_copy_what_there_is_and_set_variables_that_mean_something(file: Path) -> None:
+    text = file.read_text()
+    for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE):
+        assert all((DEPLOY.parent / name).exists() for name in line.split())
+    variables = {option.variable for option in OPTIONS}
+    assert set(re.findall(r"NEUROGLOT_[A-Z_]+", text)) <= variables
+    assert re.search(r"^USER \d+$", text, re.MULTILINE)
+
+
+def test_the_example_of_a_configuration_is_one(tmp_path: Path) -> None:
+    """As it stands, and with the model that is commented out."""
+    assert read(DEPLOY / "neuroglot.toml").values["bundles_folder"] == "/bundles"
+    whole = re.sub(r"^# (\[models|bundle =|batch_|shared_)", r"\1", (DEPLOY / "neuroglot.toml").read_text(), flags=re.M)
+    (tmp_path / "neuroglot.toml").write_text(whole)
+    assert read(tmp_path / "neuroglot.toml").models["bloomz-560m"].values == {
+        "batch_tokens": 8192,
+        "shared_cache": True,
+    }
+    printed = CliRunner().invoke(main, ["serve", "--config", str(DEPLOY / "neuroglot.toml"), "--print-config"])
+    assert printed.exit_code == 0, printed.output
+    assert Tenants(DEPLOY / "tokens.toml").of_token("any") is None
+
+
+def test_what_compose_mounts_is_there_and_what_prometheus_asks_is_where_the_server_is() -> None:
+    services, volumes = composed()["services"], composed()["volumes"]
+    for service in services.values():
+        for mount in service["volumes"]:
+            source = mount.split(":")[0]
+            assert source in volumes or source == "../bundles" or (DEPLOY / source).exists(), mount
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    build = services["neuroglot"]["build"]
+    assert (DEPLOY / build["context"] / build["dockerfile"]).exists()
+    scraped = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"][0]
+    name, port = scraped["targets"][0].split(":")
+    assert name in services
+    assert f"--metrics-address=0.0.0.0:{port}" in services["neuroglot"]["command"]
+
+
+def exported() -> set[str]:
+    """Names of all series of a server."""
+    names = {"up", "process_resident_memory_bytes"}  # of Prometheus itself, and of processes that it can see
+    for family in Metrics().registry.collect():
+        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
+        names |= {family.name + suffix for suffix in suffixes}
+    return names
+
+
+def expressions() -> Iterator[str]:
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        yield from (target["expr"] for target in panel["targets"])
+    for group in yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]:
+        yield from (rule["expr"] for rule in group["rules"])
+
+
+def test_dashboard_and_alerts_ask_for_numbers_that_the_server_gives() -> None:
+    asked = set()
+    for expression in expressions():
+        asked |= set(re.findall(r"\b(?:neuroglot_[a-z_]+|grpc_server_[a-z_]+|process_[a-z_]+)", expression))
+    assert asked <= exported()
+    assert {name for name in asked if name.startswith("neuroglot")} >= {
+        "neuroglot_queue_depth_tokens",
+        "neuroglot_tokens_total",
+        "neuroglot_model_up",
+    }
+
+
+def test_files_of_grafana_point_at_each_other() -> None:
+    provisioning = DEPLOY / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "neuroglot.yml").read_text())["providers"]
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert {panel["datasource"]["uid"] for panel in panels} == {source["uid"]}
+    mounts = composed()["services"]["grafana"]["volumes"]
+    assert any(mount.startswith("./grafana/dashboards:" + provider["options"]["path"]) for mount in mounts)

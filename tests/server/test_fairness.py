@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from time import perf_counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuroglot_server.budget import Budget, Extent, Shape, Sizes
+from neuroglot_server.core import Caller, Priority
+from neuroglot_server.fairness import Batch, FairQueue
+from neuroglot_server.steps import RowStep, StepResult
+from neuroglot_server.waiting import Lane, Submission, Waiting
+
+INTERACTIVE, BULK = Priority.INTERACTIVE, Priority.BULK
+BUDGET = Budget(tokens=64, bytes=5000, sizes=Sizes(key_values=7, activations=31, edits=62, logits=101))
+
+
+def lane(tokens: int = 64, component: str = "decoder", budget: Budget | None = None) -> Lane:
+    def run(steps: Sequence[RowStep]) -> list[StepResult]:
+        raise AssertionError("nothing runs here")
+
+    return Lane(component, run, lambda: None, budget or Budget(tokens, 10**9, Sizes()))
+
+
+class House:
+    """A queue, and the tenants that fill it."""
+
+    def __init__(self) -> None:
+        self.queue = FairQueue()
+        self.loop = asyncio.new_event_loop()
+        self.now = 0.0
+
+    def add(
+        self, lane: Lane, tenant: str, extents: Sequence[Extent | int], priority: Priority = INTERACTIVE
+    ) -> Submission:
+        caller = Caller(tenant, priority)
+        submission = Submission(caller, False, [None] * len(extents), len(extents), self.loop.create_future())
+        self.queue.add(
+            lane,
+            [
+                Waiting(RowStep((5,)), extent if isinstance(extent, Extent) else Extent(extent), submission, place, 0.0)
+                for place, extent in enumerate(extents)
+            ],
+            self.now,
+        )
+        return submission
+
+    def take(self, seconds: float = 1.0) -> Batch:
+        """The next batch, which takes so long."""
+        batch = self.queue.take(self.now)
+        assert batch is not None
+        self.now += seconds
+        self.queue.ran(batch, seconds, self.now)
+        return batch
+
+
+@contextmanager
+def house() -> Iterator[House]:
+    one = House()
+    try:
+        yield one
+    finally:
+        one.loop.close()
+
+
+def tokens_by_tenant(batch: Batch) -> Counter[str]:
+    given: Counter[str] = Counter()
+    for waiting in batch.rows:
+        given[waiting.submission.caller.tenant] += waiting.extent.new
+    return given
+
+
+def lengths(batch: Batch) -> list[int]:
+    return sorted(waiting.extent.new for waiting in batch.rows)
+
+
+def test_steps_of_the_oldest_ones_length_go_with_it() -> None:
+    with house() as one:
+        one.add(lane(9), "", [3, 30, 1, 3, 29, 3])
+        assert lengths(one.take()) == [3, 3, 3]
+        assert lengths(one.take()) == [30], "the oldest is not left behind, and larger than the batch it runs alone"
+
+
+def test_equals_are_taken_in_the_order_in_which_they_came() -> None:
+    with house() as one:
+        only = lane(12)
+        first, second = one.add(only, "", [3] * 3), one.add(only, "", [3] * 3)
+        rows = one.take().rows
+        assert [waiting.submission for waiting in rows] == [first, first, first, second]
+        assert [waiting.place for waiting in rows] == [0, 1, 2, 0]
+
+
+def test_two_tenants_get_half_each_however_many_steps_they_have() -> None:
+    with house() as one:
+        only = lane(64)
+        one.add(only, "many", [1, 2, 3, 4, 5] * 400, BULK)
+        one.add(only, "few", [5, 4] * 40, BULK)
+        given: Counter[str] = Counter()
+        while one.queue.has(BULK):
+            given += tokens_by_tenant(one.take())
+            if given["few"] == 9 * 40:
+                break
+            assert abs(given["many"] - given["few"]) <= 64
+        assert given["many"] <= given["few"] + 64
+
+
+def test_tenants_get_the_same_though_their_steps_cannot_share_batches() -> None:
+    with house() as one:
+        only = lane(64)
+        one.add(only, "short", [1] * 2000)
+        one.add(only, "long", [30] * 60)
+        one.add(only, "mixed", [1, 30] * 200)
+        given: Counter[str] = Counter()
+        for _ in range(40):
+            given += tokens_by_tenant(one.take())
+            assert max(given.values()) - min(given[tenant] for tenant in ("short", "long", "mixed")) <= 128
+
+
+def test_room_that_one_tenant_leaves_is_filled_by_another() -> None:
+    with house() as one:
+        only = lane(64)
+        one.add(only, "many", [4] * 100)
+        one.add(only, "few", [4])
+        batch = one.take()
+        assert tokens_by_tenant(batch) == {"few": 4, "many": 60}
+
+
+def test_who_was_away_is_owed_nothing_and_who_worked_alone_owes_nothing() -> None:
+    with house() as one:
+        only = lane(64)
+        one.add(only, "alone", [1] * 2000)
+        for _ in range(20):
+            one.take()
+        one.add(only, "late", [1] * 2000)
+        given: Counter[str] = Counter()
+        for _ in range(10):
+            given += tokens_by_tenant(one.take())
+        assert abs(given["alone"] - given["late"]) <= 64 + 32, "a batch and a turn"
+        while len(one.queue):
+            one.take()
+        one.add(only, "alone", [1] * 500)
+        one.add(only, "third", [1] * 500)
+        given = Counter()
+        for _ in range(10):
+            given += tokens_by_tenant(one.take())
+        assert abs(given["alone"] - given["third"]) <= 64 + 32
+
+
+def test_interactive_steps_overtake_bulk() -> None:
+    with house() as one:
+        only = lane(64)
+        one.add(only, "bulk", [8] * 100, BULK)
+        one.take()
+        asked = one.add(only, "somebody", [8, 8])
+        batch = one.take()
+        assert [waiting.submission for waiting in batch.rows[:2]] == [asked, asked]
+        assert tokens_by_tenant(batch) == {"somebody": 16, "bulk": 16}, "bulk no more than doubles such a batch"
+
+
+def test_interactive_steps_share_their_batches_fully() -> None:
+    with house() as one:
+        only = lane(64)
+        for tenant in "abcdefgh":
+            one.add(only, tenant, [8])
+        assert len(one.take().rows) == 8
+
+
+def test_bulk_is_not_starved_by_interactive_steps() -> None:
+    with house() as one:
+        only = lane(64)
+        one.add(only, "bulk", [30] * 20, BULK)
+        one.take(seconds=2)
+        headed = []
+        for _ in range(36):
+            one.add(only, "somebody", [1] * 64)
+            headed.append(one.take(seconds=2 if one.queue.bulk_is_due(one.now) else 1).priority)
+        assert headed.count(BULK) == 2
+        assert headed[16] is INTERACTIVE
+        assert headed[17] is BULK, "after it waited for eight times two seconds"
+
+
+def test_bulk_that_has_just_come_is_patient() -> None:
+    with house() as one:
+        only = lane(64)
+        one.add(only, "bulk", [30], BULK)
+        one.take(seconds=1)
+        one.now = 1000.0
+        one.add(only, "bulk", [30], BULK)
+        one.add(only, "somebody", [1])
+        assert one.take().priority is INTERACTIVE
+
+
+def test_each_component_has_batches_of_its_own_in_the_same_turns() -> None:
+    with house() as one:
+        encoder, decoder = lane(64, "encoder"), lane(64, "decoder")
+        one.add(encoder, "many", [8] * 200)
+        one.add(decoder, "few", [1] * 200)
+        one.add(decoder, "many", [1] * 10)
+        given: Counter[str] = Counter()
+        for _ in range(6):
+            batch = one.take()
+            given += tokens_by_tenant(batch)
+            assert {waiting.submission.caller.tenant for waiting in batch.rows} <= {"many", "few"}
+            assert abs(given["many"] - given["few"]) <= 64
+        assert one.queue.waiting(encoder) + one.queue.waiting(decoder) == len(one.queue) < 410
+
+
+def test_what_is_dropped_is_gone_and_the_rest_stays_in_order() -> None:
+    with house() as one:
+        only = lane(12)
+        one.add(only, "a", [3, 2])
+        gone = one.add(only, "a", [3, 3, 2, 9])
+        last = one.add(only, "a", [3])
+        one.queue.drop(gone)
+        one.queue.drop(gone)
+        assert len(one.queue) == 3
+        assert gone not in one.queue.submissions()
+        rows = one.take().rows
+        assert [waiting.extent.new for waiting in rows] == [3, 3, 2]
+        assert rows[1].submission is last
+        assert (len(one.queue), one.queue.submissions(), one.queue.take(0.0)) == (0, [], None)
+
+
+def test_choosing_among_thousands_of_steps_is_quick() -> None:
+    with house() as one:
+        only = lane(4096)
+        for index in range(64):
+            extents = [Extent(1 + index % 6, past, scored=1) for past in range(5, 37)]
+            one.add(only, f"tenant {index % 8}", extents, BULK)
+        assert len(one.queue) == 2048
+        spent = []
+        while len(one.queue):
+            begun = perf_counter()
+            one.take()
+            spent.append(perf_counter() - begun)
+        assert max(spent) < 0.03, "a few milliseconds, and room for a busy machine"
+
+
+EXTENTS = st.builds(
+    Extent,
+    new=st.integers(1, 40),
+    past=st.integers(0, 20),
+    cross=st.integers(0, 4),
+    scored=st.integers(0, 2),
+    tapped=st.integers(0, 2),
+    masked=st.integers(0, 1),
+    kept=st.booleans(),
+)
+ARRIVALS = st.tuples(
+    st.sampled_from("abc"),
+    st.sampled_from(Priority),
+    st.sampled_from(("encoder", "decoder")),
+    st.lists(EXTENTS, min_size=1, max_size=12),
+    st.integers(0, 2),
+    st.booleans(),
+)
+
+
+@given(st.lists(ARRIVALS, min_size=1, max_size=12))
+def test_every_step_runs_once_within_the_budget_unless_it_was_dropped(
+    arrivals: list[tuple[str, Priority, str, list[Extent], int, bool]],
+) -> None:
+    """Whoever comes, however urgently, in whatever order, batches in between, and some of them leaving again."""
+    lanes = {name: lane(component=name, budget=BUDGET) for name in ("encoder", "decoder")}
+    with house() as one:
+        ran: Counter[tuple[int, int]] = Counter()
+        expected: Counter[tuple[int, int]] = Counter()
+        numbers = count()
+        named: dict[Submission, int] = {}
+
+        def run() -> None:
+            batch = one.take()
+            extents = [waiting.extent for waiting in batch.rows]
+            assert batch.shape == Shape.of(extents)
+            assert batch.shape.tokens <= BUDGET.tokens
+            assert batch.shape.rows * BUDGET.sizes.row(batch.shape.longest) <= BUDGET.bytes
+            assert 2 * batch.shape.positions <= 3 * batch.shape.real
+            ran.update((named[waiting.submission], waiting.place) for waiting in batch.rows)
+
+        for tenant, priority, component, extents, batches, leaves in arrivals:
+            submission = one.add(lanes[component], tenant, extents, priority)
+            named[submission] = next(numbers)
+            for _ in range(batches):
+                if len(one.queue):
+                    run()
+            if leaves:
+                one.queue.drop(submission)
+                for place in range(len(extents)):
+                    expected[named[submission], place] = ran[named[submission], place]
+            else:
+                expected.update((named[submission], place) for place in range(len(extents)))
+        while len(one.queue):
+            run()
+        assert ran == +expected
+        assert set(ran.values()) <= {1}
+        assert one.queue.submissions() == []

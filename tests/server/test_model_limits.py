@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from neuroglot.errors import BundleError
+from neuroglot_server.core import (
+    Analysis,
+    BatchRun,
+    ByType,
+    Caller,
+    Deactivate,
+    Group,
+    GroupResult,
+    Intervention,
+    InvalidRequest,
+    ModelClosed,
+    NeuronType,
+    Prediction,
+    Priority,
+    QueueFull,
+    Quota,
+    Row,
+    Settings,
+    Unobserved,
+    Variant,
+)
+from neuroglot_server.model import Model
+from tests.server.serving import CAPITALS
+
+PREDICTING = Analysis(
+    type_map=True,
+    prediction=Prediction(generate=True),
+    variants=tuple(
+        Variant(f"without {kind.name}", (Intervention(ByType((kind,)), Deactivate()),)) for kind in NeuronType
+    ),
+)
+ONE_THREAD = Settings(threads=1, cache_bytes=0)
+
+
+class Listener(Unobserved):
+    def __init__(self) -> None:
+        self.batches: list[BatchRun] = []
+        self.inside: list[int] = []
+        self.tenants: list[tuple[str, int]] = []
+
+    def batch(self, run: BatchRun) -> None:
+        self.batches.append(run)
+
+    def queued(self, tokens: int) -> None:
+        self.inside.append(tokens)
+
+    def admitted(self, tenant: str, tokens: int) -> None:
+        self.tenants.append((tenant, tokens))
+
+
+def with_model(
+    bundle: Path, settings: Settings, test: Callable[[Model], Awaitable[None]], listener: Listener | None = None
+) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(30):
+            model = Model.load(bundle, "random-bloom", settings, listener)
+            try:
+                await test(model)
+            finally:
+                await model.close()
+
+    asyncio.run(limited())
+
+
+def test_what_operators_hear_adds_up(bloom_bundle: Path) -> None:
+    listener = Listener()
+
+    async def test(model: Model) -> None:
+        await asyncio.gather(*(model.analyze(CAPITALS, PREDICTING, Caller(tenant)) for tenant in "ab"))
+
+    with_model(bloom_bundle, ONE_THREAD, test, listener)
+    assert [tenant for tenant, _ in listener.tenants] == ["a", "b"]
+    assert listener.inside[-1] == 0 < max(listener.inside) == sum(tokens for _, tokens in listener.tenants)
+    for batch in listener.batches:
+        assert batch.component == "decoder"
+        assert batch.tokens <= batch.positions <= 1.5 * batch.tokens
+        assert len(batch.queue_seconds) == batch.rows
+
+
+def test_few_bytes_a_batch_make_small_batches_and_the_same_answers(bloom_bundle: Path) -> None:
+    answers: list[GroupResult] = []
+    largest = []
+    for batch_bytes in (2**29, 120_000):
+        listener = Listener()
+
+        async def test(model: Model) -> None:
+            answers.append(await model.analyze(CAPITALS, PREDICTING))
+
+        with_model(bloom_bundle, dataclasses.replace(ONE_THREAD, batch_bytes=batch_bytes), test, listener)
+        largest.append(max(batch.rows for batch in listener.batches))
+    plenty, few = answers
+    assert largest[1] < largest[0]
+    assert plenty.components[0].thresholds[0].type_map == few.components[0].thresholds[0].type_map
+    assert [[row.token_ids for row in variant.predictions] for variant in plenty.variants] == [
+        [row.token_ids for row in variant.predictions] for variant in few.variants
+    ]
+
+
+def test_rows_are_as_long_as_a_batch_has_bytes_for(bloom_bundle: Path) -> None:
+    async def test(model: Model) -> None:
+        most = model.description.limits.tokens_per_row
+        assert 0 < most < 60
+        longest = Group("", (Row("a", (5,) * (most - 1), ("a",), ""), Row("b", (6,) * most)))
+        assert (await model.analyze(longest, Analysis())).rows[1].prompt_tokens == most
+        with pytest.raises(InvalidRequest, match=f"at most {most} together"):
+            await model.analyze(Group("", (Row("a", (5,) * (most + 1)),)), Analysis())
+
+    with_model(bloom_bundle, dataclasses.replace(ONE_THREAD, batch_bytes=60_000), test)
+    with pytest.raises(BundleError, match="may take up 100 bytes, and not even one token fits into that: raise"):
+        Model.load(bloom_bundle, "tight", dataclasses.replace(ONE_THREAD, batch_bytes=100))
+
+
+def test_a_group_that_can_never_be_held_is_refused(bloom_bundle: Path) -> None:
+    async def test(model: Model) -> None:
+        with pytest.raises(InvalidRequest, match=r"expected at most 0.0 MiB \(queue_bytes\)"):
+            await model.analyze(CAPITALS, PREDICTING)
+
+    with_model(bloom_bundle, dataclasses.replace(ONE_THREAD, queue_bytes=1000), test)
+
+
+def test_a_tenant_is_held_to_its_quota_and_others_are_not(bloom_bundle: Path) -> None:
+    async def test(model: Model) -> None:
+        bounded = Caller("bounded", quota=Quota(queue_tokens=150))
+        first = asyncio.create_task(model.analyze(CAPITALS, Analysis(), bounded))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull, match="your quota is full") as full:
+            await model.analyze(CAPITALS, Analysis(), bounded)
+        assert full.value.retry_after_seconds >= 0.1
+        await model.analyze(CAPITALS, Analysis(), Caller("other"))
+        await first
+        await model.analyze(CAPITALS, Analysis(), bounded)
+
+    with_model(bloom_bundle, ONE_THREAD, test)
+
+
+def test_an_interactive_group_comes_back_before_the_bulk_that_was_there_first(bloom_bundle: Path) -> None:
+    async def test(model: Model) -> None:
+        bulk = [
+            asyncio.create_task(model.analyze(CAPITALS, PREDICTING, Caller("bulk", Priority.BULK))) for _ in range(16)
+        ]
+        await asyncio.sleep(0)
+        await model.analyze(CAPITALS, PREDICTING, Caller("somebody"))
+        assert sum(task.done() for task in bulk) < 8
+        await asyncio.gather(*bulk)
+
+    with_model(bloom_bundle, dataclasses.replace(ONE_THREAD, batch_tokens=200), test)
+
+
+def test_a_model_that_is_drained_ends_what_has_begun_and_refuses_the_rest(bloom_bundle: Path) -> None:
+    listener = Listener()
+
+    async def test(model: Model) -> None:
+        begun = asyncio.create_task(model.analyze(CAPITALS, PREDICTING))
+        while not listener.batches:
+            await asyncio.sleep(0)
+        model.drain()
+        with pytest.raises(ModelClosed):
+            await model.analyze(CAPITALS, PREDICTING)
+        assert (await begun).group_id == "FR"
+
+    with_model(bloom_bundle, ONE_THREAD, test, listener)
+
+
+def test_closing_a_model_in_the_middle_of_its_work_ends_it_all(bloom_bundle: Path) -> None:
+    async def test(model: Model) -> None:
+        tasks = [asyncio.create_task(model.analyze(CAPITALS, PREDICTING)) for _ in range(20)]
+        await asyncio.sleep(0.01)
+        await model.close()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert any(isinstance(outcome, ModelClosed) for outcome in outcomes)
+        assert all(isinstance(outcome, ModelClosed | GroupResult) for outcome in outcomes)
+        with pytest.raises(ModelClosed):
+            await model.analyze(CAPITALS, Analysis())
+
+    with_model(bloom_bundle, ONE_THREAD, test)
+
+
+def test_a_model_says_when_it_hangs(bloom_bundle: Path) -> None:
+    changes: list[bool] = []
+
+    async def test() -> None:
+        model = Model.load(
+            bloom_bundle, "hangs", dataclasses.replace(ONE_THREAD, hang_seconds=0.0), hang_changed=changes.append
+        )
+        try:
+            await model.analyze(CAPITALS, PREDICTING)
+            assert not model.hung
+        finally:
+            await model.close()
+
+    asyncio.run(test())
+    assert changes[:2] == [True, False], "any pass is longer than nothing"
+    assert len(changes) % 2 == 0

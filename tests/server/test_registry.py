@@ -1,0 +1,236 @@
+"""Models come and go while others, and they themselves, are asked."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from neuroglot.bundle import MANIFEST, read_manifest
+from neuroglot.v1 import service_pb2
+from neuroglot_server.adapter.endpoint import health_name
+from neuroglot_server.core import ModelClosed, Settings
+from neuroglot_server.model import Model
+from neuroglot_server.registry import Registry
+from tests.server.live import NAME, Finishing, Live, group, load, said, serving, until
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def request(model: str = NAME, group_id: str = "FR") -> service_pb2.AnalyzeGroupRequest:
+    return service_pb2.AnalyzeGroupRequest(model=model, group=group(group_id))
+
+
+async def listed(live: Live) -> list[str]:
+    return [model.name for model in (await live.stub.ListModels(service_pb2.ListModelsRequest())).models]
+
+
+async def status(live: Live, model: str) -> int:
+    asked = health_pb2.HealthCheckRequest(service=health_name(model))
+    return (await health_pb2_grpc.HealthStub(live.channel).Check(asked)).status
+
+
+@pytest.fixture
+def bundles(bloom_bundle: Path, tmp_path: Path) -> Path:
+    """A folder with two bundles, a damaged one, a link that leads outside, and something that is no bundle."""
+    folder = tmp_path / "bundles"
+    shutil.copytree(bloom_bundle, folder / "one")
+    shutil.copytree(bloom_bundle, folder / "family" / "two")
+    shutil.copytree(bloom_bundle, folder / "damaged")
+    (folder / "damaged" / MANIFEST).unlink()
+    shutil.copytree(bloom_bundle, tmp_path / "outside")
+    (folder / "link").symlink_to(tmp_path / "outside")
+    return folder
+
+
+def test_models_are_loaded_and_unloaded_under_traffic(bloom_bundle: Path, bundles: Path) -> None:
+    async def conversation() -> None:
+        async with serving(load(bloom_bundle), bundles_folder=bundles) as live:
+            answered = 0
+
+            async def ask() -> None:
+                nonlocal answered
+                while True:
+                    assert (await live.stub.AnalyzeGroup(request())).result.group_id == "FR"
+                    answered += 1
+
+            asking = asyncio.create_task(ask())
+            loaded = await live.stub.LoadModel(service_pb2.LoadModelRequest(bundle="one"))
+            assert (loaded.model.name, loaded.model.bundle_identity) == ("one", read_manifest(bundles / "one").identity)
+            await live.stub.LoadModel(service_pb2.LoadModelRequest(bundle="family/two", name="second"))
+            assert await listed(live) == [NAME, "one", "second"]
+            await until(lambda: answered > 3)
+            assert (await live.stub.AnalyzeGroup(request("second"))).result.provenance.model == "second"
+            assert await status(live, "second") == SERVING
+            await live.stub.UnloadModel(service_pb2.UnloadModelRequest(model="second"))
+            assert await listed(live) == [NAME, "one"]
+            assert await status(live, "second") == NOT_SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await live.stub.AnalyzeGroup(request("second"))
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+            assert said(caught.value).message == f"model 'second' is not served here: there is {NAME}, one"
+            before = answered
+            await until(lambda: answered > before)
+            assert not asking.done()
+            asking.cancel()
+
+    asyncio.run(conversation())
+
+
+def test_what_runs_on_a_model_ends_though_it_is_unloaded_and_nothing_new_begins(bloom_bundle: Path) -> None:
+    async def conversation() -> None:
+        model = load(bloom_bundle, kind=Finishing)
+        async with serving(model) as live:
+            stream = live.stub.AnalyzeGroups()
+            await stream.write(service_pb2.AnalyzeGroupsRequest(model=NAME, group=group("a")))
+            alone = asyncio.ensure_future(live.stub.AnalyzeGroup(request()))
+            await until(lambda: model.inside == 2)
+            unloading = asyncio.ensure_future(live.stub.UnloadModel(service_pb2.UnloadModelRequest(model=NAME)))
+            await until(lambda: not live.registry.models)
+            await stream.write(service_pb2.AnalyzeGroupsRequest(group=group("b")))
+            late = await stream.read()
+            assert (late.group_id, late.error.code) == ("b", grpc.StatusCode.NOT_FOUND.value[0])
+            assert "there is none" in late.error.message
+            assert not unloading.done()
+            model.go.set()
+            assert (await stream.read()).result.group_id == "a"
+            assert (await alone).result.group_id == "FR"
+            await unloading
+            with pytest.raises(ModelClosed):
+                await model.analyze(*_plain_group())
+
+    asyncio.run(conversation())
+
+
+def _plain_group() -> tuple[object, object]:
+    from neuroglot_server.core import Analysis, Group, Row
+
+    return Group("x", (Row("en", "The capital"),)), Analysis()
+
+
+def test_a_model_is_replaced_at_one_stroke(bloom_bundle: Path, bundles: Path) -> None:
+    async def conversation() -> None:
+        old = load(bloom_bundle, kind=Finishing)
+        async with serving(old, bundles_folder=bundles) as live:
+            running = asyncio.ensure_future(live.stub.AnalyzeGroup(request()))
+            await until(lambda: old.inside == 1)
+            await live.stub.LoadModel(service_pb2.LoadModelRequest(bundle="one", name=NAME))
+            assert await listed(live) == [NAME]
+            assert (await live.stub.AnalyzeGroup(request(group_id="new"))).result.group_id == "new"
+            assert old.seen == 1
+            old.go.set()
+            assert (await running).result.group_id == "FR"
+
+    asyncio.run(conversation())
+
+
+@pytest.mark.parametrize(
+    ("bundle", "name", "field", "message"),
+    [
+        ("", "", "bundle", "expected a folder inside the one"),
+        (".", "", "bundle", "expected a folder inside the one"),
+        ("..", "", "bundle", "expected a folder inside the one"),
+        ("../outside", "", "bundle", "is '../outside', expected a folder inside"),
+        ("one/../../outside", "", "bundle", "expected a folder inside"),
+        ("/etc", "", "bundle", "expected a folder inside"),
+        ("link", "", "bundle", "expected a folder inside"),
+        ("missing", "", "bundle", "expected a folder inside"),
+        ("x\0y", "", "bundle", "expected a folder inside"),
+        ("damaged", "", "bundle", "cannot be loaded: 'damaged' is no bundle: it has no manifest.json"),
+        ("one", "new\nline", "name", "printable"),
+        ("one", "x" * 101, "name", "at most 100"),
+    ],
+)
+def test_a_request_cannot_reach_outside_of_the_folder(
+    bloom_bundle: Path, bundles: Path, bundle: str, name: str, field: str, message: str
+) -> None:
+    async def conversation() -> None:
+        async with serving(load(bloom_bundle), bundles_folder=bundles) as live:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await live.stub.LoadModel(service_pb2.LoadModelRequest(bundle=bundle, name=name))
+            answer = said(caught.value)
+            assert answer.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert message in answer.violations[field]
+            assert str(bundles) not in answer.message
+            assert await listed(live) == [NAME]
+
+    asyncio.run(conversation())
+
+
+def test_without_a_folder_nothing_can_be_loaded(bloom_bundle: Path) -> None:
+    async def conversation() -> None:
+        async with serving(load(bloom_bundle)) as live:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await live.stub.LoadModel(service_pb2.LoadModelRequest(bundle="one"))
+            assert "was given no folder of bundles" in said(caught.value).violations["bundle"]
+
+    asyncio.run(conversation())
+
+
+def test_loading_goes_on_without_the_one_who_asked_and_what_is_late_is_closed(bloom_bundle: Path) -> None:
+    async def conversation() -> None:
+        slow = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        closed = []
+
+        class Noted(Model):
+            async def close(self) -> None:
+                closed.append(self.description.name)
+                await super().close()
+
+        def load_slowly(folder: Path, name: str, hang_changed: object) -> Model:
+            asyncio.run_coroutine_threadsafe(slow.wait(), loop).result(10)
+            return Noted.load(folder, name, Settings(threads=1))
+
+        registry = Registry(load_slowly)
+        asking = asyncio.create_task(registry.load(bloom_bundle, "first"))
+        await asyncio.sleep(0.05)
+        asking.cancel()
+        slow.set()
+        await until(lambda: len(registry.models) == 1)
+        slow.clear()
+        late = asyncio.create_task(registry.load(bloom_bundle, "second"))
+        await asyncio.sleep(0.05)
+        closing = asyncio.create_task(registry.close())
+        await asyncio.sleep(0.05)
+        slow.set()
+        await closing
+        with pytest.raises(ModelClosed):
+            await late
+        assert sorted(closed) == ["first", "second"]
+
+    asyncio.run(conversation())
+
+
+def test_health_is_red_while_a_pass_hangs(bloom_bundle: Path) -> None:
+    class Hanging(Finishing):
+        stuck = False
+
+        @property
+        def hung(self) -> bool:
+            return self.stuck
+
+    async def conversation() -> None:
+        hanging, well = load(bloom_bundle, kind=Hanging), load(bloom_bundle, name="well")
+        async with serving(hanging, well) as live:
+
+            async def seen() -> list[int]:
+                live.registry.changed.set()
+                await until(lambda: not live.registry.changed.is_set())
+                whole = await health_pb2_grpc.HealthStub(live.channel).Check(health_pb2.HealthCheckRequest())
+                return [await status(live, NAME), await status(live, "well"), whole.status]
+
+            assert await seen() == [SERVING, SERVING, SERVING]
+            hanging.stuck = True
+            assert await seen() == [NOT_SERVING, SERVING, SERVING]
+            await live.stub.UnloadModel(service_pb2.UnloadModelRequest(model="well"))
+            assert await seen() == [NOT_SERVING, NOT_SERVING, NOT_SERVING]
+            hanging.stuck = False
+            assert await seen() == [SERVING, NOT_SERVING, SERVING]
+
+    asyncio.run(conversation())

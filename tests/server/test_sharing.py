@@ -1,0 +1,321 @@
+"""What is run once, for whom, and what comes out then: nothing else than without."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from neuroglot.packing import pack_bits, unpack_codes
+from neuroglot_server.core import (
+    Analysis,
+    ByNeuron,
+    ByType,
+    Caller,
+    Deactivate,
+    Group,
+    GroupResult,
+    Intervention,
+    NeuronType,
+    Prediction,
+    Priority,
+    Row,
+    Scope,
+    Settings,
+    Variant,
+)
+from neuroglot_server.model import Model
+from neuroglot_server.prefixes import BLOCK
+from tests.checkpoints import CONFIGS, RandomModel
+from tests.server.serving import CAPITALS, Recorder, served
+
+ACTIVE = ByType((NeuronType.ALL_SHARED, NeuronType.PARTIAL_SHARED))
+PREDICTED = Analysis(prediction=Prediction(generate=True))
+ANALYSIS = replace(
+    PREDICTED,
+    type_map=True,
+    variants=(
+        Variant("last", (Intervention(ACTIVE, Deactivate()),)),
+        Variant("all", (Intervention(ACTIVE, Deactivate(), scope=Scope.ALL_PROMPT_TOKENS),)),
+    ),
+)
+TOKENS = st.integers(4, 319)
+PROMPTS = st.lists(st.tuples(st.integers(0, 70), st.lists(TOKENS, min_size=1, max_size=5)), min_size=2, max_size=4)
+
+
+def prompts_of(*prompts: tuple[int, ...], answer: str = "") -> Group:
+    answers = (answer,) if answer else ()
+    return Group("group", tuple(Row(f"row {place}", prompt, answers) for place, prompt in enumerate(prompts)))
+
+
+def numbered(length: int, first: int = 0) -> tuple[int, ...]:
+    """Tokens, none of which is special."""
+    return tuple(4 + (7 * number + first) % 316 for number in range(length))
+
+
+class Pair:
+    """One bundle, with a cache and without, on one event loop."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.runner = asyncio.Runner()
+        self.models = [Model.load(bundle, "random", Settings(threads=1, cache_bytes=space)) for space in (200_000, 0)]
+
+    def ask(self, groups: list[Group], analysis: Analysis) -> list[list[GroupResult]]:
+        """What each of the two answers to groups that come at once."""
+
+        async def at_once(model: Model) -> list[GroupResult]:
+            return await asyncio.gather(*(model.analyze(group, analysis) for group in groups))
+
+        return [self.runner.run(at_once(model)) for model in self.models]
+
+    def close(self) -> None:
+        for model in self.models:
+            self.runner.run(model.close())
+        self.runner.close()
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def pair(request: pytest.FixtureRequest, random_model: Callable[[str], RandomModel]) -> Iterator[Pair]:
+    both = Pair(random_model(request.param).bundle)
+    yield both
+    both.close()
+
+
+def assert_same(left: GroupResult, right: GroupResult) -> None:
+    for one, other in zip(left.components, right.components, strict=True):
+        shape = (one.layers, one.neurons)
+        (mine,), (theirs,) = one.thresholds, other.thresholds
+        different = unpack_codes(mine.type_map, shape) != unpack_codes(theirs.type_map, shape)
+        assert np.count_nonzero(different) <= theirs.near_threshold
+    for mine_of, theirs_of in zip(left.variants, right.variants, strict=True):
+        for said, expected in zip(mine_of.predictions, theirs_of.predictions, strict=True):
+            assert said.token_ids == expected.token_ids
+            assert said.gold_log_probability == pytest.approx(expected.gold_log_probability, abs=1e-5)
+            assert said.choice_log_probabilities == pytest.approx(expected.choice_log_probabilities, abs=1e-5)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(groups=st.lists(PROMPTS, min_size=1, max_size=2), first=st.integers(0, 2))
+def test_answers_are_those_without_a_cache(pair: Pair, groups: list[list[tuple[int, list[int]]]], first: int) -> None:
+    common = numbered(70, first)
+    asked = []
+    for prompts in groups:
+        group = prompts_of(*(common[:length] + tuple(own) for length, own in prompts), answer="Paris")
+        asked.append(replace(group, rows=tuple(replace(row, choices=("Paris", "Rom")) for row in group.rows)))
+    for with_cache, without in zip(*pair.ask(asked, ANALYSIS), strict=True):
+        assert_same(with_cache, without)
+
+
+def test_the_same_tokens_after_others_are_not_the_same(pair: Pair) -> None:
+    one, other = numbered(BLOCK, 50), numbered(BLOCK, 60)
+    left, right = numbered(BLOCK + 5, 70), numbered(BLOCK + 5, 80)
+    for group in (prompts_of(one + left, other + right), prompts_of(one + right, other + left)):
+        ((with_cache,), (without,)) = pair.ask([group], ANALYSIS)
+        assert_same(with_cache, without)
+
+
+def tokens_run(
+    bundle: Path, ask: Callable[[Model], Awaitable[object]], settings: Settings | None = None
+) -> tuple[Recorder, object]:
+    """What ran when a fresh model was asked something, and the answer."""
+    recorder = Recorder()
+
+    async def run() -> object:
+        async with served(bundle, settings, recorder) as model:
+            return await ask(model)
+
+    return recorder, asyncio.run(run())
+
+
+async def once(model: Model) -> GroupResult:
+    return await model.analyze(CAPITALS, PREDICTED)
+
+
+@pytest.fixture
+def alone(bloom_bundle: Path) -> int:
+    """How many tokens one request takes."""
+    return tokens_run(bloom_bundle, once)[0].tokens
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_what_was_asked_before_runs_nothing(family: str, random_model: Callable[[str], RandomModel]) -> None:
+    bundle = random_model(family).bundle
+
+    async def twice(model: Model) -> tuple[GroupResult, GroupResult]:
+        return await once(model), await once(model)
+
+    recorder, answers = tokens_run(bundle, twice)
+    assert recorder.tokens == tokens_run(bundle, once)[0].tokens
+    assert isinstance(answers, tuple)
+    assert answers[0].variants == answers[1].variants
+    assert sum(recorder.hits.values()) == sum(recorder.misses.values()) == recorder.tokens
+
+
+def test_what_many_ask_at_once_runs_once(bloom_bundle: Path, alone: int) -> None:
+    async def at_once(model: Model) -> set[tuple[str, ...]]:
+        results = await asyncio.gather(*(once(model) for _ in range(8)))
+        return {tuple(one.text for one in result.variants[0].predictions) for result in results}
+
+    recorder, said = tokens_run(bloom_bundle, at_once)
+    assert recorder.tokens == alone
+    assert isinstance(said, set)
+    assert len(said) == 1
+
+
+def test_variants_of_others_run_beside_one_baseline(bloom_bundle: Path, alone: int) -> None:
+    bits = [np.random.default_rng(draw).random((3, 96)) < 0.5 for draw in range(8)]
+    single = replace(PREDICTED, prediction=Prediction())
+
+    async def at_once(model: Model) -> None:
+        await model.analyze(CAPITALS, single)
+        recorder.runs.clear()
+        await asyncio.gather(
+            *(
+                model.analyze(
+                    CAPITALS,
+                    replace(
+                        single,
+                        variants=(
+                            Variant("without", (Intervention(ByNeuron("", 3, 96, pack_bits(members)), Deactivate()),)),
+                        ),
+                    ),
+                )
+                for members in bits
+            )
+        )
+
+    recorder = Recorder()
+
+    async def run() -> int:
+        async with served(bloom_bundle, observer=recorder) as model:
+            result = await model.analyze(CAPITALS, single)
+            await at_once(model)
+            return sum(len(row.gold_token_ids) for row in result.rows)
+
+    answers = asyncio.run(run())
+    assert recorder.tokens == 8 * answers
+
+
+def test_a_common_beginning_runs_once_in_a_group_and_in_the_next(bloom_bundle: Path) -> None:
+    common = numbered(4 * BLOCK)
+
+    def group(first: int) -> Group:
+        return prompts_of(*((*common, first + row, 9, 10, 11) for row in range(6)))
+
+    async def both(model: Model) -> None:
+        await model.analyze(group(20), Analysis())
+        await model.analyze(group(40), Analysis())
+
+    recorder, _ = tokens_run(bloom_bundle, both)
+    own = 6 * 4
+    assert recorder.tokens == len(common) + 2 * own
+    assert recorder.hits["prefix"] == 11 * len(common)
+
+
+def test_prompts_that_share_little_wait_for_nobody(bloom_bundle: Path) -> None:
+    common = numbered(BLOCK)
+    group = prompts_of(*(common + numbered(40, first) for first in (50, 60, 70)))
+    recorder, _ = tokens_run(bloom_bundle, lambda model: model.analyze(group, Analysis()))
+    assert [run.rows for run in recorder.runs] == [3, 3]
+
+
+def test_nothing_is_shared_where_nothing_is_kept(bloom_bundle: Path, alone: int) -> None:
+    async def at_once(model: Model) -> None:
+        await asyncio.gather(once(model), once(model))
+
+    recorder, _ = tokens_run(bloom_bundle, at_once, Settings(threads=1, cache_bytes=0))
+    assert recorder.tokens == 2 * alone
+
+
+def test_what_does_not_fit_into_the_cache_is_still_handed_to_those_that_wait(bloom_bundle: Path, alone: int) -> None:
+    async def at_once(model: Model) -> None:
+        await asyncio.gather(once(model), once(model))
+
+    recorder, _ = tokens_run(bloom_bundle, at_once, Settings(threads=1, cache_bytes=1))
+    assert recorder.tokens == alone
+
+
+@pytest.mark.parametrize(("shared", "times"), [(False, 2), (True, 1)])
+def test_tenants_do_not_see_each_others_prompts_unless_the_model_is_shared(
+    bloom_bundle: Path, alone: int, shared: bool, times: int
+) -> None:
+    async def two_tenants(model: Model) -> None:
+        for tenant in ("left", "right"):
+            await model.analyze(CAPITALS, PREDICTED, Caller(tenant))
+
+    recorder, _ = tokens_run(bloom_bundle, two_tenants, Settings(threads=1, shared_cache=shared))
+    assert recorder.tokens == times * alone
+
+
+def test_interactive_requests_do_not_wait_for_bulk_ones_but_bulk_for_them(bloom_bundle: Path, alone: int) -> None:
+    def asking(*priorities: Priority) -> Callable[[Model], Awaitable[object]]:
+        return lambda model: asyncio.gather(
+            *(model.analyze(CAPITALS, Analysis(), Caller(priority=priority)) for priority in priorities)
+        )
+
+    bulk_first = tokens_run(bloom_bundle, asking(Priority.BULK, Priority.INTERACTIVE))[0].tokens
+    interactive_first = tokens_run(bloom_bundle, asking(Priority.INTERACTIVE, Priority.BULK))[0].tokens
+    assert interactive_first < bulk_first
+
+
+def test_those_that_wait_run_it_themselves_when_the_first_is_cancelled(bloom_bundle: Path) -> None:
+    expected = asyncio.run(_once(bloom_bundle))
+
+    async def cancelled_first(model: Model) -> GroupResult:
+        first = asyncio.create_task(once(model))
+        second = asyncio.create_task(once(model))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        first.cancel()
+        result = await asyncio.wait_for(second, 20)
+        assert first.cancelled()
+        return result
+
+    _, result = tokens_run(bloom_bundle, cancelled_first)
+    assert isinstance(result, GroupResult)
+    assert [one.text for one in result.variants[0].predictions] == [
+        one.text for one in expected.variants[0].predictions
+    ]
+
+
+async def _once(bundle: Path) -> GroupResult:
+    async with served(bundle) as model:
+        return await once(model)
+
+
+def test_a_cancelled_waiter_leaves_the_first_alone(bloom_bundle: Path, alone: int) -> None:
+    async def cancelled_second(model: Model) -> None:
+        first = asyncio.create_task(once(model))
+        second = asyncio.create_task(once(model))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.wait_for(first, 20)
+        assert second.cancelled() or second.done()
+
+    recorder, _ = tokens_run(bloom_bundle, cancelled_second)
+    assert recorder.tokens == alone
+
+
+def test_what_interventions_change_before_the_last_token_is_never_kept(bloom_bundle: Path) -> None:
+    changed = replace(ANALYSIS, variants=ANALYSIS.variants[1:], prediction=Prediction())
+
+    async def twice(model: Model) -> int:
+        await model.analyze(CAPITALS, changed)
+        recorder.runs.clear()
+        result = await model.analyze(CAPITALS, changed)
+        return sum(row.prompt_tokens - 1 + len(row.gold_token_ids) for row in result.rows)
+
+    recorder = Recorder()
+
+    async def run() -> int:
+        async with served(bloom_bundle, observer=recorder) as model:
+            return await twice(model)
+
+    assert asyncio.run(run()) == recorder.tokens

@@ -1,0 +1,89 @@
+"""Uploaded sets of neurons: kept by content, each tenant's apart, and found wherever a selection names them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from neuroglot_server.core import (
+    Analysis,
+    ByNeuron,
+    ByType,
+    ByUpload,
+    Control,
+    ControlKind,
+    Deactivate,
+    Difference,
+    Intersection,
+    Intervention,
+    NeuronType,
+    Selection,
+    Union,
+    UploadNotFound,
+    Variant,
+)
+from neuroglot_server.uploads import Uploads, interventions_with_uploads, with_uploads
+
+
+def neurons(*layers: int) -> ByNeuron:
+    return ByNeuron("decoder", len(layers), 8, bytes(layers))
+
+
+def test_what_was_uploaded_is_found_by_a_name_that_follows_from_its_content() -> None:
+    uploads = Uploads(100)
+    first, second = uploads.add("", neurons(1, 2)), uploads.add("", neurons(2, 1))
+    assert uploads.resolve("", first) == neurons(1, 2)
+    assert uploads.resolve("", second) == neurons(2, 1)
+    assert uploads.add("", neurons(1, 2)) == first == Uploads(5).add("anybody", neurons(1, 2))
+    assert len({first, second, uploads.add("", replace(neurons(1, 2), component="encoder"))}) == 3
+
+
+def test_tenants_do_not_see_each_others_sets() -> None:
+    uploads = Uploads(100)
+    name = uploads.add("ann", neurons(1))
+    with pytest.raises(UploadNotFound, match=f"{name}.*upload them again"):
+        uploads.resolve("bob", name)
+    uploads.add("bob", neurons(1))
+    assert uploads.resolve("bob", name) == uploads.resolve("ann", name)
+
+
+def test_the_sets_that_were_not_used_for_longest_are_dropped() -> None:
+    uploads = Uploads(3)
+    one, two, three = (uploads.add("", neurons(bits)) for bits in (1, 2, 3))
+    uploads.resolve("", one)
+    uploads.add("", neurons(2))  # again
+    four = uploads.add("", neurons(4))
+    for name in (one, two, four):
+        uploads.resolve("", name)
+    with pytest.raises(UploadNotFound):
+        uploads.resolve("", three)
+
+
+def test_a_set_that_is_larger_than_all_the_room_is_kept_alone() -> None:
+    uploads = Uploads(3)
+    small, large = uploads.add("", neurons(1)), uploads.add("", neurons(1, 2, 3, 4))
+    assert uploads.resolve("", large) == neurons(1, 2, 3, 4)
+    with pytest.raises(UploadNotFound):
+        uploads.resolve("", small)
+
+
+def test_names_are_replaced_at_any_depth() -> None:
+    sets = {"a": neurons(1), "b": neurons(2)}
+    types = ByType((NeuronType.SPECIFIC,))
+
+    def selection(a: Selection, b: Selection) -> Selection:
+        return Difference((Union((types, Control(a, ControlKind.RANDOM, 2, 3))), Intersection((b, a))))
+
+    named = Intervention(selection(ByUpload("a"), ByUpload("b")), Deactivate(), layers=(1,))
+    found = replace(named, selection=selection(sets["a"], sets["b"]))
+    assert interventions_with_uploads((named,), sets.__getitem__) == (found,)
+    analysis = Analysis(thresholds=(0.5,), variants=(Variant("v", (named, found)), Variant("w", (found,))))
+    expected = Analysis(thresholds=(0.5,), variants=(Variant("v", (found, found)), Variant("w", (found,))))
+    assert with_uploads(analysis, sets.__getitem__) == expected
+
+
+def test_a_name_that_is_not_known_is_said() -> None:
+    analysis = Analysis(variants=(Variant("v", (Intervention(Union((ByUpload("x"),)), Deactivate()),)),))
+    with pytest.raises(UploadNotFound, match="'x'"):
+        with_uploads(analysis, lambda name: Uploads(1).resolve("", name))

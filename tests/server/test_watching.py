@@ -1,0 +1,251 @@
+"""What whoever runs a server sees of it: numbers, lines of the log, spans; and what they must not see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client.parser import text_string_to_metric_families
+
+from neuroglot.errors import InstallationError
+from neuroglot.v1 import service_pb2
+from neuroglot_server.adapter.identity import Access
+from neuroglot_server.address import Address, AddressError
+from neuroglot_server.core import BatchRun, Settings
+from neuroglot_server.deployment import Deployment
+from neuroglot_server.lifecycle import run
+from neuroglot_server.logs import FIELDS
+from neuroglot_server.metrics import Metrics
+from neuroglot_server.model import Model
+from neuroglot_server.tenants import Tenants, new_token
+from neuroglot_server.tracing import Tracing
+from tests.server.live import NAME, PROMPTS, Held, group, load, said, serving, until
+
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def request(**changes: object) -> service_pb2.AnalyzeGroupRequest:
+    return service_pb2.AnalyzeGroupRequest(**{"model": NAME, "group": group(), **changes})
+
+
+def numbers(address: Address) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """What Prometheus would read."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_numbers_are_those_of_the_calls_and_batches_that_ran(bloom_bundle: Path, tmp_path: Path) -> None:
+    token = new_token()
+    (tmp_path / "tokens").write_text(f'[tenants.alice]\ntoken_sha256 = ["{token.sha256}"]')
+    alice = (("authorization", f"Bearer {token.token}"),)
+
+    async def conversation(metrics: Metrics) -> None:
+        model = Model.load(bloom_bundle, NAME, Settings(threads=1), metrics.of_model(NAME))
+        async with serving(model, observer=metrics, access=Access(Tenants(tmp_path / "tokens"))) as live:
+            for _ in range(2):
+                await live.stub.AnalyzeGroup(request(), metadata=alice)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await live.stub.AnalyzeGroup(request(model="other"), metadata=alice)
+            sent = [service_pb2.AnalyzeGroupsRequest(model=NAME, group=group("a"))]
+            assert [answer async for answer in live.stub.AnalyzeGroups(iter(sent), metadata=alice)]
+            metrics.seen = numbers(address)
+
+    metrics = Metrics()
+    with metrics.served(Address("127.0.0.1", 0)) as address:
+        asyncio.run(conversation(metrics))
+    seen = metrics.seen
+
+    def value(name: str, **labels: str) -> float:
+        return seen[name, frozenset(labels.items())]
+
+    unary = {"grpc_type": "unary", "grpc_service": "neuroglot.v1.NeuroglotService", "grpc_method": "AnalyzeGroup"}
+    stream = {**unary, "grpc_type": "bidi_stream", "grpc_method": "AnalyzeGroups"}
+    assert value("grpc_server_started_total", **unary) == 3
+    assert value("grpc_server_handled_total", **unary, grpc_code="OK") == 2
+    assert value("grpc_server_handled_total", **unary, grpc_code="NOT_FOUND") == 1
+    assert value("grpc_server_handling_seconds_count", **unary) == 3
+    assert value("grpc_server_handled_total", **stream, grpc_code="OK") == 1
+    of_model, part = {"model": NAME}, {"model": NAME, "component": "decoder"}
+    assert value("neuroglot_model_up", **of_model) == 1
+    assert value("neuroglot_queue_depth_tokens", **of_model) == 0
+    tokens = value("neuroglot_tokens_total", tenant="alice", **of_model)
+    assert tokens > 0
+    assert tokens % 3 == 0  # the same group, thrice
+    batches = value("neuroglot_batch_seconds_count", **part)
+    assert batches > 0
+    assert value("neuroglot_batch_rows_count", **part) == batches
+    assert value("neuroglot_batch_rows_sum", **part) == value("neuroglot_queue_seconds_count", **of_model)
+    assert 0 <= value("neuroglot_batch_padding_ratio_sum", **part) < batches
+    assert value("neuroglot_transport_held_bytes") == 0
+    assert value("process_resident_memory_bytes") > 0
+
+
+def test_a_batch_counts_as_what_it_was() -> None:
+    metrics = Metrics()
+    metrics.of_model("m").batch(BatchRun("encoder", 4, 40, 30, 0.2, (0.0, 0.1, 0.1, 0.3)))
+    metrics.of_model("m").cached("prefix", 7, 3)
+    get = metrics.registry.get_sample_value
+    part = {"model": "m", "component": "encoder"}
+    assert get("neuroglot_batch_rows_sum", part) == 4
+    assert get("neuroglot_batch_padding_ratio_sum", part) == 0.25
+    assert get("neuroglot_batch_seconds_sum", part) == 0.2
+    assert get("neuroglot_queue_seconds_sum", {"model": "m"}) == pytest.approx(0.5)
+    assert get("neuroglot_cache_tokens_total", {"model": "m", "cache": "prefix", "found": "hit"}) == 7
+    assert get("neuroglot_cache_tokens_total", {"model": "m", "cache": "prefix", "found": "miss"}) == 3
+    metrics.models({"m": True, "n": False})
+    assert get("neuroglot_model_up", {"model": "n"}) == 0
+    metrics.models({"m": True})
+    assert get("neuroglot_model_up", {"model": "n"}) is None
+
+
+def test_numbers_at_an_address_that_is_taken() -> None:
+    with (
+        Metrics().served(Address("127.0.0.1", 0)) as taken,
+        pytest.raises(AddressError, match=f"cannot serve metrics on {taken}: Address already in use"),
+        Metrics().served(taken),
+    ):
+        pass
+
+
+def test_every_answer_and_every_line_has_the_request_s_name_and_no_line_a_prompt(
+    bloom_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def named(name: str) -> tuple[tuple[str, str]]:
+        return (("x-request-id", name),)
+
+    async def conversation() -> list[str]:
+        model = load(bloom_bundle)
+        async with serving(model) as live:
+            unary = live.stub.AnalyzeGroup(request(), metadata=named("well"))
+            await unary
+            failed = live.stub.AnalyzeGroup(request(model="other"), metadata=named("failed"))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await failed
+            assert said(caught.value).request_id == "failed"
+            bad_row = service_pb2.AnalyzeGroupsRequest(model=NAME, group=group("b"))
+            bad_row.group.rows[0].text = ""
+            sent = [service_pb2.AnalyzeGroupsRequest(model=NAME, group=group("a")), bad_row]
+            stream = live.stub.AnalyzeGroups(iter(sent), metadata=named("stream"))
+            answers = {answer.group_id: answer async for answer in stream}
+            assert answers["b"].error.request_id == "stream"
+            made = live.stub.ListModels(service_pb2.ListModelsRequest())
+            await made
+            return [dict(await call.trailing_metadata())["x-request-id"] for call in (unary, failed, stream, made)]
+
+    with caplog.at_level(logging.INFO):
+        trailing = asyncio.run(conversation())
+    assert trailing[:3] == ["well", "failed", "stream"]
+    lines = [getattr(record, FIELDS) for record in caplog.records if record.name == "neuroglot_server.requests"]
+    assert [(line["method"], line["code"], line["model"]) for line in lines] == [
+        ("AnalyzeGroup", "OK", NAME),
+        ("AnalyzeGroup", "NOT_FOUND", ""),
+        ("AnalyzeGroups", "OK", NAME),
+        ("ListModels", "OK", ""),
+    ]
+    assert lines[0]["compute_ms"] > 0
+    assert lines[0]["duration_ms"] >= lines[0]["compute_ms"]
+    assert not [prompt for prompt in PROMPTS.values() if prompt in caplog.text]
+
+
+def test_a_call_that_is_cut_off_is_noted_as_such(bloom_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def conversation() -> None:
+        model = load(bloom_bundle, kind=Held)
+        async with serving(model) as live:
+            assert await live.stub.AnalyzeGroup(request(), timeout=0.3).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            await until(lambda: model.inside == 0)
+            call = live.stub.AnalyzeGroup(request())
+            asked = asyncio.ensure_future(call.code())
+            await until(lambda: model.inside == 1)
+            call.cancel()
+            await asked
+            await until(lambda: len(lines()) == 2)
+
+    def lines() -> list[dict[str, object]]:
+        return [getattr(record, FIELDS) for record in caplog.records if record.name == "neuroglot_server.requests"]
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(conversation())
+    assert [line["code"] for line in lines()] == ["DEADLINE_EXCEEDED", "CANCELLED"]
+
+
+@pytest.fixture
+def spans() -> Iterator[tuple[Tracing, InMemorySpanExporter]]:
+    exporter = InMemorySpanExporter()
+    tracing = Tracing(exporter)
+    yield tracing, exporter
+    tracing.close()
+
+
+def test_spans_go_on_with_the_caller_s_trace(bloom_bundle: Path, spans: tuple[Tracing, InMemorySpanExporter]) -> None:
+    tracing, exporter = spans
+
+    async def conversation() -> None:
+        async with serving(load(bloom_bundle), tracer=tracing) as live:
+            await live.stub.AnalyzeGroup(request(), metadata=(("traceparent", PARENT),))
+            with pytest.raises(grpc.aio.AioRpcError):
+                await live.stub.AnalyzeGroup(request(group=group(repeat=999)))
+            sent = [service_pb2.AnalyzeGroupsRequest(model=NAME, group=group(name)) for name in ("a", "b")]
+            assert [answer async for answer in live.stub.AnalyzeGroups(iter(sent))]
+
+    asyncio.run(conversation())
+    tracing.close()
+    one, refused, *groups, stream = exporter.get_finished_spans()
+    assert one.name == refused.name == "neuroglot.v1.NeuroglotService/AnalyzeGroup"
+    assert f"{one.context.trace_id:032x}" == PARENT.split("-")[1]
+    assert f"{one.parent.span_id:016x}" == PARENT.split("-")[2]
+    assert one.attributes["rpc.method"] == "AnalyzeGroup"
+    assert one.attributes["neuroglot.model"] == NAME
+    assert one.attributes["neuroglot.code"] == "OK"
+    assert one.attributes["neuroglot.compute_ms"] > 0
+    assert one.resource.attributes["service.name"] == "neuroglot"
+    assert refused.attributes["neuroglot.code"] == "INVALID_ARGUMENT"
+    assert refused.parent is None
+    assert [span.name for span in groups] == ["group", "group"]
+    assert {span.parent.span_id for span in groups} == {stream.context.span_id}
+    assert all(span.attributes["neuroglot.compute_ms"] >= 0 for span in groups)
+    told = "".join(span.to_json() for span in exporter.get_finished_spans())
+    assert PROMPTS["en"] not in told
+
+
+def test_without_its_packages_tracing_is_refused(bloom_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    monkeypatch.delitem(sys.modules, "neuroglot_server.tracing")
+    deployment = Deployment({"b": bloom_bundle}, Address("127.0.0.1", 0), tracing_endpoint="http://127.0.0.1:9")
+    with pytest.raises(InstallationError, match=r"pip install 'neuroglot\[tracing\]'"):
+        asyncio.run(run(deployment, asyncio.Event(), lambda _: None))
+
+
+def test_the_program_writes_json_and_serves_numbers(bloom_bundle: Path) -> None:
+    """All of it together, as a program: environment, metrics, log and a clean end."""
+    command = [sys.executable, "-m", "neuroglot", "serve", str(bloom_bundle), "--address", "127.0.0.1:0"]
+    flags = ["--metrics-address", "127.0.0.1:0", "--log-format", "json", "--threads", "1"]
+    process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        lines = []
+        while not any("metrics are at" in line["message"] for line in lines):
+            lines.append(json.loads(process.stderr.readline()))
+        url = lines[-1]["message"].split(" at ")[1]
+        assert process.stdout.readline().startswith("model ")
+        assert process.stdout.readline().startswith("listening on ")
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            assert f'neuroglot_model_up{{model="{bloom_bundle.name}"}} 1.0' in answer.read().decode()
+        process.terminate()
+        assert process.wait(10) == 0
+        assert all(json.loads(line) for line in process.stderr)
+    finally:
+        process.kill()
+        process.communicate()
