@@ -59,7 +59,7 @@ class Answering:
         Raises:
             NotFinite: a case has activations or logits that are not finite.
         """
-        await self.reader.read(cases, timing, caller, thresholds)
+        await self.reader.read(cases, timing, caller, thresholds, forks=prediction is not None)
         self._require_finite(cases)
         await self.begin(cases, prediction, timing, caller)
         self._require_finite(cases)
@@ -115,10 +115,12 @@ class Answering:
 
     def _gold(self, case: Case, prediction: Prediction | None) -> RowStep:
         gold = case.row.gold if prediction is not None else ()
+        unread = self.reader.unread(case)
         return RowStep(
-            tokens=(self.reader.start(case.row), *gold[:-1]),
+            tokens=(*unread, self.reader.start(case.row), *gold[:-1]),
             past=case.past,
             cross=case.cross,
+            focus=len(unread),
             edits=case.edits.of(DECODER),
             taps=not case.edits.anywhere,
             scored=prediction is not None,

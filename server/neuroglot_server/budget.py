@@ -74,11 +74,6 @@ class Shape(NamedTuple):
         return shape
 
     @property
-    def tokens(self) -> int:
-        """Its padded tokens, past and encoder's prompts included."""
-        return self.rows * (self.longest.past + self.longest.cross + self.longest.new)
-
-    @property
     def positions(self) -> int:
         """Its new positions, padding included."""
         return self.rows * self.longest.new
@@ -153,7 +148,8 @@ class Budget:
     """How large the batches of a component may be.
 
     Attributes:
-        tokens: most padded tokens: rows times (longest past + longest encoder's prompt + most new tokens).
+        tokens: most new tokens of a batch of several rows, padding included. A row by itself may be longer; tokens of
+            the past and of an encoder's prompt are hardly any work, and bounded by their bytes.
         bytes: most that a batch feeds and gets: keys and values, activations, edits and logits.
         sizes: what each of these takes up.
     """
@@ -168,10 +164,10 @@ class Budget:
         Args:
             shape: the batch so far.
             extent: of each of the steps.
-            tokens: most padded tokens that it may have then, if fewer than the budget's.
+            tokens: most new tokens that it may have then, if fewer than the budget's.
         """
         longest = shape.grown(extent).longest
-        rows = min(self.tokens, tokens) // (longest.past + longest.cross + longest.new)
+        rows = min(self.tokens, tokens) // longest.new
         if row := self.sizes.row(longest):
             rows = min(rows, self.bytes // row)
         room = rows - shape.rows
@@ -190,20 +186,11 @@ class Budget:
         """Whether no step fits any more: not even one that makes no part of the batch longer."""
         rows = shape.rows + 1
         longest = shape.longest
-        return (
-            rows * (longest.past + longest.cross + longest.new) > self.tokens
-            or rows * self.sizes.row(longest) > self.bytes
-        )
+        return rows * longest.new > self.tokens or rows * self.sizes.row(longest) > self.bytes
 
     def refusal(self, extent: Extent) -> str:
         """Why a step cannot run at all, not even alone; empty if it can."""
-        shape = Shape().grown(extent)
         size = self.sizes.row(extent)
-        if shape.tokens > self.tokens:
-            return (
-                f"a row of it is {shape.tokens} tokens in one batch, and a batch may have {self.tokens} "
-                "(batch_tokens): shorten it"
-            )
         if size > self.bytes:
             return (
                 f"a row of it takes up {size / 2**20:.1f} MiB in one batch ({extent.past + extent.cross} tokens before "

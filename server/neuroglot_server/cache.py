@@ -32,6 +32,10 @@ class Cache:
         """What everything that is kept takes up."""
         return self._trial.nbytes + self._used.nbytes
 
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether something is kept under a key, which counts as no use of it."""
+        return key in self._trial or key in self._used
+
     def get(self, key: Hashable) -> StepResult | None:
         """What is kept under a key, and keep it longer."""
         result = self._trial.pop(key) or self._used.pop(key)
@@ -61,6 +65,9 @@ class _Segment:
 
     def __len__(self) -> int:
         return len(self._results)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._results
 
     def add(self, key: Hashable, result: StepResult) -> None:
         self._results[key] = result

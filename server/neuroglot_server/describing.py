@@ -24,8 +24,8 @@ def describe(manifest: Manifest, settings: Settings, name: str, budgets: Mapping
         BundleError: its batches may not even have one token.
     """
     facts = manifest.model
-    longest = min(settings.limits.tokens_per_row, settings.batch_tokens, facts.max_positions or settings.batch_tokens)
-    longest = _longest_row(budgets, longest)
+    most = settings.limits.tokens_per_row
+    longest = _longest_row(budgets, min(most, facts.max_positions or most))
     if not longest:
         raise BundleError(
             f"a batch of {name!r} may take up {settings.batch_bytes} bytes, and not even one token fits into that: "

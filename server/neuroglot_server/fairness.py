@@ -175,7 +175,7 @@ class FairQueue:
         lane, extent = head.oldest()
         rows = head.take(lane, extent, 1)
         shape = self._fill(lane, extent, rows, Shape().grown(extent), first, lane.budget.tokens)
-        second, most = Priority.BULK, 2 * shape.tokens
+        second, most = Priority.BULK, 2 * shape.positions
         if first is Priority.BULK:
             second, most = Priority.INTERACTIVE, lane.budget.tokens
         shape = self._fill(lane, extent, rows, shape, second, most)

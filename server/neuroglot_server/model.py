@@ -48,6 +48,7 @@ from neuroglot_server.describing import describe
 from neuroglot_server.encoding import encode_prompt, encode_rows
 from neuroglot_server.engine import Engine
 from neuroglot_server.planner import Planner
+from neuroglot_server.prefixes import Sightings
 from neuroglot_server.reading import Encode, Prefill
 from neuroglot_server.sharing import Sharing
 from neuroglot_server.signature import interfaces
@@ -138,7 +139,9 @@ class Model:
         sharing = Sharing(settings.cache_bytes, observer or Unobserved(), shared=settings.shared_cache)
         decoder = batchers[DECODER]
         answering = Answering(
-            reader=Prefill(decoder, sharing) if start is None else Encode(batchers[ENCODER], start, sharing),
+            reader=Prefill(decoder, sharing, Sightings())
+            if start is None
+            else Encode(batchers[ENCODER], start, sharing),
             decoder=decoder,
             sharing=sharing,
             text=text,

@@ -119,7 +119,11 @@ OPTIONS = (
     Option("bundles_folder", _FILE, None, "Folder from which LoadModel may load; without it nobody may."),
     _of("threads", click.IntRange(min=0), "Threads of ONNX Runtime for each model; 0 is one a core."),
     _of("device", click.STRING, "Where passes run: cpu, cuda or cuda:1."),
-    _of("batch_tokens", click.IntRange(min=1), "Most padded tokens a batch: its rows times its longest row."),
+    _of(
+        "batch_tokens",
+        click.IntRange(min=1),
+        "Most new tokens of a batch of several rows, padding included; a GPU wants 4096 or more.",
+    ),
     _of("batch_bytes", _SIZE, "Most that keys, values, taps, masks and logits of a batch take up."),
     _of("queue_tokens", click.IntRange(min=1), "Most tokens that may wait or run at once, of all callers together."),
     _of("queue_bytes", _SIZE, "Most that requests take up that wait or run."),

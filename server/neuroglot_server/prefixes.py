@@ -7,11 +7,12 @@ tokens share.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import numpy as np
 
@@ -59,6 +60,32 @@ class Prefix:
     def worth_waiting(self, running: int, left: int) -> bool:
         """Where it spares at least half of what is left: a step of its own would take about as long as the wait."""
         return 2 * running >= left
+
+
+class Sightings:
+    """Which blocks prompts began with of late: what many share is told from what is seen once."""
+
+    def __init__(self, most: int = 2**16) -> None:
+        """Remember so many blocks."""
+        self._most = most
+        self._times: OrderedDict[tuple[str, bytes], int] = OrderedDict()
+
+    def note(self, prefix: Prefix, tenant: str) -> None:
+        """See a prompt's beginning."""
+        for key in self._keys(prefix, tenant):
+            self._times[key] = self._times.get(key, 0) + 1
+            self._times.move_to_end(key)
+        while len(self._times) > self._most:
+            self._times.popitem(last=False)
+
+    def shared(self, prefix: Prefix, tenant: str) -> int:
+        """How many of a prefix's first tokens were seen more than once, in whole blocks."""
+        known = takewhile(lambda key: self._times.get(key, 0) > 1, self._keys(prefix, tenant))
+        return BLOCK * len(list(known))
+
+    @staticmethod
+    def _keys(prefix: Prefix, tenant: str) -> list[tuple[str, bytes]]:
+        return [(tenant, link.key) for link in prefix.links if link.key is not None and link.tokens == BLOCK]
 
 
 def joined(blocks: Sequence[StepResult]) -> KeyValues:

@@ -81,7 +81,8 @@ class Whole:
         """The step is its only link."""
         step, key = self.step, None
         if self.prompt is not None:
-            wanted = (step.tokens, step.targets, step.taps, step.scored, step.greedy_log_probabilities, step.keep)
+            tokens = step.tokens[step.focus :]  # those before are the prompt's
+            wanted = (tokens, step.targets, step.taps, step.scored, step.greedy_log_probabilities, step.keep)
             key = blake2b(repr((self.component, self.prompt, self.read, wanted)).encode(), digest_size=16).digest()
         return (Link(key, len(step.tokens)),)
 
@@ -160,6 +161,15 @@ class Sharing:
         self._shared = shared
         self._flights: dict[_Key, _Flight] = {}
 
+    def tenant_of(self, caller: Caller) -> str:
+        """The one under whom what is known for a caller is kept."""
+        return "" if self._shared else caller.tenant
+
+    def knows(self, wanted: Wanted, caller: Caller) -> bool:
+        """Whether what comes out is kept."""
+        tenant = self.tenant_of(caller)
+        return all(link.key is not None and (tenant, link.key) in self._cache for link in wanted.links)
+
     async def run(
         self, wanted: Sequence[Wanted], batcher: Batcher, timing: Timing, caller: Caller
     ) -> list[list[StepResult]]:
@@ -177,7 +187,7 @@ class Sharing:
         Raises:
             ModelClosed: the model went down meanwhile.
         """
-        tenant = "" if self._shared else caller.tenant
+        tenant = self.tenant_of(caller)
         everything = [
             _Pending(one, [None if link.key is None else (tenant, link.key) for link in one.links]) for one in wanted
         ]

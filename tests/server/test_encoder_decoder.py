@@ -340,11 +340,11 @@ def test_a_baseline_that_is_not_finite_says_in_which_component(component: str, m
         analyze(bundle, THREE, EVERYTHING)
 
 
-def test_the_description_has_both_components_and_no_bound_but_the_batch(model: Served) -> None:
-    description = Model.load(model.bundle, "mine", Settings(threads=1, batch_tokens=100)).description
+def test_the_description_has_both_components_and_no_bound_but_the_limit(model: Served) -> None:
+    description = Model.load(model.bundle, "mine", Settings(threads=1, limits=Limits(tokens_per_row=100))).description
     shapes = [(part.name, part.layers, part.neurons) for part in description.components]
     assert shapes == [("encoder", 3, 70), ("decoder", 2, 70)]
-    assert description.limits.tokens_per_row == 99, "and the decoder's start token beside the prompt"
+    assert description.limits.tokens_per_row == 100
 
 
 def test_a_row_as_long_as_allowed_runs(model: Served) -> None:

@@ -277,7 +277,7 @@ def test_every_step_runs_once_within_the_budget_unless_it_was_dropped(
             batch = one.take()
             extents = [waiting.extent for waiting in batch.rows]
             assert batch.shape == Shape.of(extents)
-            assert batch.shape.tokens <= BUDGET.tokens
+            assert batch.shape.positions <= BUDGET.tokens
             assert batch.shape.rows * BUDGET.sizes.row(batch.shape.longest) <= BUDGET.bytes
             assert 2 * batch.shape.positions <= 3 * batch.shape.real
             ran.update((named[waiting.submission], waiting.place) for waiting in batch.rows)

@@ -42,13 +42,13 @@ def violations(bundle: Path, group: Group, analysis: Analysis, limits: Limits) -
 
 
 def test_the_description_says_what_the_bundle_is_and_what_may_be_asked(bloom_bundle: Path) -> None:
-    model = Model.load(bloom_bundle, "mine", Settings(threads=1, batch_tokens=100))
+    model = Model.load(bloom_bundle, "mine", Settings(threads=1, limits=Limits(tokens_per_row=100)))
     description = model.description
     assert (description.name, description.family, description.dtype) == ("mine", "bloom", "float32")
     assert description.bundle_identity == read_manifest(bloom_bundle).identity
     (component,) = description.components
     assert (component.name, component.layers, component.neurons, component.hidden_size) == ("decoder", 3, 96, 24)
-    assert description.limits == Limits(tokens_per_row=100), "a row must fit into a batch"
+    assert description.limits == Limits(tokens_per_row=100)
 
 
 def test_tokenize_spells_tokens_and_gives_their_ids(bloom_bundle: Path) -> None:

@@ -221,8 +221,14 @@ def test_a_common_beginning_runs_once_in_a_group_and_in_the_next(bloom_bundle: P
 def test_prompts_that_share_little_wait_for_nobody(bloom_bundle: Path) -> None:
     common = numbered(BLOCK)
     group = prompts_of(*(common + numbered(40, first) for first in (50, 60, 70)))
-    recorder, _ = tokens_run(bloom_bundle, lambda model: model.analyze(group, Analysis()))
+    recorder, _ = tokens_run(bloom_bundle, lambda model: model.analyze(group, Analysis(prediction=Prediction())))
     assert [run.rows for run in recorder.runs] == [3, 3]
+
+
+def test_where_nothing_forks_one_pass_is_enough(bloom_bundle: Path) -> None:
+    group = prompts_of(*(numbered(40, first) for first in (50, 60, 70)))
+    recorder, _ = tokens_run(bloom_bundle, lambda model: model.analyze(group, Analysis()))
+    assert [(run.rows, run.tokens) for run in recorder.runs] == [(3, 120)]
 
 
 def test_nothing_is_shared_where_nothing_is_kept(bloom_bundle: Path, alone: int) -> None:

@@ -32,7 +32,8 @@ class Settings:
 
     Attributes:
         limits: what a request may ask for.
-        batch_tokens: most padded tokens a batch: rows times the longest row, past and encoder's prompt included.
+        batch_tokens: most new tokens of a batch of several rows: their number times the new tokens of the longest. On a
+            few cores larger batches are slower for each token, and longer for whoever waits; a GPU wants more.
         batch_bytes: most that the keys, values, taps, masks and logits of one batch may take up.
         queue_tokens: most tokens that may wait; over it, `QueueFull`.
         queue_bytes: most that the requests in the house may take up: forked keys and values, taps and results.
@@ -44,8 +45,8 @@ class Settings:
     """
 
     limits: Limits = field(default_factory=Limits)
-    batch_tokens: int = 4096
-    batch_bytes: int = 512 * 2**20
+    batch_tokens: int = 512
+    batch_bytes: int = 384 * 2**20
     queue_tokens: int = 1_000_000
     queue_bytes: int = 2**30
     cache_bytes: int = 256 * 2**20

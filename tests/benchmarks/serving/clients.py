@@ -66,7 +66,7 @@ def interactive(server: Server, prompter: Prompter, asked: int) -> Measure:
         return seconds(lambda: model.analyze(group, type_map=False))
 
     stopping, started = threading.Event(), threading.Event()
-    bulk = [prompter.inferences(1)[0] for _ in range(200)]  # made before, for a generator is used by one thread
+    bulk = prompter.inferences(200)  # made before, for a generator is used by one thread
 
     def stream() -> float:
         """Keep the server busy; the least time that batches ran for one group, one after the other."""
