@@ -46,6 +46,8 @@ class Answering:
         timing: Timing,
         caller: Caller,
         thresholds: tuple[float, ...] = (),
+        *,
+        forks: bool,
     ) -> None:
         """Read the prompts of cases without interventions, and begin their answers.
 
@@ -55,11 +57,12 @@ class Answering:
             timing: is added to.
             caller: who asks.
             thresholds: as in `Reader.read`.
+            forks: likewise; without, the cases' `past` is not what variants could be forked from.
 
         Raises:
             NotFinite: a case has activations or logits that are not finite.
         """
-        await self.reader.read(cases, timing, caller, thresholds, forks=prediction is not None)
+        await self.reader.read(cases, timing, caller, thresholds, forks=forks)
         self._require_finite(cases)
         await self.begin(cases, prediction, timing, caller)
         self._require_finite(cases)

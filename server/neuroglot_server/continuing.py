@@ -110,7 +110,7 @@ class Continuing:
         if not wish.interventions:
             await self.answering.reader.read([case], timing, caller)
             return case
-        await self.answering.baseline([case], None, timing, caller)
+        await self.answering.baseline([case], None, timing, caller, forks=True)
         loop = asyncio.get_running_loop()
         analysis = Analysis(thresholds=(wish.threshold,))
         _, derive = await loop.run_in_executor(self.kernels, self.comparison, "", [case], analysis)

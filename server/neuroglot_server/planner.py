@@ -79,7 +79,8 @@ class Planner:
         prediction = analysis.prediction
         baseline = [Case(row) for row in rows]
         thresholds = analysis.thresholds if analysis.dead else ()
-        await self.answering.baseline(baseline, prediction, timing, caller, thresholds)
+        forks = prediction is not None
+        await self.answering.baseline(baseline, prediction, timing, caller, thresholds, forks=forks)
         components, derive = await asyncio.get_running_loop().run_in_executor(
             self.kernels, self.comparison, group_id, baseline, analysis, caller.tenant
         )

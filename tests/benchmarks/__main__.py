@@ -1,7 +1,7 @@
 """The benchmarks of serving, each a ratio within one run, as JSON and as a table.
 
-make bench               writes build/bench/serving.json and serving.md, half an hour on two cores
-make bench ONLY=sizes    one part of it
+make bench               writes docs/benchmarks.md and .json, half an hour on two cores
+make bench ONLY=sizes    one part of it, to build/bench/serving.md and .json
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    parser.add_argument("--table", type=Path, help="where the table goes, and the JSON beside it")
     parser.add_argument("--only", nargs="*", choices=PARTS, help="parts to run; all by default")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try the benchmark itself")
     parser.add_argument("--scale", type=int, default=6, help="about how many groups a round has")
@@ -99,11 +100,15 @@ def main() -> None:
         "cores": os.cpu_count(),
         "versions": {name: version(name) for name in ("neuroglot", "onnxruntime", "numpy", "grpcio")},
     }
-    (arguments.out / "serving.json").write_text(
+    target = arguments.table or arguments.out / "serving.md"
+    target.with_suffix(".json").write_text(
         json.dumps(about | {"measures": [asdict(one) | {"met": one.met} for one in found]}, indent=1) + "\n"
     )
-    heading = f"{about['model']}, {about['cores']} cores, onnxruntime {about['versions']['onnxruntime']}\n\n"
-    (arguments.out / "serving.md").write_text(heading + table(found), encoding="utf-8")
+    heading = (
+        "# What a server gives\n\nWritten by `make bench`; each line is a ratio within one run, or bytes. "
+        f"{about['model']}, {about['cores']} cores, onnxruntime {about['versions']['onnxruntime']}.\n\n"
+    )
+    target.write_text(heading + table(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
