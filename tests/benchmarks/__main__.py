@@ -106,7 +106,7 @@ def main() -> None:
     )
     heading = (
         "# What a server gives\n\nWritten by `make bench`; each line is a ratio within one run, or bytes. "
-        f"{about['model']}, {about['cores']} cores, onnxruntime {about['versions']['onnxruntime']}.\n\n"
+        f"The model: {about['model']}; {about['cores']} cores, onnxruntime {about['versions']['onnxruntime']}.\n\n"
     )
     target.write_text(heading + table(found), encoding="utf-8")
 
