@@ -120,6 +120,8 @@ class Prefill:
 
     def _shared_beginnings(self, prompts: Sequence[tuple[int, ...]], caller: Caller) -> list[int]:
         """How many of each prompt's first tokens to read by themselves; none where what comes out for it is known."""
+        if not self.sharing.keeps:
+            return [0] * len(prompts)
         tenant = self.sharing.tenant_of(caller)
         prefixes = [Prefix(prompt[:-1]) for prompt in prompts]
         for prefix in prefixes:

@@ -161,6 +161,11 @@ class Sharing:
         self._shared = shared
         self._flights: dict[_Key, _Flight] = {}
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept, and shared."""
+        return self._cache.most_bytes > 0
+
     def tenant_of(self, caller: Caller) -> str:
         """The one under whom what is known for a caller is kept."""
         return "" if self._shared else caller.tenant
@@ -226,7 +231,7 @@ class Sharing:
 
     def _announce(self, keys: Sequence[_Key | None], flight: _Flight) -> None:
         """Let others wait for links, unless they may wait for somebody already."""
-        if not self._cache.most_bytes:
+        if not self.keeps:
             return
         for key in filter(None, keys):
             other = self._flights.get(key)

@@ -231,6 +231,13 @@ def test_where_nothing_forks_one_pass_is_enough(bloom_bundle: Path) -> None:
     assert [(run.rows, run.tokens) for run in recorder.runs] == [(3, 120)]
 
 
+def test_where_nothing_is_kept_a_common_beginning_is_not_run_by_itself(bloom_bundle: Path) -> None:
+    group = prompts_of(*((*numbered(4 * BLOCK), row) for row in (9, 10, 11)))
+    settings = Settings(threads=1, cache_bytes=0)
+    recorder, _ = tokens_run(bloom_bundle, lambda model: model.analyze(group, Analysis()), settings)
+    assert [(run.rows, run.tokens) for run in recorder.runs] == [(3, 3 * (4 * BLOCK + 1))]
+
+
 def test_nothing_is_shared_where_nothing_is_kept(bloom_bundle: Path, alone: int) -> None:
     async def at_once(model: Model) -> None:
         await asyncio.gather(once(model), once(model))
