@@ -1,12 +1,18 @@
 """neuroglot: the feed-forward neurons of multilingual language models, served over gRPC.
 
-This is the light client: no torch, no transformers, no ONNX Runtime. Start with `connect`.
+This is the light client: no torch, no transformers, no ONNX Runtime. Start with `connect`; `neuroglot.tasks` has
+groups to ask about, `neuroglot.analyses` what to make of the answers.
 """
 
+import importlib
+import typing
+
+from neuroglot import tasks as tasks
 from neuroglot.client import Client, connect
 from neuroglot.errors import (
     AnalysisError,
     BundleError,
+    DataError,
     DeadlineError,
     InstallationError,
     InvalidGroupError,
@@ -39,6 +45,9 @@ from neuroglot.selections import ControlKind, Uploaded, control, difference, int
 from neuroglot.type_maps import Contribution, EffectiveScores, Leading, Types
 from neuroglot.wanted import ContributionOptions, EffectiveScoreOptions, Priority, ScoreTarget
 
+if typing.TYPE_CHECKING:
+    from neuroglot import analyses as analyses
+
 __all__ = [
     "ALL_SHARED",
     "NON_ACTIVATED",
@@ -52,6 +61,7 @@ __all__ = [
     "Contribution",
     "ContributionOptions",
     "ControlKind",
+    "DataError",
     "DeadlineError",
     "EffectiveScoreOptions",
     "EffectiveScores",
@@ -97,3 +107,10 @@ __all__ = [
     "top_contribution",
     "union",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`neuroglot.analyses` is imported when it is first asked for: it needs an extra, and takes a second."""
+    if name == "analyses":
+        return importlib.import_module("neuroglot.analyses")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

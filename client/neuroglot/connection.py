@@ -9,6 +9,7 @@ import logging
 import re
 import secrets
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,9 @@ class Connection:
             self._channel = grpc.insecure_channel(address, options=options)
         else:
             self._channel = grpc.secure_channel(address, tls, options=options)
+        # A program that ends without a close ends this first, and then the server of this process: the other way round
+        # gRPC says on stderr that the server has gone away.
+        self._close_channel = weakref.finalize(self, self._channel.close)
         self.stub = service_pb2_grpc.NeuroglotServiceStub(self._channel)
 
     def call(
@@ -188,7 +192,7 @@ class Connection:
     def close(self) -> None:
         """Close the channel, which cancels what is under way on it, and the server if it runs in this process."""
         self._closed.set()
-        self._channel.close()
+        self._close_channel()
         if self._close_server is not None:
             self._close_server()
 

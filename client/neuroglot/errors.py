@@ -7,6 +7,7 @@ NeuroglotError
 ├── NotInResultError         a part of a result that was not asked for, or that cannot be         (also LookupError)
 ├── BundleError              a folder that is no bundle, or a damaged or a newer one
 ├── AnalysisError            an analysis that makes no sense: mixed languages, an unknown task    (also ValueError)
+│   └── DataError            a task's files with something wrong in them, or no files at all
 ├── RunError                 a run's folder that is damaged, or that holds another run
 ├── ModelChangedError        the server has another bundle under the model's name than when it was asked for
 ├── InstallationError        an extra that the command needs is missing
@@ -50,6 +51,10 @@ class BundleError(NeuroglotError):
 
 class AnalysisError(NeuroglotError, ValueError):
     """An analysis that makes no sense: an unknown task or language, or results that do not belong together."""
+
+
+class DataError(AnalysisError):
+    """A task's files are not there, or something is wrong in them; the message names files and lines."""
 
 
 class RunError(NeuroglotError):

@@ -130,12 +130,12 @@ class Model:
                 thresholds: a neuron is active where its activation exceeds the threshold; 0 by default. Interventions
                     that choose neurons by type use the first.
                 type_map: whether to get the type of every neuron, by default True; counts of types always come.
-                active: whether to get which neurons are active in each row; their counts always come.
+                active: whether to get which neurons are active in each row, which are dead where `dead` is asked for,
+                    and which contribute most where `contribution` is; counts come without it.
                 contribution: whether to get contributions by type; a number is the share of a layer's neurons that
                     count as its top contributors (0.05 otherwise), `ContributionOptions` say more.
                 effective_score: whether to get effective scores by type; `EffectiveScoreOptions` say of which tokens.
-                dead: whether to get how many neurons are inactive at every position of each row's prompt, and with
-                    `active` which.
+                dead: whether to get how many neurons are inactive at every position of each row's prompt.
                 predict: whether to get predictions; by default if the group has answers or choices, or there are
                     variants.
                 generate: whether predictions are generated, too, and not only scored; by default True.

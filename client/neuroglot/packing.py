@@ -74,8 +74,9 @@ def pack_codes(codes: NDArray[np.uint8]) -> bytes:
     codes = np.asarray(codes, dtype=np.uint8)
     if codes.size and codes.max() > _LARGEST_CODE:
         raise ValueError(f"a code of two bits is 0 to {_LARGEST_CODE}, and {int(codes.max())} is among those given")
-    padded = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, -codes.shape[-1] % 4)])
-    first, second, third, fourth = (padded[..., lane::4] for lane in range(4))
+    if rest := -codes.shape[-1] % 4:
+        codes = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, rest)])
+    first, second, third, fourth = (codes[..., lane::4] for lane in range(4))
     packed: NDArray[np.uint8] = first | second << _SHIFTS[1] | third << _SHIFTS[2] | fourth << _SHIFTS[3]
     return packed.tobytes()
 

@@ -193,7 +193,10 @@ class GroupResult:
 
     @property
     def rows(self) -> tuple[result_pb2.RowResult, ...]:
-        """What was run for each row: `label`, `prompt_tokens`, `gold_token_ids`, `gold_is_joint`, `r_index`."""
+        """What was run for each row, as the contract's `neuroglot.v1.RowResult` has it.
+
+        `label`, `prompt_tokens`, `last_token_id`, `gold_token_ids`, `gold_is_joint`, `r_index`.
+        """
         return tuple(self.message.rows)
 
     @property

@@ -2,7 +2,8 @@
 
     out/
     ├── run.json          what is run, on what, by which commands (`Settings`, and a `Session` for each start)
-    ├── examples.jsonl    the parallel groups, one a line: id, cluster, prompts, answers, separators
+    ├── examples.jsonl    the parallel groups of all shards, one a line: id, cluster, prompts, answers, ...
+    ├── problems.txt      what was wrong with the data and is left out, one a line; not there where nothing was
     ├── groups.binpb      the answers: neuroglot.v1.GroupResult, each after its length as a varint, in any order
     └── tables/, figures/, report.html    what `neuroglot.analyses` makes of them
 
@@ -16,83 +17,28 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from neuroglot import records
-from neuroglot.errors import RunError
+from neuroglot.errors import AnalysisError, RunError
 from neuroglot.groups import Group
 from neuroglot.results import GroupResult
+from neuroglot.settings import Settings, Shard
 from neuroglot.v1 import result_pb2
 
+if TYPE_CHECKING:
+    from neuroglot.analyses.context import Context
+
 FORMAT = "neuroglot.run"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 RUN = "run.json"
 EXAMPLES = "examples.jsonl"
+PROBLEMS = "problems.txt"
 GROUPS = "groups.binpb"
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the answers of a run. To resume is to ask for the same settings again.
-
-    Attributes:
-        task: name of the task.
-        task_title: what it is, a few words.
-        task_kind: which of the paper's tasks it is a form of.
-        task_data: where its data come from.
-        data_sha256: hash of `examples.jsonl`, hexadecimal.
-        groups: number of parallel groups.
-        languages: the rows of every group.
-        model: the name under which the model was served; may differ when a run is resumed.
-        bundle_identity: hash that names the model's bundle.
-        family: the model's family, `bloom`.
-        source: where the checkpoint came from, `embedded:bloom`; and its revision where it has one.
-        dtype: type of weights and activations.
-        variants: names of the variants, the baseline not among them.
-        draws: draws of each control.
-        seed: seed of the controls and of the tests.
-        threshold: a neuron is active above it.
-        top_fraction: share of a layer's neurons that count as its top contributors.
-        component: the one in which the variants act; None for all.
-    """
-
-    task: str
-    task_title: str = field(compare=False)
-    task_kind: str = field(compare=False)
-    task_data: str = field(compare=False)
-    data_sha256: str
-    groups: int
-    languages: tuple[str, ...]
-    model: str = field(compare=False)
-    bundle_identity: str
-    family: str
-    source: str
-    source_revision: str
-    dtype: str
-    variants: tuple[str, ...]
-    draws: int
-    seed: int
-    threshold: float
-    top_fraction: float
-    component: str | None = None
-
-    def differences(self, other: Settings) -> list[str]:
-        """What differs in another run's settings, `seed is 1 and not 0`, in words."""
-        return [
-            f"{one.name} is {_words(getattr(other, one.name))} and not {_words(getattr(self, one.name))}"
-            for one in fields(self)
-            if one.compare and getattr(self, one.name) != getattr(other, one.name)
-        ]
-
-
-def _words(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value))
-    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)  # of a hash, its beginning
 
 
 @dataclass
@@ -139,8 +85,14 @@ class Run:
         self.failures = failures
 
     @classmethod
-    def create(cls, folder: Path, settings: Settings, examples: Sequence[Group]) -> Run:
+    def create(cls, folder: Path, settings: Settings, examples: Sequence[Group], problems: Sequence[str] = ()) -> Run:
         """Start a run in a folder that holds none.
+
+        Args:
+            folder: is made if it is not there.
+            settings: what decides its answers.
+            examples: the groups, those of all shards.
+            problems: what was wrong with the data, a line each.
 
         Raises:
             RunError: the folder holds a run, or the answers of one, or is a file.
@@ -153,6 +105,8 @@ class Run:
             raise RunError(f"{folder} holds the answers of a run whose {RUN} is gone: give another folder")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / EXAMPLES).write_text(to_lines(examples), encoding="utf-8")
+        if problems:
+            (folder / PROBLEMS).write_text("".join(f"{one}\n" for one in problems), encoding="utf-8")
         run = cls(folder, settings, [], {})
         run._write()
         return run
@@ -173,18 +127,19 @@ class Run:
         try:
             written_as = f"{content['format']} {content['version']}"
             if written_as != f"{FORMAT} {FORMAT_VERSION}":
-                raise RunError(f"{folder} is {written_as}, and this neuroglot reads {FORMAT} {FORMAT_VERSION}: upgrade")
-            settings: dict[str, Any] = {
-                key: tuple(one) if isinstance(one, list) else one for key, one in content["settings"].items()
-            }
+                raise RunError(
+                    f"{folder} is {written_as}, and this neuroglot reads {FORMAT} {FORMAT_VERSION}: use the "
+                    "neuroglot that wrote it, or run the analysis in another folder"
+                )
             sessions = [Session(**session) for session in content["sessions"]]
-            return cls(folder, Settings(**settings), sessions, content["failures"])
-        except (KeyError, TypeError, AttributeError) as error:
+            return cls(folder, Settings(**content["settings"]), sessions, content["failures"])
+        except (KeyError, TypeError, AttributeError, AnalysisError) as error:
             raise RunError(f"{folder / RUN} is damaged ({error!r}): run the analysis in another folder") from None
 
     def __str__(self) -> str:
         settings = self.settings
-        return f"{settings.task} with {settings.model}, {len(self.done())} of {settings.groups} groups"
+        part = f", part {settings.shard}" if settings.shard else ""
+        return f"{settings.task} with {settings.model}{part}, {len(self.done())} of {len(self.asked())} groups"
 
     def require(self, settings: Settings) -> None:
         """Refuse to go on with other settings.
@@ -199,7 +154,7 @@ class Run:
             )
 
     def examples(self) -> list[Group]:
-        """The parallel groups that are asked.
+        """The parallel groups, those of all shards.
 
         Raises:
             RunError: they are gone, or were changed.
@@ -212,6 +167,21 @@ class Run:
         if data_hash(lines) != self.settings.data_sha256:
             raise RunError(f"{path} was changed: its hash is not the one in {RUN}; run the analysis in another folder")
         return [Group(**json.loads(line)) for line in lines.split("\n") if line]
+
+    def asked(self) -> list[Group]:
+        """The groups that are asked here, those of its shard; errors as in `examples`."""
+        return of_shard(self.examples(), self.settings.shard)
+
+    def problems(self) -> list[str]:
+        """What was wrong with the data and is left out, a line each."""
+        path = self.folder / PROBLEMS
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+    def context(self) -> Context:
+        """What its analyses share: needs the extra that they need, and raises as `examples`."""
+        from neuroglot.analyses.context import Context  # here: a run's folder is read without pandas, too
+
+        return Context.of(self.settings.languages, self.settings).about(self.examples())
 
     def results(self) -> Iterator[GroupResult]:
         """The answers that there are, as they came.
@@ -272,12 +242,25 @@ class Recorder:
                 f"group {result.group_id!r} was answered by bundle {made_by[:12]}, and the run is of "
                 f"{self.run.settings.bundle_identity[:12]}: the server changed its model; run the analysis anew"
             )
-        records.append(self.file, result.message)
-        self.session.groups += 1
+        before = self.file.tell()
+        try:
+            records.append(self.file, result.message)
+        finally:  # Ctrl-C may come when the answer is kept and not yet counted
+            self.session.groups += self.file.tell() > before
 
     def fail(self, group_id: str, reason: str) -> None:
         """Note why a group has no answer; resuming asks it again."""
         self.run.failures[group_id] = reason
+
+
+def of_shard(examples: Sequence[Group], shard: str) -> list[Group]:
+    """The groups of one shard, `2/4`: every n-th cluster, in the order of their first groups; all without a shard."""
+    if not shard:
+        return list(examples)
+    number, parts = Shard.parse(shard)
+    clusters: dict[str, int] = {}
+    places = [clusters.setdefault(group.cluster or group.id, len(clusters)) for group in examples]
+    return [group for group, place in zip(examples, places, strict=True) if place % parts == number - 1]
 
 
 def to_lines(examples: Iterable[Group]) -> str:

@@ -69,7 +69,8 @@ def from_rpc_error(error: grpc.RpcError, address: str, request_id: str) -> Serve
 def from_group_error(error: result_pb2.GroupError) -> ServerError:
     """The error of a group of a stream that failed."""
     violations = [Violation(violation.field, violation.description) for violation in error.violations]
-    return _error(code_pb2.Code.Name(error.code), error.message, violations, error.request_id, None)
+    retry_after_seconds = error.retry_delay_ms / 1e3 if error.HasField("retry_delay_ms") else None
+    return _error(code_pb2.Code.Name(error.code), error.message, violations, error.request_id, retry_after_seconds)
 
 
 def _error(

@@ -129,6 +129,7 @@ class Types:
         self.layers = component.layers
         self.neurons = component.neurons
         self.near_threshold = message.near_threshold
+        self._top_bitmaps = component.thresholds[0].contribution.top_bitmaps
 
     def counts(self) -> NDArray[np.int64]:
         """Neurons of each type, int64 `[layers, 4]`; each row adds up to `neurons`.
@@ -198,6 +199,18 @@ class Types:
             label,
             self._message.dead_bitmaps,
             "the dead neurons of each row were not asked for: analyze with dead=True and active=True",
+        )
+
+    def top_contributors(self, label: str) -> NeuronSet:
+        """The neurons that contribute most in a row, `contribution.top_k` of each layer; the same at all thresholds.
+
+        Raises:
+            NotInResultError: there is no such row, or they were not asked for.
+        """
+        return self._of_row(
+            label,
+            self._top_bitmaps,
+            "the top contributors of each row were not asked for: analyze with contribution=True and active=True",
         )
 
     @cached_property

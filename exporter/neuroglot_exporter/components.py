@@ -80,6 +80,9 @@ def _write_component(
         keep_sign(graph, layer.activation, f"ffn.{i}.activation")
     taps = [output.name for output in graph.graph.output if output.name.startswith("ffn.")]
     keep_trailing_outputs(graph, taps, "activations_from", "activations_kept")
+    if any(info.name.startswith("past_key_values.") for info in graph.graph.input):
+        present = [output.name for output in graph.graph.output if output.name.startswith("present.")]
+        keep_trailing_outputs(graph, present, "present_from", "present_kept", axis=2, default=0)
     metadata = {}
     if any(output.name == "logits" for output in graph.graph.output):
         keep_trailing_logits(graph, family.output_embedding, "logits_from", "logits_kept")

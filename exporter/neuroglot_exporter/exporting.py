@@ -24,8 +24,8 @@ _TOOLS = ("neuroglot", "onnx", "optimum-onnx", "tokenizers", "torch", "transform
 
 
 def export(
-    source: str,
-    folder: Path,
+    source: str | Path,
+    folder: str | Path,
     *,
     revision: str | None = None,
     dtype: str = "float32",
@@ -38,7 +38,7 @@ def export(
     verified one, stands in `folder` afterwards, or nothing does.
 
     Args:
-        source: a Hub id, a checkpoint's folder, a GGUF file, or `embedded:NAME`.
+        source: a Hub id, a checkpoint's folder, a GGUF file, or `embedded:NAME`; a `Path` is never a Hub id.
         folder: the bundle; must not exist.
         revision: branch, tag or commit of a Hub id.
         dtype: of weights and activations: `float32`, or `float16`, which is for GPUs.
@@ -58,7 +58,8 @@ def export(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; a bundle has one of {', '.join(DTYPES)}")
-    with staged(folder) as aside:
+    source = str(source.expanduser().absolute()) if isinstance(source, Path) else source
+    with staged(Path(folder)) as aside:
         require_packages(source, "exporting")
         checkpoint = find_checkpoint(source, revision)
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is imported

@@ -1,12 +1,14 @@
 """Admission: how much work may be in the house, whose, and how long to stay away when it is too much.
 
 The house is bounded in tokens and in bytes, and the last eighth of it is kept for interactive requests. A tenant may be
-bounded, too, in what it has in the house and in what it has run a minute (`Quota`).
+bounded, too, in what it has in the house and in what it has run a minute (`Quota`). Bytes that several requests of a
+tenant hold together, as those of one prompt, count once.
 
 Nobody waits at the door: who is refused is told when to come again. So that it then finds room, whoever was refused
 is remembered until it should have come, and the others give way to the tenant that was refused first: until it is in,
 none of them gets more than its share of the house, which is the whole divided by the tenants there; and where it wants
-more than a share itself, none of them gets anything, unless it is bulk and they are interactive. What this guarantees:
+more than a share itself, none of them gets anything, unless it is bulk and they are interactive. Streams, which come
+again by themselves, are called in one after the other when somebody leaves. What this guarantees:
 a tenant that comes again when it was told to is let in up to its share once what others hold beyond theirs has run, and
 with a larger request once what is in its way has.
 """
@@ -15,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -68,6 +70,11 @@ class Cost(NamedTuple):
 
 NOTHING = Cost(0, 0)
 
+NO_SHARES: Mapping[bytes, int] = {}
+
+_Hold = tuple[str, Priority, bytes]
+"""Whose, how urgent, and what."""
+
 
 @dataclass(frozen=True)
 class _Refused:
@@ -100,6 +107,8 @@ class Admission:
         self._clock = clock
         self._inside: dict[str, Cost] = {}
         self._requests: Counter[str] = Counter()
+        self._holders: Counter[_Hold] = Counter()
+        self._door: deque[asyncio.Future[None]] = deque()
         self._refused: dict[str, _Refused] = {}  # the first one first
         self._buckets: dict[str, Bucket] = {}
         self._speed = Speed(clock)
@@ -107,16 +116,25 @@ class Admission:
         self._empty.set()
 
     @contextmanager
-    def admit(self, cost: Cost, caller: Caller) -> Iterator[None]:
+    def admit(self, cost: Cost, caller: Caller, shares: Mapping[bytes, int] = NO_SHARES) -> Iterator[None]:
         """Hold a place for a request.
 
         Tokens count against the tenant's minute when they are let in, whether or not they are run in the end.
+
+        Args:
+            cost: what it takes.
+            caller: who asks.
+            shares: how many of its bytes it holds together with those of the tenant's requests that name the same key.
 
         Raises:
             InvalidRequest: it could never be let in.
             QueueFull: there is no room; it says when there is likely to be.
         """
         self._require_possible(cost, caller)
+        # What is urgent does not wait for the same being computed with less urgency, and is held beside it.
+        holds = {(caller.tenant, caller.priority, key): size for key, size in shares.items()}
+        alone = cost.minus(Cost(0, sum(holds.values())))
+        cost = alone.plus(self._held_by(0, holds))
         bucket = self._bucket(caller)
         self._require_quota(cost, caller, bucket)
         self._require_room(cost, caller)
@@ -124,11 +142,20 @@ class Admission:
         if bucket is not None:
             bucket.take(cost.tokens)
         self._enter(cost, caller.tenant)
+        self._holders.update(holds.keys())
         self._observer.admitted(caller.tenant, cost.tokens)
         try:
             yield
         finally:
-            self._leave(cost, caller.tenant)
+            last = self._held_by(1, holds)
+            self._holders.subtract(holds.keys())
+            for hold in [hold for hold in holds if not self._holders[hold]]:
+                del self._holders[hold]
+            self._leave(alone.plus(last), caller.tenant)
+
+    def _held_by(self, holders: int, holds: Mapping[_Hold, int]) -> Cost:
+        """What is held by so many requests."""
+        return Cost(0, sum(size for hold, size in holds.items() if self._holders[hold] == holders))
 
     async def emptied(self, seconds: float) -> None:
         """Come back when no request is in the house, or after so many seconds."""
@@ -152,6 +179,7 @@ class Admission:
         self._requests[tenant] += 1
         self._inside[tenant] = self._inside.get(tenant, NOTHING).plus(cost)
         self._observer.queued(self._total.tokens)
+        self._call_next()
 
     def _leave(self, cost: Cost, tenant: str) -> None:
         self._requests[tenant] -= 1
@@ -162,6 +190,25 @@ class Admission:
         self._observer.queued(self._total.tokens)
         if not self._inside:
             self._empty.set()
+        self._call_next()
+
+    def _call_next(self) -> None:
+        """Let one of those at the door try again; if it gets in, the next one is called."""
+        while self._door:
+            called = self._door.popleft()
+            if not called.done():
+                called.set_result(None)
+                return
+
+    async def _turn(self) -> None:
+        """Stand at the door until called."""
+        called = asyncio.get_running_loop().create_future()
+        self._door.append(called)
+        try:
+            await called
+        finally:
+            if called in self._door:
+                self._door.remove(called)
 
     def _bucket(self, caller: Caller) -> Bucket | None:
         """The tenant's minute; None where it is not bounded."""
@@ -237,6 +284,7 @@ class Admission:
             f"may wait ({total.bytes / 2**20:.1f} MiB, {cost.bytes / 2**20:.1f} MiB and {most.bytes / 2**20:.1f} MiB): "
             f"try again in {wait:.1f} s",
             wait,
+            self._turn,
         )
 
     def _who_goes_first(self, cost: Cost, caller: Caller) -> Cost | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,6 +13,7 @@ from neuroglot_server.cases import Case
 from neuroglot_server.core import DECODER, Caller, NotFinite, Prediction
 from neuroglot_server.generation import Continuation, generate, most_tokens
 from neuroglot_server.kernels import types
+from neuroglot_server.prefixes import joined
 from neuroglot_server.reading import Reader
 from neuroglot_server.sharing import Sharing, Wanted, Whole
 from neuroglot_server.steps import RowStep
@@ -57,14 +58,15 @@ class Answering:
             timing: is added to.
             caller: who asks.
             thresholds: as in `Reader.read`.
-            forks: likewise; without, the cases' `past` is not what variants could be forked from.
+            forks: as in `Reader.openings`; without, the cases' `past` is not what variants could be forked from.
 
         Raises:
             NotFinite: a case has activations or logits that are not finite.
         """
-        await self.reader.read(cases, timing, caller, thresholds, forks=forks)
+        read = [case for case in cases if thresholds or not self.reader.opens_by_itself(case)]
+        await self.reader.read(read, timing, caller, thresholds)
         self._require_finite(cases)
-        await self.begin(cases, prediction, timing, caller)
+        await self.begin(cases, prediction, timing, caller, forks=forks)
         self._require_finite(cases)
         if thresholds:
             for case in cases:
@@ -78,27 +80,38 @@ class Answering:
         await self.reader.read(anew, timing, caller)
         await self.begin(cases, prediction, timing, caller)
 
-    async def begin(self, cases: Sequence[Case], prediction: Prediction | None, timing: Timing, caller: Caller) -> None:
+    async def begin(
+        self,
+        cases: Sequence[Case],
+        prediction: Prediction | None,
+        timing: Timing,
+        caller: Caller,
+        *,
+        forks: bool = True,
+    ) -> None:
         """Run the tokens from which the answers begin, and where predictions are wanted gold answers and choices."""
+        run = partial(self.sharing.run, batcher=self.decoder, timing=timing, caller=caller)
         steps = [self._gold(case, prediction) for case in cases]
-        choices = {
-            (place, choice): self._choice(case, choice)
-            for place, case in enumerate(cases)
-            for choice in case.row.choices
-            if prediction is not None and choice != case.row.gold
-        }
-        wanted: list[Wanted] = [Whole(DECODER, case.prompt, step) for case, step in zip(cases, steps, strict=True)]
-        wanted += [Whole(DECODER, cases[place].prompt, step) for (place, _), step in choices.items()]
-        results = [result for (result,) in await self.sharing.run(wanted, self.decoder, timing, caller)]
-        of_choices = dict(zip(choices, results[len(cases) :], strict=True))
-        for place, (case, step, result) in enumerate(zip(cases, steps, results, strict=False)):
+        openings = self.reader.openings(cases, steps, caller, forks=forks)
+        choices = [] if prediction is None else _choices(cases)
+        later = [one for one in choices if self.reader.opens_by_itself(one[0])]  # nothing to fork them from as yet
+        at_once = [one for one in choices if one not in later]
+        results = await run([*openings, *(self._choice(*one) for one in at_once)])
+        for case, (*blocks, result) in zip(cases, results, strict=False):
+            if blocks:
+                case.past, case.blocks = joined(blocks), blocks
             case.results[DECODER] = result
-            if prediction is None:
-                continue
-            case.choices = [of_choices.get((place, choice), result) for choice in case.row.choices]
-            if prediction.generate and result.finite:
+        of_choices = results[len(cases) :] + await run([self._choice(*one) for one in later])
+        scored = {one: result for one, (result,) in zip([*at_once, *later], of_choices, strict=True)}
+        for case, step in zip(cases, steps, strict=True):
+            result = case.results[DECODER]
+            if prediction is not None:
+                case.choices = [scored.get((case, choice), result) for choice in case.row.choices]
+            if prediction is not None and prediction.generate and result.finite:
                 most = most_tokens(case.row, prediction)
-                case.continuation = Continuation.after(case.row, step, result, case.prompt, most)
+                case.continuation = Continuation.after(
+                    case.row, replace(step, past=case.past), result, case.prompt, most
+                )
 
     async def go_on(self, cases: Sequence[Case], timing: Timing, caller: Caller) -> None:
         """Generate all answers that were begun and have not ended."""
@@ -118,12 +131,10 @@ class Answering:
 
     def _gold(self, case: Case, prediction: Prediction | None) -> RowStep:
         gold = case.row.gold if prediction is not None else ()
-        unread = self.reader.unread(case)
         return RowStep(
-            tokens=(*unread, self.reader.start(case.row), *gold[:-1]),
+            tokens=(self.reader.start(case.row), *gold[:-1]),
             past=case.past,
             cross=case.cross,
-            focus=len(unread),
             edits=case.edits.of(DECODER),
             taps=not case.edits.anywhere,
             scored=prediction is not None,
@@ -131,8 +142,8 @@ class Answering:
             keep=prediction is not None and prediction.generate,
         )
 
-    def _choice(self, case: Case, choice: tuple[int, ...]) -> RowStep:
-        return RowStep(
+    def _choice(self, case: Case, choice: tuple[int, ...]) -> Wanted:
+        step = RowStep(
             tokens=(self.reader.start(case.row), *choice[:-1]),
             past=case.past,
             cross=case.cross,
@@ -140,6 +151,12 @@ class Answering:
             scored=True,
             targets=choice,
         )
+        return Whole(DECODER, case.prompt, step)
+
+
+def _choices(cases: Sequence[Case]) -> list[tuple[Case, tuple[int, ...]]]:
+    """What is to be scored beside the gold answers, once each."""
+    return [(case, choice) for case in cases for choice in dict.fromkeys(case.row.choices) if choice != case.row.gold]
 
 
 def _add_last_token(case: Case, thresholds: Sequence[float]) -> None:

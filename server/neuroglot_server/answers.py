@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroglot.normalisation import normalised
 from neuroglot.packing import pack_bits, pack_codes
 from neuroglot_server.baseline import Baseline
 from neuroglot_server.core import (
@@ -23,7 +24,7 @@ from neuroglot_server.core import (
     ThresholdResult,
 )
 from neuroglot_server.kernels import contribution, effective, types
-from neuroglot_server.kernels.scoring import NextTokens, normalised
+from neuroglot_server.kernels.scoring import NextTokens
 from neuroglot_server.text import EncodedRow, Text
 
 
@@ -71,7 +72,9 @@ def _threshold_result(place: int, findings: Findings, analysis: Analysis) -> Thr
         result,
         type_counts=types.type_counts(codes),
         type_map=pack_codes(codes) if analysis.type_map else b"",
-        contribution=_contribution_result(findings.baseline, codes, analysis.contribution),
+        contribution=_contribution_result(
+            findings.baseline, codes, analysis.contribution, top_bitmaps=analysis.active_bitmaps and place == 0
+        ),
         effective_score=_effective_score_result(findings.scores, codes, analysis.effective_score),
     )
 
@@ -81,17 +84,19 @@ def _bitmaps(members: NDArray[np.bool_]) -> tuple[bytes, ...]:
 
 
 def _contribution_result(
-    baseline: Baseline, codes: NDArray[np.uint8], wanted: Contribution | None
+    baseline: Baseline, codes: NDArray[np.uint8], wanted: Contribution | None, *, top_bitmaps: bool
 ) -> ContributionResult | None:
     if wanted is None:
         return None
     values = baseline.magnitudes if wanted.raw else baseline.contributions
     k = contribution.top_k(values.shape[-1], wanted.top_fraction, wanted.top_k)
+    top = contribution.top(values, k)
     return ContributionResult(
         top_k=k,
-        top_counts=contribution.counts_by_type(contribution.top(values, k), codes),
+        top_counts=contribution.counts_by_type(top, codes),
         sums=contribution.sums_by_type(values, codes),
         leading=_leading(values, codes, wanted.neurons),
+        top_bitmaps=_bitmaps(top) if top_bitmaps else (),
     )
 
 

@@ -14,8 +14,11 @@ from typing import NamedTuple
 from neuroglot_server.signature import Signature
 from neuroglot_server.steps import RowStep
 
-_MOST_PADDING = (3, 2)
-"""Most new positions a batch runs for the real ones: three for two."""
+_MOST_PADDING = (9, 8)
+"""Most new positions a batch runs for the real ones: nine for eight, and some more."""
+
+_PASS_POSITIONS = 16
+"""How many more: padding that costs no more than a pass by itself does, whatever is run in it."""
 
 
 class Extent(NamedTuple):
@@ -48,10 +51,11 @@ class Extent(NamedTuple):
             tapped = min(max(new - step.focus, 0), new)
         if step.capture or step.thresholds:
             tapped = new
+        scored = max(new - step.first_scored, 0) if step.scored else 0
         masked = 0
-        if any(edit is not None for _, edit in step.edited):
+        if step.edits.anywhere and any(edit is not None for _, edit in step.edited):
             masked = 1 if step.uniform else 2
-        return cls(new, step.past_length, step.cross_length, new if step.scored else 0, tapped, masked, kept=step.keep)
+        return cls(new, step.past_length, step.cross_length, scored, tapped, masked, kept=step.keep)
 
     def unlikeness(self, other: Extent) -> tuple[int, int]:
         """How ill the two go together, the new tokens first, for all layers run over their padding."""
@@ -102,12 +106,14 @@ class Sizes:
         activations: activations of all layers, and coefficients where they differ.
         edits: masks and overrides of all layers.
         logits: scores of all words.
+        past_comes_out: whether a pass of several tokens a row gives keys and values of the past, too.
     """
 
     key_values: int = 0
     activations: int = 0
     edits: int = 0
     logits: int = 0
+    past_comes_out: bool = False
 
     @classmethod
     def of(cls, signature: Signature, decoder: Signature, vocabulary_size: int) -> Sizes:
@@ -125,15 +131,18 @@ class Sizes:
             activations=neurons * (2 if signature.coefficients else 1),
             edits=2 * neurons,
             logits=vocabulary_size * item if signature.interface.logits else 0,
+            past_comes_out=not signature.trailing,
         )
 
     def row(self, longest: Extent) -> int:
         """Bytes of each row of a batch that is so long.
 
-        The past is fed and comes out again before the new keys and values where any row keeps them.
+        The past is fed, and may come out again before the new keys and values where any row keeps them: of a graph
+        that gives no less, and of rows of one new token, whose next past it is on a device (`device_memory`).
         """
         fed = longest.past + longest.cross
-        given = longest.past + longest.new if longest.kept else 0
+        again = longest.past if self.past_comes_out or longest.new == 1 else 0
+        given = again + longest.new if longest.kept else 0
         edited = (0, 1, longest.new)[longest.masked]
         return (
             (fed + given) * self.key_values
@@ -171,10 +180,10 @@ class Budget:
         if row := self.sizes.row(longest):
             rows = min(rows, self.bytes // row)
         room = rows - shape.rows
-        # Padding may be `real * rows * longest.new <= positions * real tokens`. Each more row takes `each` off what is
-        # left of that; where it adds to it the first must fit, and then all do.
+        # Padding may be `real * rows * longest.new <= positions * real tokens`, and `_PASS_POSITIONS` more. Each more
+        # row takes `each` off what is left of that; where it adds to it the first must fit, and then all do.
         positions, real = _MOST_PADDING
-        slack = positions * shape.real - real * shape.rows * longest.new
+        slack = positions * shape.real - real * (shape.rows * longest.new - _PASS_POSITIONS)
         each = real * longest.new - positions * extent.new
         if each > 0:
             room = min(room, slack // each)

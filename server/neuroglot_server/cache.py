@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from weakref import WeakValueDictionary
 
 from neuroglot_server.steps import StepResult
 
@@ -18,7 +19,8 @@ class Cache:
     """Keeps results by key, up to so many bytes, the least used ones being dropped first.
 
     A result is on trial until it is used again, and what is on trial is dropped first. So prompts that are seen once
-    (most of a bulk analysis) drive each other out, and not what many requests share.
+    (most of a bulk analysis) drive each other out, and not what many requests share. What is dropped is found for as
+    long as a request still holds it: it takes up no more space then, and would if it were computed again.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -26,6 +28,7 @@ class Cache:
         self.most_bytes = most_bytes
         self._trial = _Segment()
         self._used = _Segment()
+        self._held: WeakValueDictionary[Hashable, StepResult] = WeakValueDictionary()
 
     @property
     def nbytes(self) -> int:
@@ -34,24 +37,35 @@ class Cache:
 
     def __contains__(self, key: Hashable) -> bool:
         """Whether something is kept under a key, which counts as no use of it."""
-        return key in self._trial or key in self._used
+        return key in self._held
 
     def get(self, key: Hashable) -> StepResult | None:
         """What is kept under a key, and keep it longer."""
-        result = self._trial.pop(key) or self._used.pop(key)
-        if result is not None:
+        result = self._held.get(key)
+        if result is not None and _size(result) <= self.most_bytes:
+            self._pop(key)
             self._used.add(key, result)
             while self._used.nbytes > _SHARE_OF_USED * self.most_bytes and len(self._used) > 1:
                 self._trial.add(*self._used.pop_oldest())
+            self._drop()
         return result
 
     def put(self, key: Hashable, result: StepResult) -> None:
         """Keep a result, unless it is larger than all the space there is."""
+        self._pop(key)
+        if not self.most_bytes:
+            return
+        self._held[key] = result
+        if _size(result) <= self.most_bytes:
+            self._trial.add(key, result)
+            self._drop()
+
+    def _pop(self, key: Hashable) -> None:
         self._used.pop(key)
         self._trial.pop(key)
-        if _size(result) > self.most_bytes:
-            return
-        self._trial.add(key, result)
+
+    def _drop(self) -> None:
+        """Let go of the least used until there is room."""
         while self.nbytes > self.most_bytes:
             (self._trial if len(self._trial) else self._used).pop_oldest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ class Case:
         row: the row.
         edits: what is done to it.
         past: keys and values of what the decoder has read before the token from which the answer begins.
+        blocks: the results that the past is made of, where others may need them, too: they find what a case holds.
         cross: keys and values of the prompt, where an encoder read it.
         results: what came out, by component: of the decoder, for the token from which the answer begins and, where
             predictions are wanted, the gold tokens but the last; of an encoder, for the prompt.
@@ -33,6 +35,7 @@ class Case:
     row: EncodedRow
     edits: RowEdits = field(default_factory=RowEdits)
     past: KeyValues = NO_TOKENS
+    blocks: Sequence[StepResult] = ()
     cross: KeyValues = NO_TOKENS
     results: dict[str, StepResult] = field(default_factory=dict)
     ever: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
@@ -46,4 +49,4 @@ class Case:
 
     def under(self, edits: RowEdits) -> Case:
         """The row under other interventions, forked where its answer begins."""
-        return Case(self.row, edits, self.past, self.cross)
+        return Case(self.row, edits, self.past, self.blocks, self.cross)

@@ -18,6 +18,7 @@ from neuroglot_server.core import Settings
 from neuroglot_server.deployment import Certificates, Deployment, by_name
 from neuroglot_server.lifecycle import Started, run
 from neuroglot_server.options import BY_NAME, OPTIONS, with_settings
+from neuroglot_server.resident import keep_little_free
 from neuroglot_server.tenants import new_token
 
 _logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ def serve(
                 "--tls-client-ca), or add --insecure if the network is trusted"
             )
         _logger.warning("%s", deployment.exposure)
+    keep_little_free()
     asyncio.run(_until_signal(deployment))
 
 

@@ -88,6 +88,7 @@ class Costs:
         """Keys and values, activations, and what is told of each neuron."""
         taps = _TIMES_TAPS * sum(sizes.activations for sizes in self.sizes)
         bits = len(analysis.thresholds) * (analysis.active_bitmaps + analysis.type_map + 2 * analysis.dead)
+        bits += analysis.active_bitmaps and analysis.contribution is not None  # the top contributors
         told = bits * self._edits // _BYTES_OF_EDITS_A_BIT
         return sum(self._row(row, analysis, True) + taps + told for row in rows)
 
@@ -101,14 +102,14 @@ class Costs:
         return sum(sizes.edits for sizes in self.sizes)
 
     def _prompt(self, row: EncodedRow) -> int:
-        return len(row.prompt) * self._key_values
+        return len(row.prompt) * self.key_values
 
     def _answer(self, row: EncodedRow, prediction: Prediction | None) -> int:
         if prediction is None or not prediction.generate:
             return 0
-        return (1 + answer_tokens(row, prediction)) * self._key_values
+        return (1 + answer_tokens(row, prediction)) * self.key_values
 
     @property
-    def _key_values(self) -> int:
+    def key_values(self) -> int:
         """Of one token, whether the decoder's own or one that an encoder read: both have the decoder's geometry."""
         return max(sizes.key_values for sizes in self.sizes)

@@ -57,5 +57,5 @@ def _longest_row(budgets: Mapping[str, Budget], most: int) -> int:
     if ENCODER in budgets:
         most = budgets[ENCODER].longest_row(lambda tokens: Extent(tokens, tapped=1, kept=True), most)
         return decoder.longest_row(lambda tokens: answer._replace(cross=tokens), most)
-    most = decoder.longest_row(lambda tokens: Extent(tokens, masked=1, kept=True), most)
+    most = decoder.longest_row(lambda tokens: Extent(tokens, scored=1, tapped=1, masked=1, kept=True), most)
     return decoder.longest_row(lambda tokens: answer._replace(past=tokens - 1), most)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot_server.assembly import Assembly
 from neuroglot_server.devices import Device
-from neuroglot_server.memory import Last
 from neuroglot_server.passes import Outputs
 from neuroglot_server.signature import Signature
 from neuroglot_server.steps import Ending, KeyValues, Piece, RowStep
@@ -59,6 +58,31 @@ class DevicePiece:
         return self._value if len(self._tokens) == self._value.shape()[3] else self.copy().value
 
 
+class Last(NamedTuple):
+    """Keys and values, of past and new tokens, that the last pass gave.
+
+    They are kept after a pass of one new token a row, as in generation: the next one is likely to run the same rows,
+    and this is then its past as it stands. (After passes of several tokens a row there would be padding in between.)
+
+    Attributes:
+        batch: stands for the pass in `Ending.batch`; what is kept of its rows does not hold on to the whole.
+        rows: how many it had.
+        longest: tokens of past and new of the longest.
+        block: what it gave.
+    """
+
+    batch: object
+    rows: int
+    longest: int
+    block: Any
+
+    def is_past_of(self, steps: Sequence[RowStep]) -> bool:
+        """Whether these steps go on where the pass ended: all of its rows, in their order."""
+        endings = [step.past.ending for step in steps]
+        rows = [ending.row for ending in endings if ending is not None and ending.batch is self.batch]
+        return rows == [*range(self.rows)] and max(step.past_length for step in steps) == self.longest
+
+
 class DeviceMemory:
     """Runs passes of a session whose keys and values stay on its device; see `Memory`.
 
@@ -71,7 +95,7 @@ class DeviceMemory:
         self._signature = signature
         self._device = device
         self._assembly = Assembly(device, signature.dtype)
-        self._last: Last[Any] | None = None
+        self._last: Last | None = None
 
     def run(
         self, steps: Sequence[RowStep], feeds: dict[str, NDArray[np.generic]], names: Sequence[str], options: Any
@@ -79,6 +103,9 @@ class DeviceMemory:
         """Run one pass."""
         interface = self._signature.interface
         binding = self._session.io_binding()
+        whole = not self._signature.trailing or _goes_on(steps)
+        if self._signature.trailing and whole:
+            feeds["present_from"] = np.zeros(1, np.int64)
         for name, array in feeds.items():
             binding.bind_ortvalue_input(name, self._assembly.of_host(array))
         for name in names:
@@ -89,7 +116,9 @@ class DeviceMemory:
         self._bind(binding.bind_input, interface.cross, cross)
         present = None
         if any(step.keep for step in steps):
-            longest = max(len(step.tokens) for step in steps) + (past.shape()[3] if past is not None else 0)
+            longest = max(len(step.tokens) for step in steps if step.keep or whole)
+            if past is not None and whole:
+                longest += past.shape()[3]
             present = self._assembly.empty(self._shape(len(steps), longest, len(interface.present)))
             self._bind(binding.bind_output, interface.present, present)
         self._session.run_with_iobinding(binding, options)
@@ -112,7 +141,7 @@ class DeviceMemory:
     def _past(self, steps: Sequence[RowStep]) -> Any:
         last, self._last = self._last, None
         if last is not None and last.is_past_of(steps):
-            return last.content
+            return last.block
         return self._block([step.past for step in steps])
 
     def _block(self, rows: Sequence[KeyValues]) -> Any:
@@ -131,8 +160,8 @@ class DeviceMemory:
         """What the steps keep, copied, so that none of it holds on to the whole batch."""
         if present is None:
             return [None] * len(steps)
-        if self._signature.interface.past:
-            self._last = Last.of(steps, present)
+        if self._signature.interface.past and _goes_on(steps):
+            self._last = Last(object(), len(steps), max(step.past_length for step in steps) + 1, present)
         end = present.shape()[3]
         rows = [row for row, step in enumerate(steps) if step.keep]
         values = self._assembly.cut(present, [(row, range(end - len(steps[row].tokens), end)) for row in rows])
@@ -146,3 +175,8 @@ class DeviceMemory:
 def _whole(piece: Piece) -> Any:
     assert isinstance(piece, DevicePiece)
     return piece.value
+
+
+def _goes_on(steps: Sequence[RowStep]) -> bool:
+    """Whether a pass is of one new token a row, of which all go on: what it gives as a whole is the next one's past."""
+    return all(step.keep and len(step.tokens) == 1 for step in steps)

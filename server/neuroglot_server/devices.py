@@ -49,7 +49,12 @@ class Device:
         """ONNX Runtime's execution provider, and its options."""
         if self.kind == "cpu":
             return "CPUExecutionProvider", {}
-        return "CUDAExecutionProvider", {"device_id": self.index, "arena_extend_strategy": "kSameAsRequested"}
+        return "CUDAExecutionProvider", {
+            "device_id": self.index,
+            "arena_extend_strategy": "kSameAsRequested",
+            # Ten bits of mantissa in every product of float32 are not what float32 promises: neurons change types.
+            "use_tf32": 0,
+        }
 
 
 def runtime(device: Device) -> Any:
@@ -67,6 +72,8 @@ def runtime(device: Device) -> Any:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at the import: what is asked here is nobody else's
     import onnxruntime  # after the check: without a build there is nothing to import
 
+    if device.kind == "cuda":
+        onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries lie where pip put them, which no loader searches
     return onnxruntime
 
 
@@ -76,16 +83,22 @@ def session_options(device: Device, threads: int, *, pack: bool = True) -> Any:
     Args:
         device: where it runs.
         threads: threads within one pass on the processor; 0 for one a core.
-        pack: whether the processor's weights are brought into the order in which they are multiplied. That is almost
-            all of what a start takes; without it, passes of a few rows take twice as long.
+        pack: whether the graph is optimised, and the processor's weights are brought into the order in which they are
+            multiplied. That is almost all of what a start takes; without it, passes take up to twice as long.
 
     Raises:
         InstallationError: no usable ONNX Runtime.
     """
-    options = runtime(device).SessionOptions()
+    onnxruntime = runtime(device)
+    options = onnxruntime.SessionOptions()
     options.log_severity_level = _QUIET
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.disable_prepacking", "0" if pack else "1")
+    # In the graph's own order. By default all that only an output depends on comes last, and so a pass would hold the
+    # keys and values of past and new tokens, put together, of all layers at once until the new ones are cut off them.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    if not pack:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.prepack.enable_parallel", "1")
     if device.kind != "cpu":
         options.add_session_config_entry(RECORD_ASSIGNMENT, "1")

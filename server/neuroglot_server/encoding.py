@@ -26,10 +26,11 @@ def encode_rows(rows: Mapping[str, Row], prediction: Prediction | None, text: Te
     """
     encoded: list[EncodedRow] = []
     violations: list[Violation] = []
+    encode = text.together(rows.values())
     for path, row in rows.items():
         prompt = f"{path}.text" if isinstance(row.prompt, str) else f"{path}.token_ids.ids"
         try:
-            one = text.encode_row(row)
+            one = text.encode_row(row, encode)
         except NoTokens as error:
             violations.append(Violation(f"{path}.{error.field}", f"{error}: give a word or leave it out"))
             continue

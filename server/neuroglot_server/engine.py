@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from neuroglot.bundle import Component
@@ -14,12 +16,21 @@ from neuroglot_server.devices import Device, runtime, session_options, start_ses
 from neuroglot_server.host_memory import HostMemory
 from neuroglot_server.memory import Memory
 from neuroglot_server.passes import inputs, output_names, results
+from neuroglot_server.resident import resident
 from neuroglot_server.signature import Interface, Signature, read_signature
-from neuroglot_server.starting import starting, takes_long
+from neuroglot_server.starting import Packing, takes_long
 from neuroglot_server.steps import RowStep, StepResult
 
 _SILENT = 4
 """A pass that is stopped is no error, and one that fails raises."""
+_SHRINKING = "memory.enable_memory_arena_shrinkage"
+_ROOM_BYTES = 2**30
+"""By how much a process may grow before the runtime's work space goes back to the system after a pass.
+
+Until then it is kept for the next one: getting new pages takes longer than writing on them.
+"""
+_LOOK_SECONDS = 1.0
+"""How often at most is looked whether it has: that takes as long as a tenth of a short pass."""
 
 
 class Stopped(Exception):
@@ -39,7 +50,10 @@ class Engine:
         *,
         bound: bool = False,
     ) -> None:
-        """Start a session. That of a large graph goes on in the background, and the first pass waits for it.
+        """Start a session.
+
+        The weights of a large graph are packed in the background: until that is done, passes take up to twice as long.
+        Then another session takes over, whose results are equal to rounding.
 
         Args:
             graph: the ONNX file.
@@ -64,8 +78,10 @@ class Engine:
         self._make_memory: Callable[[Any, Signature], Memory] = (
             partial(DeviceMemory, device=where) if bind else HostMemory
         )
-        self._started: Future[Any] | None = starting(graph, threads) if later else None
-        self._memory: Memory | None = None if later else self._make_memory(session, self.signature)
+        self._memory: Memory = self._make_memory(session, self.signature)
+        self._packing = Packing(graph, threads, self) if later else None
+        self._most_bytes = _room() if where.kind == "cpu" else math.inf
+        self._looked = -math.inf
         self._running: Any = None
 
     def run(self, steps: Sequence[RowStep]) -> list[StepResult]:
@@ -80,12 +96,17 @@ class Engine:
         Raises:
             Stopped: `stop` was called meanwhile.
         """
+        self._take_packed()
         options = self._run_options()
         options.log_severity_level = _SILENT
+        if self._has_grown():
+            options.add_run_config_entry(_SHRINKING, "cpu:0")
         self._running = options
         names = output_names(steps, self.signature)
+        feeds = inputs(steps, self.signature)
         try:
-            outputs, kept = self._ready().run(steps, inputs(steps, self.signature), names, options)
+            with self._packing.beside_a_pass() if self._packing else nullcontext():
+                outputs, kept = self._memory.run(steps, feeds, names, options)
         except Exception as error:
             if options.terminate:
                 raise Stopped("the pass was ended: nobody waits for it any more") from error
@@ -94,16 +115,32 @@ class Engine:
             self._running = None
         return results(steps, outputs, kept, self.signature)
 
-    def _ready(self) -> Memory:
-        """What runs passes; the first one waits until the session has started."""
-        if self._memory is None:
-            assert self._started is not None
-            self._memory = self._make_memory(self._started.result(), self.signature)
-            self._started = None
-        return self._memory
+    def _has_grown(self) -> bool:
+        """Whether it was time to look, and the process has more than it may keep."""
+        now = monotonic()
+        if now < self._looked + _LOOK_SECONDS:
+            return False
+        self._looked = now
+        held = resident()
+        return held is not None and held.own > self._most_bytes
+
+    def _take_packed(self) -> None:
+        """Go over to the session with packed weights once it is there."""
+        if self._packing is None or not self._packing.over:
+            return
+        if self._packing.session is not None:
+            self._memory = self._make_memory(self._packing.session, self.signature)
+        self._packing = None
+        self._most_bytes = _room()
 
     def stop(self) -> None:
         """End the pass that runs, within a layer; nothing happens where none runs. May be called from any thread."""
         running = self._running  # the worker may forget it at any moment; options of a pass that is over stop nothing
         if running is not None:
             running.terminate = True
+
+
+def _room() -> float:
+    """What the process may have of its own from now on; without end where that is not known."""
+    held = resident()
+    return held.own + _ROOM_BYTES if held else math.inf

@@ -12,6 +12,11 @@ however many steps each has.
 Between priorities. Interactive steps head the next batch whenever there are any, and bulk steps may no more than double
 such a batch, so that it is not slow for their sake. Bulk is not starved: once it has waited eight times as long as the
 last batch took that it headed, it heads one again.
+
+Within a flow. Steps of requests that have begun go before those of requests that have not, each kind in the order in
+which it came: a request holds keys and values from its first step to its last, so of many that are held at once each is
+held for longer. Requests that have not begun are not starved, by long generations say: after so many batches in a row
+that went to others, one of their steps heads the flow's next one.
 """
 
 from __future__ import annotations
@@ -36,7 +41,30 @@ _PATIENCE = 8.0
 _FIRST_BATCH_SECONDS = 1.0
 """How long a batch of bulk is taken to last until one has shown it."""
 
+_BEGUN_IN_A_ROW = 8
+"""How many batches in a row a flow heads with requests that have begun while others wait.
+
+More than a group mostly needs from its first step to its last.
+"""
+
 _Bucket = deque[tuple[int, Waiting]]
+
+
+class _Kind(NamedTuple):
+    """Steps that are interchangeable.
+
+    Attributes:
+        extent: how long they are.
+        begun: whether their requests have begun.
+    """
+
+    extent: Extent
+    begun: bool
+
+    @classmethod
+    def of(cls, waiting: Waiting) -> _Kind:
+        """That of a step."""
+        return cls(waiting.extent, waiting.submission.begun)
 
 
 class Batch(NamedTuple):
@@ -62,51 +90,71 @@ class _Flow:
     Attributes:
         served: row-tokens that it was given.
         headed: which batch it headed last, for ties.
+        in_a_row: how many batches it headed with requests that had begun since another last did, or had none to wait.
         lanes: its buckets; none of them is empty.
     """
 
     served: int = 0
     headed: int = -1
-    lanes: dict[Lane, dict[Extent, _Bucket]] = field(default_factory=dict)
+    in_a_row: int = 0
+    lanes: dict[Lane, dict[_Kind, _Bucket]] = field(default_factory=dict)
 
     def add(self, lane: Lane, number: int, waiting: Waiting) -> None:
-        self.lanes.setdefault(lane, {}).setdefault(waiting.extent, deque()).append((number, waiting))
+        self.lanes.setdefault(lane, {}).setdefault(_Kind.of(waiting), deque()).append((number, waiting))
 
-    def oldest(self) -> tuple[Lane, Extent]:
-        """Where the step is that has waited longest."""
-        _, lane, extent = min(
-            (bucket[0][0], lane, extent) for lane, buckets in self.lanes.items() for extent, bucket in buckets.items()
+    def head(self) -> tuple[Lane, _Kind]:
+        """Where the step is that heads a batch now: the oldest one of a request that has begun, as a rule."""
+        found = {
+            begun: min(
+                (
+                    (bucket[0][0], lane, kind)
+                    for lane, buckets in self.lanes.items()
+                    for kind, bucket in buckets.items()
+                    if kind.begun is begun
+                ),
+                default=None,
+            )
+            for begun in (False, True)
+        }
+        begun, new = found[True], found[False]
+        if begun is None or (new is not None and self.in_a_row >= _BEGUN_IN_A_ROW):
+            chosen = new
+        else:
+            chosen = begun
+        self.in_a_row = self.in_a_row + 1 if chosen is begun and new is not None else 0
+        assert chosen is not None
+        return chosen[1:]
+
+    def alike(self, lane: Lane, head: Extent) -> list[_Kind]:
+        """What waits in a lane, the most like the head last, and of equals those whose requests have begun."""
+        return sorted(
+            self.lanes.get(lane, ()), key=lambda kind: (head.unlikeness(kind.extent), not kind.begun), reverse=True
         )
-        return lane, extent
 
-    def alike(self, lane: Lane, head: Extent) -> list[Extent]:
-        """What waits in a lane, the most like the head last."""
-        return sorted(self.lanes.get(lane, ()), key=head.unlikeness, reverse=True)
-
-    def take(self, lane: Lane, extent: Extent, most: int) -> list[Waiting]:
-        """The oldest steps of an extent, as many as there are and may be."""
+    def take(self, lane: Lane, kind: _Kind, most: int) -> list[Waiting]:
+        """The oldest steps of a kind, as many as there are and may be."""
         buckets = self.lanes.get(lane, {})
-        bucket = buckets.get(extent)
+        bucket = buckets.get(kind)
         if bucket is None:
             return []
         taken = [bucket.popleft()[1] for _ in range(min(most, len(bucket)))]
-        self.served += extent.new * len(taken)
+        self.served += kind.extent.new * len(taken)
         if not bucket:
-            self._forget(lane, extent)
+            self._forget(lane, kind)
         return taken
 
-    def drop(self, lane: Lane, extent: Extent, submission: Submission) -> int:
-        """Take out the steps of a submission that are of one extent; how many those were."""
-        bucket = self.lanes[lane][extent]
+    def drop(self, lane: Lane, kind: _Kind, submission: Submission) -> int:
+        """Take out the steps of a submission that are of one kind; how many those were."""
+        bucket = self.lanes[lane][kind]
         kept = deque(item for item in bucket if item[1].submission is not submission)
-        self.lanes[lane][extent] = kept
+        self.lanes[lane][kind] = kept
         if not kept:
-            self._forget(lane, extent)
+            self._forget(lane, kind)
         return len(bucket) - len(kept)
 
-    def _forget(self, lane: Lane, extent: Extent) -> None:
+    def _forget(self, lane: Lane, kind: _Kind) -> None:
         """Remove a bucket that has become empty."""
-        del self.lanes[lane][extent]
+        del self.lanes[lane][kind]
         if not self.lanes[lane]:
             del self.lanes[lane]
 
@@ -121,7 +169,7 @@ class FairQueue:
         self._numbers = count()
         self._batches = count()
         self._waiting: dict[Lane, int] = {}
-        self._submissions: dict[Submission, Counter[tuple[Lane, Extent]]] = {}
+        self._submissions: dict[Submission, Counter[tuple[Lane, _Kind]]] = {}
         self._bulk_since = 0.0
         self._bulk_seconds = _FIRST_BATCH_SECONDS
 
@@ -143,15 +191,15 @@ class FairQueue:
         flow = self._active(submission.caller, now)
         for waiting in steps:
             flow.add(lane, next(self._numbers), waiting)
-        self._submissions.setdefault(submission, Counter()).update((lane, waiting.extent) for waiting in steps)
+        self._submissions.setdefault(submission, Counter()).update((lane, _Kind.of(waiting)) for waiting in steps)
         self._waiting[lane] = self._waiting.get(lane, 0) + len(steps)
 
     def drop(self, submission: Submission) -> None:
         """Take out what is left of a submission."""
         flow = self._flows[submission.caller.priority].get(submission.caller.tenant)
-        for lane, extent in self._submissions.pop(submission, ()):
+        for lane, kind in self._submissions.pop(submission, ()):
             assert flow is not None
-            self._waiting[lane] -= flow.drop(lane, extent, submission)
+            self._waiting[lane] -= flow.drop(lane, kind, submission)
 
     def submissions(self) -> list[Submission]:
         """All that have steps here."""
@@ -172,13 +220,13 @@ class FairQueue:
         head = min(flows, key=lambda flow: (flow.served, flow.headed))
         head.headed = next(self._batches)
         self._clocks[first] = max(self._clocks[first], head.served)
-        lane, extent = head.oldest()
-        rows = head.take(lane, extent, 1)
-        shape = self._fill(lane, extent, rows, Shape().grown(extent), first, lane.budget.tokens)
+        lane, kind = head.head()
+        rows = head.take(lane, kind, 1)
+        shape = self._fill(lane, kind.extent, rows, Shape().grown(kind.extent), first, lane.budget.tokens)
         second, most = Priority.BULK, 2 * shape.positions
         if first is Priority.BULK:
             second, most = Priority.INTERACTIVE, lane.budget.tokens
-        shape = self._fill(lane, extent, rows, shape, second, most)
+        shape = self._fill(lane, kind.extent, rows, shape, second, most)
         self._settle(lane, rows)
         return Batch(lane, rows, shape, first)
 
@@ -209,29 +257,29 @@ class FairQueue:
         ]
         heapq.heapify(turns)
         while turns and not budget.full(shape):
-            _, _, place, flow, extents = heapq.heappop(turns)
+            _, _, place, flow, kinds = heapq.heappop(turns)
             limit = turns[0][0] + _QUANTUM if turns else None
-            while extents and (limit is None or flow.served < limit):
-                extent = extents[-1]
-                room = budget.room(shape, extent, most)
-                count = room if limit is None else min(room, -(-(limit - flow.served) // extent.new))
-                taken = flow.take(lane, extent, count) if count else []
+            while kinds and (limit is None or flow.served < limit):
+                kind = kinds[-1]
+                room = budget.room(shape, kind.extent, most)
+                count = room if limit is None else min(room, -(-(limit - flow.served) // kind.extent.new))
+                taken = flow.take(lane, kind, count) if count else []
                 if len(taken) == room or len(taken) < count:
-                    extents.pop()  # no more of these fit, or none are left
+                    kinds.pop()  # no more of these fit, or none are left
                 if taken:
                     rows += taken
-                    shape = shape.grown(extent, len(taken))
-            if extents:
-                heapq.heappush(turns, (flow.served, flow.headed, place, flow, extents))
+                    shape = shape.grown(kind.extent, len(taken))
+            if kinds:
+                heapq.heappush(turns, (flow.served, flow.headed, place, flow, kinds))
         return shape
 
     def _settle(self, lane: Lane, rows: list[Waiting]) -> None:
         """Forget steps that were taken."""
         self._waiting[lane] -= len(rows)
         for waiting in rows:
-            left = self._submissions[waiting.submission]
-            left[lane, waiting.extent] -= 1
-            if not left[lane, waiting.extent]:
-                del left[lane, waiting.extent]
+            left, kind = self._submissions[waiting.submission], _Kind.of(waiting)
+            left[lane, kind] -= 1
+            if not left[lane, kind]:
+                del left[lane, kind]
                 if not left:
                     del self._submissions[waiting.submission]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot_server.memory import Last
 from neuroglot_server.passes import Outputs
 from neuroglot_server.signature import Signature
-from neuroglot_server.steps import Ending, KeyValues, RowStep
+from neuroglot_server.steps import BLOCK, KeyValues, RowStep
 
 Arrays = Sequence[NDArray[np.floating]]
-"""Keys and values of a batch, `[rows, heads, longest, head_size]` each, in the order of the graph's inputs."""
+"""Keys and values of a batch, `[rows, heads, tokens, head_size]` each, in the order of the graph's outputs."""
 
 
 class HostMemory:
@@ -26,7 +26,6 @@ class HostMemory:
         self._session = session
         self._signature = signature
         self._rooms: dict[str, NDArray[np.floating]] = {}
-        self._last: Last[Arrays] | None = None
 
     def run(
         self, steps: Sequence[RowStep], feeds: dict[str, NDArray[np.generic]], names: Sequence[str], options: Any
@@ -34,18 +33,12 @@ class HostMemory:
         """Run one pass."""
         interface = self._signature.interface
         if interface.past:
-            feeds.update(zip(interface.past, self._past(steps), strict=True))
+            feeds.update(zip(interface.past, self._together("past", [step.past for step in steps]), strict=True))
         if interface.cross:
             feeds.update(zip(interface.cross, self._together("cross", [step.cross for step in steps]), strict=True))
         present = interface.present if any(step.keep for step in steps) else ()
         arrays = self._session.run([*names, *present], feeds, options)
         return dict(zip(names, arrays, strict=False)), self._kept(steps, arrays[len(names) :])
-
-    def _past(self, steps: Sequence[RowStep]) -> Arrays:
-        last, self._last = self._last, None
-        if last is not None and last.is_past_of(steps):
-            return last.content
-        return list(self._together("past", [step.past for step in steps]))
 
     def _together(self, kind: str, rows: Sequence[KeyValues]) -> NDArray[np.floating]:
         """Keys and values of all rows, padded with zeros on the left: `[2 * layers, rows, heads, longest, head_size]`.
@@ -80,14 +73,16 @@ class HostMemory:
         """What the steps keep, copied, so that none of it holds on to the whole batch."""
         if not present:
             return [None] * len(steps)
-        if self._signature.interface.past:
-            self._last = Last.of(steps, present)
-        longest = max(len(step.tokens) for step in steps)
-        new = np.stack([array[:, :, -longest:] for array in present])
-        return [
-            KeyValues((new[:, row, :, -len(step.tokens) :].copy(),), self._ending(row)) if step.keep else None
-            for row, step in enumerate(steps)
-        ]
+        return [_blocks(row, step, present) if step.keep else None for row, step in enumerate(steps)]
 
-    def _ending(self, row: int) -> Ending | None:
-        return None if self._last is None else Ending(self._last.batch, row)
+
+def _blocks(row: int, step: RowStep, present: Arrays) -> KeyValues:
+    """Keys and values of a step's new tokens, in the blocks that others may need: so they are copied only once."""
+    new = len(step.tokens)
+    bounds = (0, *range(BLOCK - step.past_length % BLOCK, new, BLOCK), new)
+    return KeyValues(
+        tuple(
+            np.stack([array[row, :, array.shape[2] - new + start : array.shape[2] - new + stop] for array in present])
+            for start, stop in pairwise(bounds)
+        )
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from neuroglot.bundle import TOKENIZER, Component, ModelFacts, open_bundle
 from neuroglot.errors import BundleError
 from neuroglot_server import continuing
-from neuroglot_server.admission import Admission, Cost
+from neuroglot_server.admission import NO_SHARES, Admission, Cost
 from neuroglot_server.answering import Answering
 from neuroglot_server.batcher import Batcher
 from neuroglot_server.budget import Budget, Sizes
@@ -195,7 +195,7 @@ class Model:
         check(group, analysis, self.description)
         paths = {f"group.rows[{index}]": row for index, row in enumerate(group.rows)}
         rows = encode_rows(paths, analysis.prediction, self._text, self.description.limits.tokens_per_row)
-        with self._admitted(self._planner.cost(rows, analysis), caller):
+        with self._admitted(self._planner.cost(rows, analysis), caller, self._planner.shares(rows, analysis)):
             return await self._planner.run(group.id, rows, analysis, caller)
 
     async def capture(self, row: Row, capture: Capture, caller: Caller = ANYONE) -> AsyncGenerator[CapturedLayer, None]:
@@ -269,7 +269,7 @@ class Model:
         self._planner.kernels.shutdown(wait=False)
 
     @contextmanager
-    def _admitted(self, cost: Cost, caller: Caller) -> Iterator[None]:
+    def _admitted(self, cost: Cost, caller: Caller, shares: Mapping[bytes, int] = NO_SHARES) -> Iterator[None]:
         """Let a request in for the length of a block.
 
         Raises:
@@ -277,7 +277,7 @@ class Model:
             QueueFull: too much is waiting.
             ModelClosed: the model is down.
         """
-        with self._admission.admit(cost, caller), self._worker.expecting(caller):
+        with self._admission.admit(cost, caller, shares), self._worker.expecting(caller):
             yield
 
 

@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 _ENTRY = "entry.json"
 _GRAPH = "graph.onnx"
-_DATA = "graph.data"
+DATA = "graph.data"
 _IN_THE_GRAPH_BYTES = "1024"
 """Weights smaller than this are saved in the graph itself."""
 
@@ -58,7 +58,7 @@ def saved(graph: Path) -> Path | None:
     try:
         entries = json.loads((place / _ENTRY).read_text(encoding="utf-8"))
         files = {name: FileEntry(**entry) for name, entry in entries.items()}
-        whole = files.keys() == {_GRAPH, _DATA} and all(_is(place / name, entry) for name, entry in files.items())
+        whole = files.keys() == {_GRAPH, DATA} and all(_is(place / name, entry) for name, entry in files.items())
     except (OSError, ValueError, TypeError, AttributeError):
         whole = False
     if not whole:
@@ -86,7 +86,7 @@ def save(graph: Path) -> Path:
         options = session_options(Device("cpu"), threads=0)
         options.optimized_model_filepath = str(aside / _GRAPH)
         for name, value in (
-            ("session.optimized_model_external_initializers_file_name", _DATA),
+            ("session.optimized_model_external_initializers_file_name", DATA),
             ("session.optimized_model_external_initializers_min_size_in_bytes", _IN_THE_GRAPH_BYTES),
             ("session.save_external_prepacked_constant_initializers", "1"),
         ):

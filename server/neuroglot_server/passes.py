@@ -44,7 +44,9 @@ def inputs(steps: Sequence[RowStep], signature: Signature) -> dict[str, NDArray[
         feeds["position_ids"] = np.maximum(attention.cumsum(axis=1)[:, -new_width:] - 1, 0)
     feeds["activations_from"] = _start([trailing for step in steps if (trailing := _reaches(step))])
     if interface.logits:
-        feeds["logits_from"] = _start([len(step.tokens) for step in steps if step.scored])
+        feeds["logits_from"] = _start([len(step.tokens) - step.first_scored for step in steps if step.scored])
+    if signature.trailing:
+        feeds["present_from"] = _start([len(step.tokens) for step in steps if step.keep])
     feeds.update(_edits(steps, signature))
     return feeds
 
@@ -74,7 +76,7 @@ def _start(trailing: Sequence[int]) -> NDArray[np.generic]:
 
 
 def _edits(steps: Sequence[RowStep], signature: Signature) -> dict[str, NDArray[np.generic]]:
-    """Masks and overrides of the layers that any row touches; none where no row intervenes.
+    """Masks of the layers that any row touches, and overrides if any row adds something; none where no row intervenes.
 
     One position stands for all where each row has one edit for all of its new tokens; padding may be edited freely.
     """
@@ -86,8 +88,9 @@ def _edits(steps: Sequence[RowStep], signature: Signature) -> dict[str, NDArray[
     uniform = all(step.uniform for step in steps)
     width = 1 if uniform else max(len(step.tokens) for step in steps)
     shape = (len(touched), len(steps), width, signature.neurons)
+    adds = any(edit.adds for parts in edited for _, edit in parts if edit)
     mask = np.ones(shape, dtype=signature.dtype)
-    override = np.zeros(shape, dtype=signature.dtype)
+    override = np.zeros(shape if adds else 0, dtype=signature.dtype)
     for row, (step, parts) in enumerate(zip(steps, edited, strict=True)):
         padding = width - len(step.tokens)
         for part, edit in parts:
@@ -96,11 +99,13 @@ def _edits(steps: Sequence[RowStep], signature: Signature) -> dict[str, NDArray[
             places = [index[layer] for layer in edit.layers]
             positions = slice(0, 1) if uniform else slice(padding + part.start, padding + part.stop)
             mask[places, row, positions] = edit.mask[:, np.newaxis]
-            override[places, row, positions] = edit.override[:, np.newaxis]
+            if adds:
+                override[places, row, positions] = edit.override[:, np.newaxis]
     feeds: dict[str, NDArray[np.generic]] = {}
     for layer, place in index.items():
         feeds[f"ffn.{layer}.mask"] = mask[place]
-        feeds[f"ffn.{layer}.override"] = override[place]
+        if adds:
+            feeds[f"ffn.{layer}.override"] = override[place]
     return feeds
 
 
@@ -131,25 +136,25 @@ def _result(row: int, step: RowStep, outputs: Outputs, kept: KeyValues | None, s
     activations = coefficients = ever = captured = scores = None
     if step.taps:
         focus = slice(-_from_focus(step), 1 - _from_focus(step) or None)
-        activations, coefficients = (part[:, 0] for part in _neurons(row, focus, outputs, signature))
-        if not _finite(activations, coefficients):
-            return StepResult(finite=False)
+        tapped = _neurons(row, focus, outputs, signature)
+        activations, coefficients = (part[:, 0] for part in tapped)
+        if not _finite(*tapped):
+            return StepResult(finite=False, kept=kept)
     if step.capture:
         captured = _neurons(row, slice(-length, None), outputs, signature)
         if not _finite(*captured):
-            return StepResult(finite=False)
+            return StepResult(finite=False, kept=kept)
     if step.thresholds:
         seen = [outputs[name][row, -length:] for name in signature.activation_names]
         if not _finite(*seen):
-            return StepResult(finite=False)
+            return StepResult(finite=False, kept=kept)
         largest = np.stack([activations.max(axis=0) for activations in seen])
         ever = np.stack([active(largest, threshold) for threshold in step.thresholds])
     if step.scored:
-        scores = next_tokens(
-            outputs["logits"][row, -length:], step.targets, greedy_log_probabilities=step.greedy_log_probabilities
-        )
+        scored = outputs["logits"][row, step.first_scored - length :]
+        scores = next_tokens(scored, step.targets, greedy_log_probabilities=step.greedy_log_probabilities)
         if scores is None:
-            return StepResult(finite=False)
+            return StepResult(finite=False, kept=kept)
     return StepResult(True, activations, coefficients, ever, captured, scores, kept)
 
 
@@ -164,4 +169,5 @@ def _neurons(
 
 
 def _finite(*arrays: NDArray[np.floating]) -> bool:
-    return all(bool(np.isfinite(array).all()) for array in arrays)
+    distinct = {id(array): array for array in arrays}  # coefficients that are activations are looked at once
+    return all(bool(np.isfinite(array).all()) for array in distinct.values())

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from neuroglot_server.admission import Cost
 from neuroglot_server.answering import Answering
@@ -47,7 +48,11 @@ from neuroglot_server.text import EncodedRow
 
 _OVERFLOW = "the interventions make this row's numbers overflow: use smaller values or fewer neurons"
 
+_WORTH_A_THREAD = 2**15
+"""Activations. Kernels look at fewer in about the time that a thread takes to be woken and to wake the event loop."""
+
 Interventions = tuple[Intervention, ...]
+_Computed = TypeVar("_Computed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,23 +86,35 @@ class Planner:
         thresholds = analysis.thresholds if analysis.dead else ()
         forks = prediction is not None
         await self.answering.baseline(baseline, prediction, timing, caller, thresholds, forks=forks)
-        components, derive = await asyncio.get_running_loop().run_in_executor(
-            self.kernels, self.comparison, group_id, baseline, analysis, caller.tenant
+        components, derive = await self._computed(
+            partial(self.comparison, group_id, baseline, analysis, caller.tenant), len(rows) * len(analysis.thresholds)
         )
         predicted: tuple[VariantResult, ...] = ()
         if prediction is not None:
             predicted = await self._predict(baseline, derive, analysis, prediction, timing, caller)
         return GroupResult(
             group_id=group_id,
-            rows=tuple(RowResult(row.label, len(row.prompt), row.gold, row.joint, row.r_index) for row in rows),
+            rows=tuple(
+                RowResult(row.label, len(row.prompt), row.prompt[-1], row.gold, row.joint, row.r_index) for row in rows
+            ),
             components=components,
             variants=predicted,
             queue_time_ms=timing.queue * 1e3,
             compute_time_ms=timing.compute * 1e3,
         )
 
+    async def _computed(self, compute: Callable[[], _Computed], rows: int) -> _Computed:
+        """What kernels compute of so many rows, one a threshold: on a thread where that is worth the way to it."""
+        neurons = sum(component.layers * component.neurons for component in self.comparison.components)
+        if rows * neurons < _WORTH_A_THREAD:
+            return compute()
+        return await asyncio.get_running_loop().run_in_executor(self.kernels, compute)
+
     def cost(self, rows: Sequence[EncodedRow], analysis: Analysis) -> Cost:
-        """What a group takes: the tokens that it runs over all of its variants if none is known, and bytes."""
+        """What a group takes: the tokens that it runs over all of its variants if none is known, and bytes.
+
+        Those of `shares` are among them.
+        """
         prompts = sum(len(row.prompt) for row in rows)
         answers = sum(1 + answer_tokens(row, analysis.prediction) for row in rows)
         if analysis.prediction is not None:
@@ -105,6 +122,16 @@ class Planner:
         anew = [self._read_anew(variant.interventions) for variant in analysis.variants]
         tokens = prompts * (1 + sum(anew)) + answers * (1 + len(anew))
         return Cost(tokens, self.costs.bytes(rows, analysis, anew))
+
+    def shares(self, rows: Sequence[EncodedRow], analysis: Analysis) -> dict[bytes, int]:
+        """Bytes of what is kept of a group's prompts, by key: whoever asks for the same prompts holds the same ones.
+
+        None where all prompts are read for this group alone.
+        """
+        if analysis.dead or not self.answering.sharing.keeps:
+            return {}
+        links = (link for row in rows for link in self.answering.reader.links(row))
+        return {link.key: link.tokens * self.costs.key_values for link in links if link.key is not None}
 
     def _read_anew(self, interventions: Interventions) -> bool:
         return any(map(self.answering.reader.concerns, interventions))
@@ -143,7 +170,7 @@ class Planner:
     ) -> list[tuple[RowPrediction, ...]]:
         """Run some variants; one that does nothing to a row shares the baseline's case."""
         deriving: Callable[[], list[list[RowEdits]]] = partial(list, map(derive, variants))
-        edits = await asyncio.get_running_loop().run_in_executor(self.kernels, deriving)
+        edits = await self._computed(deriving, len(baseline) * len(variants))
         changed = [
             (variant, place)
             for variant, of_rows in enumerate(edits)

@@ -9,23 +9,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise, takewhile
 
 import numpy as np
 
-from neuroglot_server.sharing import Link
-from neuroglot_server.steps import NO_TOKENS, KeyValues, RowStep, StepResult
-
-BLOCK = 16
-"""Tokens a block."""
+from neuroglot_server.sharing import Link, Whole
+from neuroglot_server.steps import BLOCK, NO_TOKENS, KeyValues, RowStep, StepResult
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """The tokens of a prompt that come before its last one, at least one, without any intervention."""
+    """The first tokens of a prompt, without its last one and without any intervention."""
 
     tokens: tuple[int, ...]
     cache: str = "prefix"
@@ -51,7 +48,7 @@ class Prefix:
         return RowStep(new, past=past, focus=len(new), keep=True)
 
     def split(self, result: StepResult, found: Sequence[StepResult]) -> Sequence[StepResult]:
-        """The new blocks, each a copy, so that one of them does not hold on to the others."""
+        """The new blocks, each by itself, so that one of them does not hold on to the others."""
         assert result.kept is not None
         bounds = self._bounds[len(found) :]
         first = bounds[0][0]
@@ -60,6 +57,48 @@ class Prefix:
     def worth_waiting(self, running: int, left: int) -> bool:
         """Where it spares at least half of what is left: a step of its own would take about as long as the wait."""
         return 2 * running >= left
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """The first tokens of a prompt as a `Prefix`, and in the same pass the step with which its answer begins.
+
+    Attributes:
+        prefix: what is to be known by itself; it may have no tokens here.
+        unread: those of the prompt between the prefix and its last token.
+        answer: a step without a past, whose first token is the prompt's last and its focus.
+    """
+
+    prefix: Prefix
+    unread: tuple[int, ...]
+    answer: Whole
+    cache: str = "prefix"
+
+    @cached_property
+    def links(self) -> Sequence[Link]:
+        """Those of the prefix, and the answer's."""
+        (answer,) = self.answer.links
+        return (*self.prefix.links, Link(answer.key, len(self.unread) + answer.tokens))
+
+    def rest(self, found: Sequence[StepResult]) -> RowStep:
+        """The step over all tokens after the blocks that were found."""
+        past, step = joined(found), self.answer.step
+        before = (*self.prefix.tokens[past.length :], *self.unread)
+        keep = step.keep or past.length < len(self.prefix.tokens)
+        return replace(step, tokens=(*before, *step.tokens), past=past, focus=len(before), keep=keep)
+
+    def split(self, result: StepResult, found: Sequence[StepResult]) -> Sequence[StepResult]:
+        """The new blocks, which are as they are whatever the last token gave, and the answer's beginning."""
+        blocks = self.prefix.split(result, found) if len(found) < len(self.prefix.links) else ()
+        step, kept = self.answer.step, None
+        if step.keep:
+            assert result.kept is not None
+            kept = result.kept.part(result.kept.length - len(step.tokens), result.kept.length)
+        return (*blocks, replace(result, kept=kept))
+
+    def worth_waiting(self, running: int, left: int) -> bool:
+        """As for a prefix."""
+        return self.prefix.worth_waiting(running, left)
 
 
 class Sightings:
@@ -85,6 +124,8 @@ class Sightings:
 
     @staticmethod
     def _keys(prefix: Prefix, tenant: str) -> list[tuple[str, bytes]]:
+        if len(prefix.tokens) < BLOCK:
+            return []
         return [(tenant, link.key) for link in prefix.links if link.key is not None and link.tokens == BLOCK]
 
 

@@ -1,8 +1,9 @@
 """How a model reads prompts, up to the token from which their answers begin.
 
-A causal model runs a prompt's tokens but the last (prefill), and the answer begins from that one. The encoder of an
-encoder-decoder runs the whole prompt, and the answer begins from the decoder's start token. That one token is all that
-the decoder has of a prompt: it is its last prompt token, where interventions of any scope act.
+A causal model runs a prompt's tokens but the last (prefill), and the answer begins from that one; without any
+intervention both are one pass. The encoder of an encoder-decoder runs the whole prompt, and the answer begins from the
+decoder's start token. That one token is all that the decoder has of a prompt: it is its last prompt token, where
+interventions of any scope act.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from neuroglot_server.batcher import Batcher, Timing
 from neuroglot_server.cases import Case
 from neuroglot_server.core import DECODER, ENCODER, Caller, Intervention
 from neuroglot_server.interventions import RowEdits
-from neuroglot_server.prefixes import Prefix, Sightings, joined
-from neuroglot_server.sharing import Sharing, Wanted, Whole
+from neuroglot_server.prefixes import Opening, Prefix, Sightings, joined
+from neuroglot_server.sharing import Link, Sharing, Wanted, Whole
 from neuroglot_server.steps import RowStep
 from neuroglot_server.text import EncodedRow
 
@@ -33,17 +34,25 @@ class Reader(Protocol):
     def changed(self, edits: RowEdits) -> bool:
         """Whether a row's edits do change what is read."""
 
-    def unread(self, case: Case) -> tuple[int, ...]:
-        """Tokens of the prompt that were left to be run together with the one from which the answer begins."""
+    def opens_by_itself(self, case: Case) -> bool:
+        """Whether a case's prompt need not be read first: its answer's beginning brings it along."""
+
+    def links(self, row: EncodedRow) -> Sequence[Link]:
+        """What is kept of a prompt that is read without interventions, and found by others."""
+
+    def openings(self, cases: Sequence[Case], steps: Sequence[RowStep], caller: Caller, *, forks: bool) -> list[Wanted]:
+        """What begins the answers of cases, and brings along those prompts that were not read.
+
+        Args:
+            cases: of one group.
+            steps: of each, from the token on from which its answer begins.
+            caller: who asks.
+            forks: whether more than one step will go on from a prompt. If so, the results before the last one are its
+                blocks.
+        """
 
     async def read(
-        self,
-        cases: Sequence[Case],
-        timing: Timing,
-        caller: Caller,
-        thresholds: tuple[float, ...] = (),
-        *,
-        forks: bool = True,
+        self, cases: Sequence[Case], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
     ) -> None:
         """Read the prompts of cases, as far as their answers' beginnings; what is known is not read again.
 
@@ -52,7 +61,6 @@ class Reader(Protocol):
                 of an encoder.
             timing: is added to.
             caller: who asks.
-            forks: whether more than one step will go on from what is read. If not, some may be left to that step.
             thresholds: where it is wanted whether each neuron exceeds a threshold at any token that is read: which
                 ones. Then `ever` of the cases is set, and all is read whether known or not.
 
@@ -79,10 +87,6 @@ class Prefill:
         """The prompt's last token."""
         return row.prompt[-1]
 
-    def unread(self, case: Case) -> tuple[int, ...]:
-        """All before the last token that is not in the past."""
-        return case.row.prompt[case.past.length : -1]
-
     def concerns(self, intervention: Intervention) -> bool:
         """Those before the last prompt token."""
         return intervention.scope.before_last
@@ -91,28 +95,38 @@ class Prefill:
         """Those before the last prompt token."""
         return edits.of(DECODER).before is not None
 
-    async def read(
-        self,
-        cases: Sequence[Case],
-        timing: Timing,
-        caller: Caller,
-        thresholds: tuple[float, ...] = (),
-        *,
-        forks: bool = True,
-    ) -> None:
-        """Run the prompts but their last tokens, less what is known of them.
+    def opens_by_itself(self, case: Case) -> bool:
+        """Without interventions, unless it was read."""
+        return not case.edits.anywhere and not case.past.length
 
-        Where nothing forks, one pass over the whole prompt is cheaper than two: then only a beginning is run that
-        other prompts had too, and that is at least half of the prompt.
+    def links(self, row: EncodedRow) -> Sequence[Link]:
+        """Blocks of all tokens but the last."""
+        return Prefix(row.prompt[:-1]).links
+
+    def openings(self, cases: Sequence[Case], steps: Sequence[RowStep], caller: Caller, *, forks: bool) -> list[Wanted]:
+        """Prompts and the beginnings of their answers, in one pass.
+
+        Keys and values of a prompt are for those that fork from it; where nothing forks, they are kept of a beginning
+        that other prompts had too, if that is at least half of the prompt.
         """
-        ends = [len(case.row.prompt) - 1 for case in cases]
-        if not forks and not thresholds:
-            ends = self._shared_beginnings([case.row.prompt for case in cases], caller)
-        longer = [case for case, end in zip(cases, ends, strict=True) if end]
-        wanted = [self._wanted(case, thresholds, end) for case, end in zip(cases, ends, strict=True) if end]
+        prompts = [case.row.prompt for case in cases]
+        ends = [len(prompt) - 1 for prompt in prompts] if forks else self._shared_beginnings(prompts, caller)
+        wanted: list[Wanted] = []
+        for case, prompt, step, end in zip(cases, prompts, steps, ends, strict=True):
+            answer = Whole(DECODER, case.prompt, step)
+            opens = self.opens_by_itself(case)
+            wanted.append(Opening(Prefix(prompt[:end]), prompt[end:-1], answer) if opens else answer)
+        return wanted
+
+    async def read(
+        self, cases: Sequence[Case], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
+    ) -> None:
+        """Run the prompts but their last tokens, less what is known of them."""
+        longer = [case for case in cases if len(case.row.prompt) > 1]
+        wanted = [self._wanted(case, thresholds) for case in longer]
         for case, results in zip(longer, await self.sharing.run(wanted, self.decoder, timing, caller), strict=True):
             if results[-1].finite:
-                case.past = joined(results)
+                case.past, case.blocks = joined(results), results
             else:  # its activations were looked at: the baseline has come to its end
                 case.results[DECODER] = results[-1]
             if results[-1].ever is not None:
@@ -129,14 +143,14 @@ class Prefill:
         ends = []
         for prompt, prefix in zip(prompts, prefixes, strict=True):
             shared = self.sightings.shared(prefix, tenant)
-            known = self.sharing.knows(Whole(DECODER, prompt, RowStep(prompt[-1:], taps=True)), caller)
-            ends.append(0 if known or 2 * shared < len(prompt) else shared)
+            answer = Whole(DECODER, prompt, RowStep(prompt[-1:], taps=True))
+            ends.append(0 if 2 * shared < len(prompt) or self.sharing.knows(answer, caller) else shared)
         return ends
 
-    def _wanted(self, case: Case, thresholds: tuple[float, ...], end: int) -> Wanted:
+    def _wanted(self, case: Case, thresholds: tuple[float, ...]) -> Wanted:
         prompt = case.row.prompt
         if not thresholds and not self.changed(case.edits):
-            return Prefix(prompt[:end])
+            return Prefix(prompt[:-1])
         edits = case.edits.of(DECODER)
         step = RowStep(prompt[:-1], focus=len(prompt) - 1, edits=edits, thresholds=thresholds, keep=True)
         return Whole(DECODER, None, step)
@@ -160,10 +174,6 @@ class Encode:
         """The decoder's start token, whatever the row."""
         return self.decoder_start
 
-    def unread(self, case: Case) -> tuple[int, ...]:
-        """None: the encoder reads all."""
-        return ()
-
     def concerns(self, intervention: Intervention) -> bool:
         """Those in the encoder."""
         return intervention.component in ("", ENCODER)
@@ -172,14 +182,20 @@ class Encode:
         """Those in the encoder."""
         return edits.of(ENCODER).anywhere
 
+    def opens_by_itself(self, case: Case) -> bool:
+        """Never: another component reads."""
+        return False
+
+    def links(self, row: EncodedRow) -> Sequence[Link]:
+        """The whole prompt."""
+        return self._wanted(Case(row), ()).links
+
+    def openings(self, cases: Sequence[Case], steps: Sequence[RowStep], caller: Caller, *, forks: bool) -> list[Wanted]:
+        """The beginnings of the answers, on top of what the encoder read."""
+        return [Whole(DECODER, case.prompt, step) for case, step in zip(cases, steps, strict=True)]
+
     async def read(
-        self,
-        cases: Sequence[Case],
-        timing: Timing,
-        caller: Caller,
-        thresholds: tuple[float, ...] = (),
-        *,
-        forks: bool = True,
+        self, cases: Sequence[Case], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
     ) -> None:
         """Run the whole prompts, unless they are known."""
         wanted = [self._wanted(case, thresholds) for case in cases]

@@ -95,6 +95,8 @@ class Signature:
         head_size: width of a head.
         position_ids: whether the graph takes them (models whose positions do not follow from the attention mask).
         coefficients: whether coefficients are an output of their own (gated models).
+        trailing: whether it gives keys and values from `present_from` on only, so that a long past does not come out
+            again with every pass; graphs of older exports give all of them.
     """
 
     interface: Interface
@@ -105,6 +107,7 @@ class Signature:
     head_size: int
     position_ids: bool
     coefficients: bool
+    trailing: bool
 
     @property
     def activation_names(self) -> list[str]:
@@ -157,4 +160,5 @@ def read_signature(
         head_size=head_size,
         position_ids="position_ids" in taken,
         coefficients=component.gated,
+        trailing="present_from" in taken,
     )

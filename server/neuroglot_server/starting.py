@@ -1,25 +1,38 @@
-"""Sessions that start on a thread of their own, while all else of a server does.
+"""Weights are packed on a thread of their own, while a session without packed weights answers already.
 
 Almost all of what a start takes on the processor is to bring the weights into the order in which they are multiplied
-(ONNX Runtime does it at every start, with saved packed weights too). Until then a server can say what it serves, and
-take requests in; its first pass waits for what is left.
+(ONNX Runtime does it at every start, with saved packed weights too). A session that multiplies them as they lie in the
+file is there at once, and takes up to twice as long for a pass; what it gives is equal to rounding.
 """
 
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Thread, main_thread
+from time import monotonic, sleep
 from typing import Any
 
 from neuroglot.bundle import WEIGHTS
 from neuroglot_server.devices import Device, session_options, start_session
-from neuroglot_server.packed import saved
+from neuroglot_server.packed import DATA, saved
+from neuroglot_server.resident import let_go, resident
 
 _logger = logging.getLogger(__name__)
 
 _WORTH_A_THREAD_BYTES = 64 * 2**20
+_FIRST_SECONDS = 1.0
+"""How long the machine is left to the first pass, if none comes."""
+_QUIET_SECONDS = 0.2
+"""How long no pass must have run: the passes of the first request follow each other."""
+_LAST_SECONDS = 3.0
+"""When the weights are packed beside whatever runs."""
+_LOOK_SECONDS = 0.05
+_MOST_HELD = 1.25
+"""Times the weights that a process may hold on their account while they are packed."""
 
 
 def takes_long(graph: Path, device: Device) -> bool:
@@ -28,35 +41,90 @@ def takes_long(graph: Path, device: Device) -> bool:
     return device.kind == "cpu" and weights.exists() and weights.stat().st_size >= _WORTH_A_THREAD_BYTES
 
 
-def starting(graph: Path, threads: int) -> Future[Any]:
-    """Begin to start a session on the processor; the interpreter does not end before it is there.
+class Packing:
+    """A session with packed weights that is on its way.
 
-    Args:
-        graph: an ONNX file, of which an unpacked session has shown that it can be read.
-        threads: threads within one pass; 0 for one a core.
+    It is given up when its owner is gone, and when the interpreter ends, which waits until the matrix that is being
+    packed is done. Meanwhile pages of the weights' files are let go whenever too many are in memory: they would be
+    there three times, as the one session multiplies them, as the other one reads them, and packed.
 
-    Returns:
-        The session, or what ONNX Runtime raised, such as a lack of memory.
+    Attributes:
+        session: None until it is there, and where there is none in the end, which was logged.
+        over: whether nothing is to be expected any more.
     """
-    session: Future[Any] = Future()
 
-    def start() -> None:
+    def __init__(self, graph: Path, threads: int, owner: object) -> None:
+        """Begin in a moment: the machine is left to the first request.
+
+        Args:
+            graph: an ONNX file, of which an unpacked session has shown that it can be read.
+            threads: threads within one pass; 0 for one a core.
+            owner: for whom it is; it may hold on to this object.
+        """
+        self.session: Any = None
+        self.over = False
+        self._graph = graph
+        self._saved = saved(graph)
+        sources = ((graph, WEIGHTS), (self._saved, DATA))
+        self._files = [source.with_name(data) for source, data in sources if source]
+        self._allowance = int(_MOST_HELD * self._files[0].stat().st_size)
+        self._owner = weakref.ref(owner)
+        self._options = session_options(Device("cpu"), threads)
+        self._given_up = False
+        self._latest = monotonic() + _LAST_SECONDS
+        self._beginning = monotonic() + _FIRST_SECONDS
+        Thread(target=self._run, name="packing").start()
+
+    @contextmanager
+    def beside_a_pass(self) -> Iterator[None]:
+        """Leave the machine to a pass for the length of a block, and to those that follow it at once."""
+        self._beginning = self._latest
         try:
-            session.set_result(_started(graph, threads))
-        except Exception as error:  # noqa: BLE001 - it is raised where the session is asked for
-            session.set_exception(error)
+            yield
+        finally:
+            self._beginning = min(self._latest, monotonic() + _QUIET_SECONDS)
 
-    Thread(target=start, name="packing").start()
-    return session
+    def _run(self) -> None:
+        while monotonic() < self._beginning:
+            if self._unwanted():
+                return
+            sleep(_LOOK_SECONDS)
+        before = resident()
+        most = self._allowance + (before.own if before else 0)
+        packing = Thread(target=self._pack, name="packing")
+        packing.start()
+        while packing.is_alive():
+            packing.join(_LOOK_SECONDS)
+            if self._unwanted():
+                self._given_up = True
+                self._options.set_load_cancellation_flag(True)
+            if (now := resident()) and now.own + now.mapped > most:
+                let_go(self._files)
+        let_go(self._files)  # all but the embedding's rows that are looked up is there packed
+        self.over = True
 
+    def _unwanted(self) -> bool:
+        return self._owner() is None or not main_thread().is_alive()
 
-def _started(graph: Path, threads: int) -> Any:
-    """A session, with the packed weights that were saved if there are any that can be used."""
-    device = Device("cpu")
-    packed = saved(graph)
-    if packed is not None:
+    def _pack(self) -> None:
+        began = monotonic()
         try:
-            return start_session(packed, device, session_options(device, threads))
+            self.session = self._packed()
         except Exception:
-            _logger.exception("%s cannot be used, and is left aside: remove it, and prepare again", packed.parent)
-    return start_session(graph, device, session_options(device, threads))
+            if not self._given_up:
+                _logger.exception("%s runs without packed weights, which takes up to twice as long", self._graph)
+        else:
+            _logger.info("weights of %s were packed in %.1f s", self._graph, monotonic() - began)
+
+    def _packed(self) -> Any:
+        """A session, with the packed weights that were saved if there are any that can be used."""
+        device = Device("cpu")
+        if self._saved is not None:
+            try:
+                return start_session(self._saved, device, self._options)
+            except Exception:
+                if self._given_up:
+                    raise
+                folder = self._saved.parent
+                _logger.exception("%s cannot be used, and is left aside: remove it, and prepare again", folder)
+        return start_session(self._graph, device, self._options)

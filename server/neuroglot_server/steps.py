@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from neuroglot_server.kernels.scoring import NextTokens
 
+BLOCK = 16
+"""Tokens of a block, from a row's first token on: what is known of prompts is known in blocks, see `prefixes`."""
+
 
 class Piece(Protocol):
     """Keys and values of consecutive tokens, `[2 * layers, heads, tokens, head_size]`: an array, or like one."""
@@ -87,14 +90,14 @@ class KeyValues:
         return KeyValues(tuple(pieces))
 
     def part(self, start: int, stop: int) -> KeyValues:
-        """Those of some of the tokens, copied unless they are all, so that they do not hold on to the others."""
+        """Those of some of the tokens: whole pieces as they are, and copies, which do not hold on to the others."""
         if (start, stop) == (0, self.length):
             return self
         pieces, offset = [], 0
         for piece in self.pieces:
             inside = piece[:, :, max(start - offset, 0) : max(stop - offset, 0)]
             if inside.shape[2]:
-                pieces.append(inside.copy())
+                pieces.append(piece if inside.shape == piece.shape else inside.copy())
             offset += piece.shape[2]
         return KeyValues(tuple(pieces))
 
@@ -115,6 +118,11 @@ class Edit:
     layers: tuple[int, ...]
     mask: NDArray[np.floating]
     override: NDArray[np.floating]
+
+    @cached_property
+    def adds(self) -> bool:
+        """Whether it does more than to multiply."""
+        return bool(self.override.any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,8 +162,9 @@ class RowStep:
         taps: whether activations and coefficients at the focus are wanted.
         thresholds: where it is wanted whether each neuron exceeds a threshold at any of the new tokens: which ones.
         capture: whether activations and coefficients at all new tokens are wanted.
-        scored: whether scores of all new tokens' successors are wanted.
-        targets: those successors, as many as `tokens`, where their log-probabilities are wanted.
+        scored: whether scores of the new tokens' successors are wanted, from the focus on; of all where it lies in the
+            past.
+        targets: those successors, one a scored token, where their log-probabilities are wanted.
         greedy_log_probabilities: whether, with `scored`, those of the most likely successors are wanted.
         keep: whether the keys and values of the new tokens are wanted; of an encoder, those that its decoder reads.
     """
@@ -185,6 +194,11 @@ class RowStep:
         """Number of the encoder's tokens."""
         return self.cross.length
 
+    @property
+    def first_scored(self) -> int:
+        """The index among the new tokens of the first that is scored, if any is."""
+        return max(self.focus, 0)
+
     @cached_property
     def uniform(self) -> bool:
         """Whether the same is done at all new tokens, so that a single position can stand for all."""
@@ -204,7 +218,7 @@ class StepResult:
     """What came out for a step.
 
     Attributes:
-        finite: whether all numbers that were looked at are finite; the others are then what was asked for.
+        finite: whether all numbers that were looked at are finite; if not, keys and values are all that there is.
         activations: `[layers, neurons]`, with `taps`.
         coefficients: what multiplies the value rows, of the same shape; the activations themselves where not gated.
         ever: with `thresholds`: whether each neuron exceeds each of them at any new token, bool

@@ -6,6 +6,7 @@ The file has a table a tenant, and of a token only its hash:
     token_sha256 = ["5e88...", "9f86..."]   # several, so that one can be replaced while the other still works
     queue_tokens = 200_000                  # optional: most tokens of hers that may wait or run at once
     tokens_per_minute = 1_000_000           # optional
+    calls = 64                              # optional: most calls at once; half of the server's otherwise
     may_manage_models = true                # optional: load and unload models
 
 A token is 256 random bits, so its plain SHA-256 tells nothing of it: there is no list of likely ones to try.
@@ -150,7 +151,7 @@ def _read(file: Path) -> dict[str, Tenant]:
     return tenants
 
 
-_KEYS = ("token_sha256", "queue_tokens", "tokens_per_minute", "may_manage_models")
+_KEYS = ("token_sha256", "queue_tokens", "tokens_per_minute", "calls", "may_manage_models")
 
 
 def _tenant(file: Path, name: str, table: object) -> Tenant:
@@ -173,6 +174,7 @@ def _tenant(file: Path, name: str, table: object) -> Tenant:
     quota = Quota(
         _positive(where, table, "queue_tokens"),
         _positive(where, table, "tokens_per_minute"),
+        _positive(where, table, "calls"),
     )
     return Tenant(name, quota, may_manage, tuple(hashes))
 

@@ -66,7 +66,7 @@ def _embedded() -> Iterator[Measure]:
     with TemporaryDirectory() as folder:
         embedded = Path(folder) / "bloom"
         export("embedded:bloom", embedded)
-        yield answers.overhead(embedded, calls=100)
+        yield answers.overhead(embedded, rounds=6, calls=20)
         print(f"  {answers.groups_a_second(embedded, 300):.0f} groups/s of facts on one stream", flush=True)
 
 

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import neuroglot as ng
 from neuroglot.gold import GoldTokens, gold_tokens
-from neuroglot.tasks import capitals
+from neuroglot.tasks import capital_prompts as capitals
 from neuroglot_exporter import embedded, export
 
 TYPES = (ng.ALL_SHARED, ng.SPECIFIC, ng.PARTIAL_SHARED)

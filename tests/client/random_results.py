@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.analyses.ablations import ABLATED, Ablations
+from neuroglot.analyses.conversions import Conversions
+from neuroglot.analyses.registry import ANALYSES
+from neuroglot.packing import pack_bits, pack_codes
 from neuroglot.results import GroupResult
 from neuroglot.runs import Run, Settings, data_hash, to_lines
-from neuroglot.tasks import capitals
+from neuroglot.tasks import capital_prompts as capitals
 from neuroglot.v1 import result_pb2
 
 IDENTITY = "5e" * 32
@@ -21,11 +24,18 @@ IDENTITY = "5e" * 32
 
 @dataclass(frozen=True)
 class Example:
-    """A random group: its result, and the activations `[languages, layers, neurons]` that it was made from."""
+    """A random group: its result, and the activations `[languages, layers, neurons]` that it was made from.
+
+    Attributes:
+        peaks: the largest activation at any token of the prompt, of that shape too.
+        directions: products of the value rows with each row's output embedding of r, of that shape too.
+    """
 
     result: GroupResult
     activations: NDArray[np.float64]
     norms: NDArray[np.float64]
+    peaks: NDArray[np.float64]
+    directions: NDArray[np.float64]
 
 
 def random_examples(
@@ -36,9 +46,10 @@ def random_examples(
     layers: int = 3,
     neurons: int = 41,
     component: str = "decoder",
+    thresholds: Sequence[float] = (0.0,),
 ) -> list[Example]:
     """Groups `S0/0`, `S0/1`, `S0/2`, `S1/0`, ...: three wordings of one fact each, alike in difficulty."""
-    rng = np.random.default_rng(seed)
+    rng, others = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     norms = rng.uniform(0.5, 2, size=(layers, neurons))
     easy = rng.uniform(-0.05, 0.05, size=count // 3 + 1)
     lean = rng.normal(-0.6, 0.6, size=(layers, neurons))
@@ -50,14 +61,22 @@ def random_examples(
         for language in languages:
             gold = rng.integers(0, 30, size=rng.integers(1, 4)).tolist()
             message.rows.add(
-                label=language, prompt_tokens=5, gold_token_ids=gold, gold_is_joint=bool(rng.random() < 0.8)
+                label=language,
+                prompt_tokens=5,
+                last_token_id=int(others.integers(0, 3)),
+                gold_token_ids=gold,
+                gold_is_joint=bool(rng.random() < 0.8),
             )
-        message.components.append(_component(component, activations, norms))
+        peaks = activations + others.exponential(0.5, size=activations.shape)
+        directions = others.normal(size=activations.shape)
+        message.components.append(_component(component, activations, norms, peaks, thresholds))
+        if component == "decoder":
+            message.components[0].thresholds[0].effective_score.CopyFrom(_effective_scores(activations, directions))
         _add_predictions(message, rng, easy[number // 3], activations, ablations)
         message.provenance.bundle_identity = IDENTITY
         message.provenance.model = "random"
         message.provenance.server_version = "0.1.0"
-        examples.append(Example(GroupResult(message), activations, norms))
+        examples.append(Example(GroupResult(message), activations, norms, peaks, directions))
     return examples
 
 
@@ -83,32 +102,71 @@ def top_contributors(magnitudes: NDArray[np.float64]) -> set[int]:
     return set(sorted(range(len(magnitudes)), key=lambda neuron: -magnitudes[neuron])[:k])
 
 
-def _component(name: str, activations: NDArray[np.float64], norms: NDArray[np.float64]) -> result_pb2.ComponentResult:
+def _component(
+    name: str,
+    activations: NDArray[np.float64],
+    norms: NDArray[np.float64],
+    peaks: NDArray[np.float64],
+    thresholds: Sequence[float],
+) -> result_pb2.ComponentResult:
+    _, layers, neurons = activations.shape
+    results = [_threshold(activations, norms, peaks, threshold) for threshold in thresholds]
+    for result in results[1:]:
+        del result.contribution.top_bitmaps[:]
+    return result_pb2.ComponentResult(component=name, layers=layers, neurons=neurons, thresholds=results)
+
+
+def _threshold(
+    activations: NDArray[np.float64], norms: NDArray[np.float64], peaks: NDArray[np.float64], threshold: float
+) -> result_pb2.ThresholdResult:
     rows, layers, neurons = activations.shape
-    counts = [[0] * 4 for _ in range(layers)]
+    active, dead = activations > threshold, peaks <= threshold
+    codes = [[type_code(active[:, layer, neuron].tolist()) for neuron in range(neurons)] for layer in range(layers)]
+    counts = [[of_layer.count(code) for code in range(4)] for of_layer in codes]
     top = [[[0] * 4 for _ in range(layers)] for _ in range(rows)]
     sums = [[[0.0] * 4 for _ in range(layers)] for _ in range(rows)]
-    for layer in range(layers):
-        codes = [
-            type_code([bool(activations[row, layer, neuron] > 0) for row in range(rows)]) for neuron in range(neurons)
-        ]
-        for code in codes:
-            counts[layer][code] += 1
-        for row in range(rows):
+    is_top = np.zeros(activations.shape, dtype=np.bool_)
+    for row in range(rows):
+        for layer in range(layers):
             magnitudes = np.abs(activations[row, layer]) * norms[layer]
             best = top_contributors(magnitudes)
-            for neuron, code in enumerate(codes):
+            is_top[row, layer, sorted(best)] = True
+            for neuron, code in enumerate(codes[layer]):
                 top[row][layer][code] += neuron in best
                 sums[row][layer][code] += magnitudes[neuron] / magnitudes.sum()
-    threshold = result_pb2.ThresholdResult(
+    return result_pb2.ThresholdResult(
+        threshold=threshold,
         type_counts=np.ravel(counts).tolist(),
-        active_counts=(activations > 0).sum(axis=2).T.ravel().tolist(),
+        active_counts=active.sum(axis=2).T.ravel().tolist(),
         near_threshold=2,
+        type_map=pack_codes(np.array(codes, dtype=np.uint8)),
+        active_bitmaps=[pack_bits(of_row) for of_row in active],
         contribution=result_pb2.ContributionResult(
-            top_k=math.ceil(0.05 * neurons), top_counts=np.ravel(top).tolist(), sums=np.ravel(sums).tolist()
+            top_k=math.ceil(0.05 * neurons),
+            top_counts=np.ravel(top).tolist(),
+            sums=np.ravel(sums).tolist(),
+            top_bitmaps=[pack_bits(of_row) for of_row in is_top],
         ),
+        dead_counts=dead.sum(axis=2).T.ravel().tolist(),
+        dead_bitmaps=[pack_bits(of_row) for of_row in dead],
     )
-    return result_pb2.ComponentResult(component=name, layers=layers, neurons=neurons, thresholds=[threshold])
+
+
+def _effective_scores(
+    activations: NDArray[np.float64], directions: NDArray[np.float64]
+) -> result_pb2.EffectiveScoreResult:
+    rows, layers, neurons = activations.shape
+    message = result_pb2.EffectiveScoreResult()
+    for row in range(rows):
+        for layer in range(layers):
+            by_type: list[list[float]] = [[], [], [], []]
+            for neuron in range(neurons):
+                score = activations[row, layer, neuron] * directions[row, layer, neuron]
+                by_type[type_code((activations[:, layer, neuron] > 0).tolist())].append(score)
+            message.maxima.extend(max(scores, default=0) for scores in by_type)
+            message.minima.extend(min(scores, default=0) for scores in by_type)
+            message.sums.extend(map(sum, by_type))
+    return message
 
 
 def _add_predictions(
@@ -121,7 +179,9 @@ def _add_predictions(
     accuracies = {"baseline": 0.95}
     for kind, without, control in zip(ABLATED, (0.90, 0.93, 0.2), (0.91, 0.93, 0.7), strict=True):
         accuracies[ablations.without(kind)] = without
-        accuracies |= dict.fromkeys(ablations.controls(kind), control)
+        for drawn in ablations.kinds:
+            accuracies |= dict.fromkeys(ablations.controls(kind, drawn), control)
+    accuracies |= dict.fromkeys(Conversions().variants(), 0.94)
     for name, accuracy in accuracies.items():
         variant = message.variants.add(name=name)
         for row in range(len(activations)):
@@ -136,6 +196,7 @@ def _add_predictions(
                 starts_with_answer=right or bool(rng.random() < 0.1),
                 selected_neurons=chosen,
                 selected_active_neurons=chosen // 2,
+                choice_log_probabilities=(-rng.exponential(1 + (np.arange(3) != 0) * right, size=3)).tolist(),
             )
 
 
@@ -147,16 +208,18 @@ def random_run(
     neurons: int = 41,
     encoder: tuple[int, int] | None = None,
     component: str | None = None,
+    analyses: tuple[str, ...] = tuple(ANALYSES),
+    thresholds: tuple[float, ...] = (0.0, 0.5),
 ) -> Run:
     """A run of `count` groups about capitals, of which the first `answered` (all by default) have random answers.
 
     With `encoder`, its layers and neurons, the model has two components; `component` is the only one that is ablated.
     """
     languages, ablations = capitals.LANGUAGES, Ablations(draws=3, seed=0, component=component)
-    examples = random_examples(0, languages, count, ablations, layers, neurons)
+    examples = random_examples(0, languages, count, ablations, layers, neurons, thresholds=thresholds)
     results = [example.result for example in examples]
     if encoder:
-        encoders = random_examples(1, languages, count, ablations, *encoder, component="encoder")
+        encoders = random_examples(1, languages, count, ablations, *encoder, component="encoder", thresholds=thresholds)
         results = [two_components(*pair) for pair in zip(examples, encoders, strict=True)]
     asked = [
         replace(group, id=result.group_id) for group, result in zip(capitals.groups(languages), results, strict=False)
@@ -176,11 +239,12 @@ def random_run(
         source_revision="",
         dtype="float32",
         variants=tuple(ablations.variants()),
+        analyses=analyses,
         draws=ablations.draws,
         seed=ablations.seed,
-        threshold=0.0,
-        top_fraction=0.05,
+        thresholds=thresholds,
         component=component,
+        replicates=100,
     )
     run = Run.create(folder, settings, asked)
     with run.session("pytest", {"neuroglot": "0.1.0"}) as recorder:

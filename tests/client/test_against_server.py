@@ -89,6 +89,13 @@ def test_tokens_are_the_tokenizers(model: ng.Model, bloom_bundle: Path) -> None:
     assert model.tokenize([]) == ()
 
 
+def test_rows_say_what_was_run(model: ng.Model) -> None:
+    prompts = {"en": "The capital of France is", "th": "เมืองหลวง"}
+    result = model.analyze(ng.Group(prompts, answers={"en": "Paris"}), generate=False)
+    for row, tokens in zip(result.rows, model.tokenize(list(prompts.values())), strict=True):
+        assert (row.prompt_tokens, row.last_token_id) == (len(tokens.ids), tokens.ids[-1])
+
+
 def test_types_follow_from_who_is_active(model: ng.Model) -> None:
     result = model.analyze(GROUP, active=True)
     assert result.labels == GROUP.languages

@@ -21,11 +21,16 @@ from neuroglot.cli import main
 from neuroglot.errors import AnalysisError
 from neuroglot.groups import Group
 from neuroglot.runs import GROUPS, Run
-from neuroglot.tasks.capitals import groups
-from neuroglot.tasks.registry import TASKS, Task, find_task
+from neuroglot.selections import ControlKind
+from neuroglot.tasks.capital_prompts import LANGUAGES, groups
+from neuroglot.tasks.registry import TASKS, find_task
+from neuroglot.tasks.task import Task
+from neuroglot.wanted import ScoreTarget
 
-TABLES = ("accuracy", "active_by_language", "answers", "effects", "top_contributors", "types_by_layer")
-FIGURES = ("accuracy", "active_by_language", "effects", "top_contributors", "types_by_layer")
+TABLES = ("accuracy", "accuracy_by_language", "answers", "types_by_layer")
+FIGURES = ("accuracy", "types_by_layer")
+# Some of the analyses, for to draw them all takes seconds.
+SOME = ("--draws", 2, "--analyses", "types-by-layer,accuracy,answers", "--thresholds", "0")
 
 
 def command(*arguments: object) -> list[str]:
@@ -40,7 +45,7 @@ def analyze(*arguments: object) -> Result:
 def done(bloom_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A whole run of 30 groups, and what it printed."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    ended = analyze("capitals", "--model", bloom_bundle, "--limit", 30, "--draws", 2, "--out", out)
+    ended = analyze("capitals", "--model", bloom_bundle, "--limit", 30, *SOME, "--out", out)
     assert ended.exit_code == 0, ended.output
     return out, ended.stdout
 
@@ -54,6 +59,9 @@ def test_everything_is_written_and_the_summary_ends_with_the_report(done: tuple[
     for name in FIGURES:
         assert (out / "figures" / f"{name}.png").stat().st_size > 10_000
         assert (out / "figures" / f"{name}.svg").stat().st_size > 5_000
+        assert (out / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert {one.stem for one in (out / "tables").glob("*.csv")} == set(TABLES)
+    assert {one.stem for one in (out / "figures").iterdir()} == set(FIGURES)
     assert f"Report: {out / 'report.html'}" in printed
     assert "30 groups x 10 languages, random-bloom" in printed
     assert Run.open(out).settings.bundle_identity in (out / "report.html").read_text(encoding="utf-8")
@@ -76,7 +84,7 @@ def test_the_numbers_are_those_of_the_model(done: tuple[Path, str], bloom_bundle
 
 def test_a_finished_run_is_refused_and_resuming_it_asks_nothing(done: tuple[Path, str], bloom_bundle: Path) -> None:
     out, _ = done
-    arguments = ("capitals", "--model", bloom_bundle, "--limit", 30, "--draws", 2, "--out", out)
+    arguments = ("capitals", "--model", bloom_bundle, "--limit", 30, *SOME, "--out", out)
     again = analyze(*arguments)
     assert again.exit_code == 1
     assert again.stderr.startswith(f"Error: {out} holds a run already (capitals with")
@@ -99,10 +107,10 @@ def test_ctrl_c_keeps_what_is_answered_and_resuming_gives_what_an_uninterrupted_
     done: tuple[Path, str], bloom_bundle: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    arguments = ("capitals", "--model", bloom_bundle, "--limit", 30, "--draws", 2, "--out", out)
+    arguments = ("capitals", "--model", bloom_bundle, "--limit", 30, *SOME, "--out", out)
     process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not ((out / GROUPS).exists() and (out / GROUPS).stat().st_size) and time.monotonic() < deadline:
+    while not ((out / GROUPS).exists() and Run.open(out).done()) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -146,8 +154,18 @@ def unreachable() -> str:
             ("capitals", "--model", "BUNDLE", "--component", "encoder"),
             "no component 'encoder' to deactivate neurons of",
         ),
-        (("capitals", "--model", "BUNDLE", "--draws", "500"), "draws make 1503 variants of each group, and the server"),
+        (("capitals", "--model", "BUNDLE", "--draws", "500"), "draws make 1509 variants of each group, and the server"),
         (("capitals", "--model", "BUNDLE", "--out", "FILE"), "is a file"),
+        (("capitals", "--model", "BUNDLE", "--analyses", "typs"), "there is no analysis 'typs': the analyses are"),
+        (("capitals", "--model", "BUNDLE", "--controls", "none"), "'none' is no kind of control: there are random"),
+        (("capitals", "--model", "BUNDLE", "--subsets", "en,xx"), "en, xx is no set of languages"),
+        (("capitals", "--model", "BUNDLE", "--thresholds", "0,x"), "could not convert string to float: 'x'"),
+        (("capitals", "--model", "BUNDLE", "--thresholds", "0,0"), "the thresholds are 0, 0: give one or more"),
+        (("capitals", "--model", "BUNDLE", "--convert-to", "most"), "'most' is neither a number nor 'mean'"),
+        (("capitals", "--model", "BUNDLE", "--shard", "3/2"), "'3/2' is no part of a run"),
+        (("capitals", "--model", "BUNDLE", "--shard", "5/9", "--limit", "3"), "part 5/9 has no group"),
+        (("capitals", "--model", "BUNDLE", "--relations", "P36"), "has no option relations"),
+        (("xnli", "--model", "BUNDLE"), "task 'xnli' needs files"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -175,14 +193,20 @@ def test_failed_groups_are_reported_and_asked_again(bloom_bundle: Path, tmp_path
     task = Task("awkward", "Awkward", "fact probing", "Made up.", ("en", "zh"), awkward)
     seen = []
     with neuroglot.connect(bloom_bundle) as client:
-        outcome = run(client.model(), task, tmp_path / "run", on_progress=lambda *counts: seen.append(counts))
+        outcome = run(
+            client.model(),
+            task,
+            tmp_path / "run",
+            on_progress=lambda *counts: seen.append(counts),
+            analyses=["answers"],
+        )
         assert outcome.study.groups == 3
         assert list(outcome.run.failures) == ["long/0"]
         assert sorted(seen)[-1] == (3, 1, 4)
         page = outcome.report.read_text(encoding="utf-8")
         assert "1 of 4 groups have no answer, 1 of them failed" in page
         assert "<h1>Awkward, random-bloom</h1>" in page
-        again = run(client.model(), task, tmp_path / "run", resume=True)
+        again = run(client.model(), task, tmp_path / "run", resume=True, analyses=["answers"])
     assert list(Run.open(tmp_path / "run").failures) == ["long/0"]
     assert [session.groups for session in again.run.sessions] == [3, 0]
 
@@ -198,9 +222,66 @@ def test_where_every_group_fails_the_reason_is_told(bloom_bundle: Path, tmp_path
         run(client.model(), task, tmp_path / "run")
 
 
+def test_problems_of_the_data_are_refused_with_file_and_line_or_left_out_and_told(
+    bloom_bundle: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "mine.jsonl"
+    lines = [
+        json.dumps({"id": f"g{number}", "prompts": {"en": f"a {number}", "de": f"b {number}"}}) for number in (1, 2)
+    ]
+    data.write_text("\n".join([*lines, '{"id": "g3", "prompts": {"en": "alone"}}', "{broken"]), encoding="utf-8")
+    arguments = ("jsonl", "--model", bloom_bundle, "--data", data, "--analyses", "types_by_layer", "--out")
+    refused = analyze(*arguments, tmp_path / "refused")
+    assert refused.exit_code == 1
+    assert f"{data}:3: " in refused.stderr
+    assert f"{data}:4: " in refused.stderr
+    assert not (tmp_path / "refused").exists()
+    done = analyze(*arguments, tmp_path / "done", "--skip-bad-data", "--thresholds", "0")
+    assert done.exit_code == 0, done.output
+    assert f"Left out: 2 problems: 1 missing language, 1 broken line; all of them will be in {tmp_path}" in done.stderr
+    assert f"  {data}:3: " in done.stderr
+    assert "2 problems of the data are left out" in done.stdout
+    run = Run.open(tmp_path / "done")
+    assert run.settings.problems == {"missing language": 1, "broken line": 1}
+    assert [line.split(": ")[0] for line in run.problems()] == [f"{data}:3", f"{data}:4"]
+    assert run.settings.groups == 2
+
+
+def test_the_options_of_a_task_and_of_its_analyses_are_those_of_the_run(bloom_bundle: Path, tmp_path: Path) -> None:
+    ended = analyze(
+        *("capitals-edit", "--model", bloom_bundle, "--limit", 4, "--languages", "de,zh,es", "--out", tmp_path / "run"),
+        *("--direction", "all-en", "--shots", 1, "--seed", 7, "--draws", 1, "--controls", "random-mass,random"),
+        *("--thresholds", "0.1,0", "--top", 0.1, "--score-target", "all-gold-tokens", "--convert-to", "mean"),
+        *("--subsets", "de,zh;es,de", "--replicates", 50, "--analyses", "answers,accuracy", "--cumulative-dead"),
+    )
+    assert ended.exit_code == 0, ended.output
+    run = Run.open(tmp_path / "run")
+    settings = run.settings
+    assert settings.parameters == {"direction": "all-en", "shots": 1, "shots_seed": 7}
+    assert settings.analyses == ("accuracy", "answers")  # in the order of a report
+    assert settings.controls == (ControlKind.RANDOM_MASS, ControlKind.RANDOM)
+    context = run.context()
+    assert context.languages == ("de", "es", "zh")
+    assert (context.ablations.draws, context.ablations.seed, context.ablations.kinds) == (1, 7, settings.controls)
+    assert context.conversions.mean_of_active
+    assert (context.thresholds, context.top_fraction) == ((0.1, 0.0), 0.1)
+    assert context.score_target is ScoreTarget.ALL_GOLD_TOKENS
+    assert context.subsets == (("de", "zh"), ("de", "es"))
+    assert (context.replicates, context.cumulative_dead) == (50, True)
+    assert len(context.clusters) == 4
+    assert set(settings.variants) == set(context.ablations.variants())
+
+
+def test_help_has_its_options_under_headings() -> None:
+    said = analyze("--help").stdout
+    headings = ("The model:", "The data:", "The analyses:", "The run:", "Other:", "Tasks:")
+    assert [line for line in said.splitlines() if line in headings] == list(headings)
+    assert all(f"  {name} " in said for name in TASKS)
+
+
 def test_a_task_chooses_its_languages_in_its_own_order() -> None:
     assert find_task("capitals").choose(["zh", "en"]) == ("en", "zh")
-    assert find_task("capitals").choose([]) == TASKS["capitals"].languages
+    assert find_task("capitals").choose([]) == LANGUAGES
 
 
 def test_without_the_extra_the_error_says_what_to_install() -> None:

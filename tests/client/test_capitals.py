@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from neuroglot.groups import default_separator
-from neuroglot.tasks import capitals
-from neuroglot.tasks.capitals import LANGUAGES, SAME_NAME
+from neuroglot.tasks import capital_prompts as capitals
+from neuroglot.tasks.capital_prompts import LANGUAGES, SAME_NAME
 
 
 def test_every_state_has_a_name_and_a_capital_in_every_language() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from functools import cache
 
 import matplotlib
 import numpy as np
@@ -12,42 +13,61 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from neuroglot.analyses.ablations import Ablations
+from neuroglot.analyses.context import Context
 from neuroglot.analyses.output import to_svg
+from neuroglot.analyses.registry import ANALYSES
 from neuroglot.analyses.study import Study
 from neuroglot.analyses.style import FONT_SIZE, TYPE_COLOURS, TYPE_TEXT_COLOURS, spread
-from neuroglot.tasks.capitals import LANGUAGES
+from neuroglot.groups import Group
 from tests.client.random_results import random_examples, two_components
 
-ABLATIONS = Ablations(draws=3, seed=0)
+ABLATIONS = Ablations(draws=2, seed=0)
+THRESHOLDS = (0.0, 0.5)
+LANGUAGES = ("en", "de", "th", "zh")
+TWO = ("en", "zh")
+
+BY_LAYER = ("types_by_layer", "active_by_language", "repeating", "dead", "top_contributors", "thresholds")
+OF_TYPES = ("types_by_layer", "top_contributors", "thresholds", "language_counts")
 
 
-def study_of(layers: int, languages: tuple[str, ...]) -> Study:
-    study = Study.of(languages, ABLATIONS, {})
-    for example in random_examples(0, languages, 4, ABLATIONS, layers, neurons=40):
-        study.add(example.result)
-    return study
-
-
-def study_of_two_components() -> Study:
-    study = Study.of(LANGUAGES, ABLATIONS, {})
-    decoders = random_examples(0, LANGUAGES, 4, ABLATIONS, layers=4, neurons=40)
-    encoders = random_examples(1, LANGUAGES, 4, ABLATIONS, layers=6, neurons=30, component="encoder")
-    for decoder, encoder in zip(decoders, encoders, strict=True):
-        study.add(two_components(decoder, encoder))
+def study_of(
+    layers: int,
+    languages: tuple[str, ...] = LANGUAGES,
+    encoder: tuple[int, int] | None = None,
+    names: tuple[str, ...] = tuple(ANALYSES),
+) -> Study:
+    count = 5
+    examples = random_examples(0, languages, count, ABLATIONS, layers, neurons=40, thresholds=THRESHOLDS)
+    results = [example.result for example in examples]
+    if encoder:
+        others = random_examples(1, languages, count, ABLATIONS, *encoder, component="encoder", thresholds=THRESHOLDS)
+        results = [two_components(*pair) for pair in zip(examples, others, strict=True)]
+    groups = [Group(dict.fromkeys(languages, "?"), id=result.group_id) for result in results]
+    context = Context(languages, ablations=ABLATIONS, thresholds=THRESHOLDS, replicates=20)
+    study = Study(context.about(groups), names)
+    for result in results:
+        study.add(result)
     return study
 
 
 STUDIES = {
-    "one layer": lambda: study_of(1, ("en", "zh")),
-    "few layers": lambda: study_of(4, LANGUAGES),
-    "many layers": lambda: study_of(30, LANGUAGES),
-    "two components": study_of_two_components,
+    "one layer": lambda: study_of(1, TWO),
+    "many layers": lambda: study_of(30, TWO),
+    "two components": lambda: study_of(4, TWO, encoder=(6, 30)),
 }
 
 
-@pytest.fixture(scope="module", params=STUDIES)
-def study(request: pytest.FixtureRequest) -> Study:
-    return STUDIES[request.param]()
+@cache
+def drawn(name: str) -> tuple[Study, Mapping[str, Figure]]:
+    """A study and its figures, drawn once for all tests."""
+    study = STUDIES[name]()
+    figures = {analysis.name: analysis.figure() for analysis in study.analyses()}
+    for figure in figures.values():
+        figure.draw_without_rendering()
+    return study, figures
+
+
+each_study = pytest.mark.parametrize("name", STUDIES)
 
 
 def component_of(axes: Axes) -> str:
@@ -56,73 +76,73 @@ def component_of(axes: Axes) -> str:
     return title if title in ("encoder", "decoder") else "decoder"
 
 
-def figures(study: Study) -> Iterator[tuple[str, Figure]]:
-    return ((analysis.name, analysis.figure()) for analysis in study.analyses())
-
-
-def test_nothing_is_drawn_outside_of_the_figure(study: Study) -> None:
-    for name, figure in figures(study):
-        figure.draw_without_rendering()
-        drawn = figure.get_tightbbox()
+@each_study
+def test_nothing_is_drawn_outside_of_the_figure(name: str) -> None:
+    for analysis, figure in drawn(name)[1].items():
+        extent = figure.get_tightbbox()
         width, height = figure.get_size_inches()
-        assert drawn.x0 > -0.02, name
-        assert drawn.x1 < width + 0.02, name
-        assert drawn.y0 > -0.02, name
-        assert drawn.y1 < height + 0.02, name
-        assert width == pytest.approx(3.4), name
+        assert extent.x0 > -0.02, analysis
+        assert extent.x1 < width + 0.02, analysis
+        assert extent.y0 > -0.02, analysis
+        assert extent.y1 < height + 0.02, analysis
+        assert width == pytest.approx(3.4), analysis
 
 
-def test_layers_are_true_indices(study: Study) -> None:
-    for fold in (study.types, study.active, study.top):
-        for axes in fold.figure().axes:
-            layers, _ = fold.geometry[component_of(axes)]
+@each_study
+def test_layers_are_true_indices(name: str) -> None:
+    study, figures = drawn(name)
+    for analysis in BY_LAYER:
+        for axes in figures[analysis].axes:
+            layers, _ = study.folds[analysis].geometry[component_of(axes)]
             low, high = axes.get_xlim()
             ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
-            assert all(tick == int(tick) and 0 <= tick < layers for tick in ticks), fold.name
-            assert low < 0 < layers - 1 + 1e-9 < high < layers, fold.name
+            assert all(tick == int(tick) and 0 <= tick < layers for tick in ticks), analysis
+            assert low < 0 < layers - 1 + 1e-9 < high < layers, analysis
 
 
 def test_encoder_and_decoder_have_panels_of_their_own() -> None:
-    study = study_of_two_components()
-    for fold, panels in ((study.types, 1), (study.active, 1), (study.top, len(LANGUAGES))):
-        figure = fold.figure()
-        assert [component_of(axes) for axes in figure.axes] == ["encoder", "decoder"] * panels
-        for axes in figure.axes:
-            layers, _ = fold.geometry[component_of(axes)]
+    study, figures = drawn("two components")
+    for analysis, panels in (("types_by_layer", 1), ("active_by_language", 1), ("top_contributors", len(TWO))):
+        axes_of = figures[analysis].axes
+        assert [component_of(axes) for axes in axes_of] == ["encoder", "decoder"] * panels
+        for axes in axes_of:
+            layers, _ = study.folds[analysis].geometry[component_of(axes)]
             assert {len(line.get_ydata()) for line in axes.get_lines()} == {layers}
-    for fold in (study.types, study.active):
-        assert all(component_of(axes) in axes.get_ylabel() for axes in fold.figure().axes)
+    for analysis in ("types_by_layer", "active_by_language"):
+        assert all(component_of(axes) in axes.get_ylabel() for axes in figures[analysis].axes)
 
 
-def test_every_type_has_its_colour_everywhere(study: Study) -> None:
-    for fold in (study.types, study.top):
-        for axes in fold.figure().axes:
-            assert [to_hex(line.get_color()).upper() for line in axes.get_lines()] == [
-                TYPE_COLOURS[kind].upper() for kind in (0, 2, 3, 1)
-            ]
+@each_study
+def test_every_type_has_its_colour_everywhere(name: str) -> None:
+    wanted = [TYPE_COLOURS[kind].upper() for kind in (0, 2, 3, 1)]
+    for analysis in OF_TYPES:
+        for axes in drawn(name)[1][analysis].axes:
+            found = [to_hex(line.get_color()).upper() for line in axes.get_lines()]
+            assert found in (wanted, wanted * 2), analysis  # mismatched groups have the same colours
 
 
-def test_lines_are_labelled_at_their_ends_without_overlap(study: Study) -> None:
-    for fold, labels in ((study.types, 4), (study.active, len(study.active.languages))):
-        figure = fold.figure()
-        figure.draw_without_rendering()
+@each_study
+def test_lines_are_labelled_at_their_ends_without_overlap(name: str) -> None:
+    study, figures = drawn(name)
+    for analysis, labels in (("types_by_layer", 4), ("active_by_language", len(study.context.languages))):
+        figure = figures[analysis]
         for axes in figure.axes:
             assert len(axes.texts) == labels
             points = [
                 axes.transData.transform(text.xy)[1] * 72 / figure.dpi + text.get_position()[1] for text in axes.texts
             ]
-            assert np.diff(sorted(points)).min() > 1.15 * FONT_SIZE, fold.name
+            assert np.diff(sorted(points)).min() > 1.15 * FONT_SIZE, analysis
 
 
 def test_equal_results_give_equal_svg() -> None:
-    one, other = (study_of(2, ("en", "zh")) for _ in range(2))
-    for (name, first), (_, second) in zip(figures(one), figures(other), strict=True):
-        assert to_svg(first, name) == to_svg(second, name)
+    one, other = (study_of(2, TWO, names=("types_by_layer", "accuracy")) for _ in range(2))
+    for first, second in zip(one.analyses(), other.analyses(), strict=True):
+        assert to_svg(first.figure(), first.name) == to_svg(second.figure(), second.name)
 
 
 def test_the_caller_keeps_the_style_of_matplotlib() -> None:
     before = dict(matplotlib.rcParams)
-    study_of(2, ("en", "zh")).accuracy.figure()
+    next(study_of(2, TWO, names=("types_by_layer",)).analyses()).figure()
     assert dict(matplotlib.rcParams) == before
 
 

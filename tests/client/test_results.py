@@ -42,7 +42,7 @@ def threshold_result(threshold: float = 0.0, **changes: object) -> result_pb2.Th
         "type_map": TYPE_MAP,
         "active_bitmaps": BITMAPS,
         "contribution": result_pb2.ContributionResult(
-            top_k=1, top_counts=TOP_COUNTS.ravel(), sums=SUMS.ravel(), leading=LEADING
+            top_k=1, top_counts=TOP_COUNTS.ravel(), sums=SUMS.ravel(), leading=LEADING, top_bitmaps=BITMAPS[::-1]
         ),
         "effective_score": result_pb2.EffectiveScoreResult(
             maxima=SUMS.ravel() + 1, minima=SUMS.ravel() - 1, sums=SUMS.ravel(), leading=LEADING
@@ -149,6 +149,15 @@ def test_dead_neurons() -> None:
     assert types.dead("th").source == "hub/small"
 
 
+def test_top_contributors_are_those_of_the_first_threshold_at_all() -> None:
+    higher = threshold_result(0.5)
+    del higher.contribution.top_bitmaps[:]
+    component = group_result(component_result("decoder", threshold_result(), higher)).components["decoder"]
+    for types in component.thresholds:
+        for label, active in zip(LABELS, ACTIVE[::-1], strict=True):
+            assert np.array_equal(types.top_contributors(label).to_mask(), active)
+
+
 def test_an_encoder_has_no_effective_scores() -> None:
     answer = group_result(component_result("encoder", threshold_result(effective_score=None)))
     with pytest.raises(ng.NotInResultError, match=r"an encoder has no effective scores: .* look at the decoder's"):
@@ -207,6 +216,7 @@ def test_results_can_be_kept() -> None:
         (lambda answer: answer.types.effective_score, "effective_score=True"),
         (lambda answer: answer.types.dead_counts(), "dead=True"),
         (lambda answer: answer.types.dead("en"), "dead=True and active=True"),
+        (lambda answer: answer.types.top_contributors("en"), "contribution=True and active=True"),
         (lambda answer: answer.predictions, "predict=True"),
     ],
 )

@@ -24,8 +24,8 @@ def group(name: object = "", **arguments: object) -> ng.Group:
     return ng.Group({"en": "Hello"}, id=str(name), **arguments)
 
 
-def failure(request, code: grpc.StatusCode) -> service_pb2.AnalyzeGroupsResponse:
-    error = result_pb2.GroupError(code=code.value[0], message="not now")
+def failure(request, code: grpc.StatusCode, retry_delay_ms: int | None = None) -> service_pb2.AnalyzeGroupsResponse:
+    error = result_pb2.GroupError(code=code.value[0], message="not now", retry_delay_ms=retry_delay_ms)
     return service_pb2.AnalyzeGroupsResponse(group_id=request.group.id, error=error)
 
 
@@ -136,6 +136,25 @@ def test_a_group_that_is_refused_for_the_time_being_is_asked_again(serve, script
     assert Counter(answer.group_id for answer in answers) == Counter(map(str, range(12)))
     assert all(isinstance(answer, ng.GroupResult) for answer in answers)
     assert tries == {str(n): 3 if n % 5 == 0 else 1 for n in range(12)}
+
+
+def test_a_group_says_how_long_to_wait(serve, scripted) -> None:
+    tries: Counter[str] = Counter()
+
+    class Refuses(scripted):
+        def answer(self, request):
+            tries[request.group.id] += 1
+            again = request.group.id == "1" and tries["1"] < 3
+            return failure(request, grpc.StatusCode.RESOURCE_EXHAUSTED, 300) if again else super().answer(request)
+
+    told: list[tuple[float | None, float]] = []
+    with ng.connect(
+        serve(Refuses()), on_retry=lambda *one: told.append((one[0].retry_after_seconds, one[1]))
+    ) as client:
+        answers = list(client.model().analyze_many(group(n) for n in range(3)))
+    assert all(isinstance(answer, ng.GroupResult) for answer in answers)
+    assert [asked for asked, _ in told] == [0.3, 0.3]
+    assert all(0.3 <= pause <= 0.33 for _, pause in told), "what is asked for, and no back-off of the client's own"
 
 
 def test_a_group_that_is_refused_for_ever_fails_alone(serve, scripted) -> None:

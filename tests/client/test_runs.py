@@ -9,7 +9,8 @@ import pytest
 from neuroglot.errors import RunError
 from neuroglot.groups import Group
 from neuroglot.results import GroupResult
-from neuroglot.runs import EXAMPLES, GROUPS, RUN, Run, Settings, data_hash, to_lines
+from neuroglot.runs import EXAMPLES, GROUPS, RUN, Run, data_hash, to_lines
+from neuroglot.settings import Settings
 from neuroglot.v1 import result_pb2
 
 IDENTITY = "ab" * 32
@@ -39,10 +40,8 @@ def settings_of(groups: list[Group]) -> Settings:
         source_revision="",
         dtype="float32",
         variants=("w/o all-shared",),
-        draws=3,
-        seed=0,
-        threshold=0.0,
-        top_fraction=0.05,
+        analyses=("types_by_layer",),
+        parameters={"shots": 2},
     )
 
 
@@ -118,7 +117,10 @@ def test_a_file_and_orphaned_answers_are_refused(run: Run, tmp_path: Path) -> No
     ("change", "said"),
     [
         ({"seed": 1}, "seed is 1 and not 0"),
-        ({"draws": 5, "languages": ("en", "de")}, "languages is en, de and not en, zh; draws is 5 and not 3"),
+        ({"draws": 5, "languages": ("en", "de")}, "draws is 5 and not 3; languages is en, de and not en, zh"),
+        ({"parameters": {"shots": 4}}, "parameters is shots=4 and not shots=2"),
+        ({"shard": "1/2"}, "shard is 1/2 and not nothing"),
+        ({"subsets": (("en", "zh"), ("en",))}, "subsets is en, zh, en and not nothing"),
         ({"bundle_identity": "cd" * 32}, "bundle_identity is cdcdcdcdcdcd and not abababababab"),
     ],
 )
@@ -148,14 +150,14 @@ def test_a_folder_without_a_run(tmp_path: Path) -> None:
         Run.open(tmp_path / "file")
 
 
-def test_a_newer_format_is_refused(run: Run) -> None:
+def test_another_format_is_refused(run: Run) -> None:
     content = json.loads((run.folder / RUN).read_text(encoding="utf-8"))
-    (run.folder / RUN).write_text(json.dumps(content | {"version": 2}), encoding="utf-8")
-    with pytest.raises(RunError, match=r"is neuroglot\.run 2, and this neuroglot reads neuroglot\.run 1: upgrade"):
+    (run.folder / RUN).write_text(json.dumps(content | {"version": 3}), encoding="utf-8")
+    with pytest.raises(RunError, match=r"is neuroglot\.run 3, and this neuroglot reads neuroglot\.run 2: use"):
         Run.open(run.folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "neuroglot.run", "version": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "neuroglot.run", "version": 2}'])
 def test_a_damaged_description_is_refused(run: Run, text: str) -> None:
     (run.folder / RUN).write_text(text, encoding="utf-8")
     with pytest.raises(RunError, match=r"run\.json is damaged"):

@@ -18,9 +18,10 @@ import pytest
 import torch
 
 import neuroglot as ng
+from neuroglot.analyses.fold import Analysis
 from neuroglot.bundle import open_bundle
 from neuroglot.runs import Run
-from neuroglot.tasks.capitals import LANGUAGES
+from neuroglot.tasks.capital_prompts import LANGUAGES
 from neuroglot_exporter import embedded
 from tests.exporter.reference import TOLERANCE, Transformers
 
@@ -89,12 +90,12 @@ def test_the_model_knows_its_capitals(demo: Demo) -> None:
 
 
 def test_every_table_and_figure_is_there(demo: Demo) -> None:
-    names = {"types_by_layer", "active_by_language", "top_contributors", "accuracy", "effects"}
-    for name in names:
+    for name in (name for name, fold in ng.analyses.ANALYSES.items() if issubclass(fold, Analysis)):
         csv = pd.read_csv(demo.results / "tables" / f"{name}.csv")
         parquet = pd.read_parquet(demo.results / "tables" / f"{name}.parquet")
         assert len(csv) == len(parquet) > 0
         assert (demo.results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (demo.results / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         assert "<svg" in (demo.results / "figures" / f"{name}.svg").read_text(encoding="utf-8")
 
 
@@ -178,7 +179,8 @@ def test_models_are_listed(server: str) -> None:
 def test_ctrl_c_keeps_what_is_finished_and_resume_ends_with_the_same_tables(
     demo: Demo, server: str, tmp_path: Path
 ) -> None:
-    arguments = ["analyze", "capitals", "--server", server, "--model", "bloom", "--limit", "60", "--draws", "1"]
+    some = ["--limit", "60", "--draws", "1", "--analyses", "accuracy,types-by-layer"]
+    arguments = ["analyze", "capitals", "--server", server, "--model", "bloom", *some]
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     command = [sys.executable, "-m", "neuroglot", *arguments, "--out", str(stopped)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -203,6 +203,19 @@ def test_outputs_are_given_from_a_start(exported: Exported, start: int, kept: in
     assert np.array_equal(got["activation"], whole["activation"][:, :, 14 - kept :])
 
 
+@pytest.mark.parametrize(("start", "kept"), [(-8, 8), (-3, 3), (0, 14), (-99, 14), (2**62, 0)])
+def test_keys_and_values_are_given_from_a_start(exported: Exported, start: int, kept: int) -> None:
+    ids, mask = left_padded(exported.rows)
+    past = exported.graph.past_of(exported.graph.run(ids[:, :6], mask[:, :6]))
+    whole = exported.graph.run(ids[:, 6:], mask, past)
+    got = exported.graph.run(ids[:, 6:], mask, past, present_from=np.array([start]))
+    for name, given in exported.graph.past_of(got).items():
+        expected = exported.graph.past_of(whole)[name]
+        assert expected.shape[2] == 14
+        assert np.array_equal(given, expected[:, :, 14 - kept :])
+    assert np.array_equal(got["logits"], whole["logits"])
+
+
 def test_by_default_the_last_position_is_given(exported: Exported) -> None:
     ids, mask = left_padded(exported.rows)
     values = exported.graph.run(ids, mask, start=None)

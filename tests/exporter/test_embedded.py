@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from neuroglot.gold import gold_tokens
-from neuroglot.tasks import capitals
-from neuroglot.tasks.capitals import LANGUAGES, Row
+from neuroglot.tasks import capital_prompts as capitals
+from neuroglot.tasks.capital_prompts import LANGUAGES, Row
 from neuroglot_exporter import embedded
 from neuroglot_exporter.embedded.batches import Encoder, batches
 from neuroglot_exporter.embedded.card import card

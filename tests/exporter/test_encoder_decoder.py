@@ -197,6 +197,19 @@ def test_outputs_are_given_from_a_start(exported: Exported, start: int | None, k
     assert decoded["logits"].shape[1] == decoded["ffn.0.activation"].shape[1] == kept
 
 
+@pytest.mark.parametrize(("start", "kept"), [(-8, 8), (-2, 2), (0, 8), (2**62, 0)])
+def test_the_decoder_s_keys_and_values_are_given_from_a_start(exported: Exported, start: int, kept: int) -> None:
+    prompts, prompt_mask = left_padded([row.prompt for row in exported.rows])
+    encoded = exported.graphs.encode(prompts, prompt_mask)
+    steps, mask = left_padded([row.steps for row in exported.rows])
+    whole = exported.graphs.decode(steps, mask, encoded, prompt_mask)
+    cut = exported.graphs.decode(steps, mask, encoded, prompt_mask, present_from=np.array([start]))
+    names = [name for name in whole if name.startswith("present.")]
+    assert names
+    assert all(np.array_equal(cut[name], whole[name][:, :, 8 - kept :]) for name in names)
+    assert "present_from" not in {info.name for info in exported.graphs.encoder.session.get_overridable_initializers()}
+
+
 def test_what_both_graphs_read_is_stored_once(exported: Exported) -> None:
     parameters = {parameter.data_ptr(): parameter.nbytes for parameter in exported.reference.model.parameters()}
     padding = 64 * len(list(exported.reference.model.named_parameters(remove_duplicate=False)))  # alignment

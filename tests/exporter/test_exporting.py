@@ -255,10 +255,11 @@ class TestNothingIsLeft:
         [
             ("./nowhere", "there is no folder ./nowhere"),
             ("a/b/c", "there is no folder a/b/c"),
+            (Path("no/where"), f"there is no folder {Path.cwd()}/no/where"),
             ("embedded:gpt", "no embedded model 'gpt'"),
         ],
     )
-    def test_no_such_source(self, empty: Path, source: str, match: str) -> None:
+    def test_no_such_source(self, empty: Path, source: str | Path, match: str) -> None:
         with pytest.raises(CheckpointError, match=match):
             export(source, empty / "bundle")
         assert list(empty.iterdir()) == []

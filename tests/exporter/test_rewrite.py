@@ -235,6 +235,15 @@ class TestKeepTrailing:
         assert np.array_equal(after["ffn.0.activation"], before["ffn.0.activation"][:, 4 - kept :])
         assert np.array_equal(after["logits"], before["logits"])
 
+    @pytest.mark.parametrize(("start", "kept"), [(None, NEURONS), (-2, 2), (NEURONS, 0)])
+    def test_another_axis_and_another_default(self, start: int | None, kept: int) -> None:
+        model = small_model()
+        expose_ffn(model, [LAYER], NEURONS, TensorProto.FLOAT)
+        before = run(model)
+        keep_trailing_outputs(model, ["ffn.0.activation"], "from", "kept", axis=2, default=0)
+        after = run(model, **({} if start is None else {"from": np.array([start])}))
+        assert np.array_equal(after["ffn.0.activation"], before["ffn.0.activation"][:, :, NEURONS - kept :])
+
     @pytest.mark.parametrize(("start", "kept"), [(None, 1), (-2, 2), (0, 4), (-9, 4), (4, 0), (3, 1)])
     def test_logits(self, start: int | None, kept: int) -> None:
         model = small_model()

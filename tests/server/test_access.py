@@ -14,11 +14,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from neuroglot.v1 import service_pb2, service_pb2_grpc
 from neuroglot_server.adapter.identity import Access, CertificateError, Unauthenticated, credentials, request_id
+from neuroglot_server.adapter.room import TransportLimits
 from neuroglot_server.address import Address
 from neuroglot_server.core import Priority, Quota
 from neuroglot_server.deployment import Certificates, Deployment
 from neuroglot_server.lifecycle import Started, run
-from neuroglot_server.tenants import Tenant, Tenants, new_token
+from neuroglot_server.tenants import NewToken, Tenant, Tenants, new_token
 from tests.server.certificates import Authority, authority
 from tests.server.live import NAME, Live, Watched, channel_to, group, load, said, serving
 
@@ -34,6 +35,7 @@ def tokens(tmp_path: Path) -> Path:
         token_sha256 = ["{ALICE.sha256}"]
         queue_tokens = 5000
         tokens_per_minute = 60000
+        calls = 3
         may_manage_models = true
         [tenants.bob]
         token_sha256 = ["{BOB.sha256}"]
@@ -89,6 +91,7 @@ def test_a_token_says_for_whom_and_within_which_quota(bloom_bundle: Path, tokens
             ]
             assert [limit.tenant_queue_tokens for limit in limits] == [5000, 0]
             assert [limit.tenant_tokens_per_minute for limit in limits] == [60000, 0]
+            assert [limit.tenant_calls for limit in limits] == [3, 256], "by default half of what the server takes"
             named = (*bearer(ALICE.token), ("x-request-id", "mine-1"))
             await live.stub.AnalyzeGroup(request(), metadata=named)
             bulk = service_pb2.AnalyzeGroupRequest(model=NAME, group=group(), priority=service_pb2.PRIORITY_BULK)
@@ -107,12 +110,48 @@ def test_a_token_says_for_whom_and_within_which_quota(bloom_bundle: Path, tokens
     alice, *bobs = asyncio.run(conversation()).callers
     assert (alice.tenant, alice.quota, alice.priority, alice.request_id) == (
         "alice",
-        Quota(5000, 60000),
+        Quota(5000, 60000, 3),
         Priority.INTERACTIVE,
         "mine-1",
     )
     assert [(bob.tenant, bob.quota) for bob in bobs] == [("bob", Quota())] * 3
     assert [bob.priority for bob in bobs] == [Priority.BULK, Priority.BULK, Priority.INTERACTIVE]
+
+
+def test_a_tenant_has_its_share_of_the_calls_and_leaves_the_others_theirs(bloom_bundle: Path, tokens: Path) -> None:
+    async def conversation() -> None:
+        access, limits = Access(Tenants(tokens)), TransportLimits(calls=5)
+        async with serving(load(bloom_bundle), access=access, limits=limits) as live:
+
+            async def refused(who: NewToken) -> str:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await live.stub.ListModels(service_pb2.ListModelsRequest(), metadata=bearer(who.token))
+                answer = said(caught.value)
+                assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert answer.retry_seconds == 1.0
+                return answer.message
+
+            def stream(who: NewToken) -> grpc.aio.StreamStreamCall:
+                return live.stub.AnalyzeGroups(metadata=bearer(who.token))
+
+            async def running(who: NewToken, group_id: str) -> grpc.aio.StreamStreamCall:
+                call = stream(who)
+                await call.write(service_pb2.AnalyzeGroupsRequest(model=NAME, group=group(group_id)))
+                assert (await call.read()).group_id == group_id  # and so it is inside
+                return call
+
+            of_alice = [await running(ALICE, str(number)) for number in range(3)]
+            assert "3 calls of yours are running" in await refused(ALICE)
+            of_bob = [await running(BOB, str(number)) for number in range(2)]
+            assert "5 calls are running" in await refused(BOB), "the server's own bound comes first"
+            await of_alice[0].done_writing()
+            assert await of_alice[0].code() is grpc.StatusCode.OK
+            assert "2 calls of yours are running" in await refused(BOB)
+            await live.stub.ListModels(service_pb2.ListModelsRequest(), metadata=bearer(ALICE.token))
+            for call in (*of_alice[1:], *of_bob):
+                call.cancel()
+
+    asyncio.run(conversation())
 
 
 def test_only_those_who_may_load_and_unload(bloom_bundle: Path, tokens: Path) -> None:

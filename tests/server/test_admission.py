@@ -77,6 +77,57 @@ def test_bytes_are_bounded_as_tokens_are() -> None:
             pass
 
 
+def test_what_requests_of_a_tenant_hold_together_counts_once() -> None:
+    admission = Admission(cost(10**6, 100))
+    shares = {b"prompt": 40, b"other": 20}
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(admission.admit(cost(1, 70), Caller("a"), shares))
+        refuse(admission, cost(1, 31), Caller("a"))
+        second.enter_context(admission.admit(cost(1, 50), Caller("a"), {b"prompt": 40}))
+        first.close()  # 40 that the second still holds, and 10 of its own
+        refuse(admission, cost(1, 51), Caller("a"))
+        with admission.admit(cost(1, 50), Caller("a")):
+            pass
+    with admission.admit(cost(1, 100), Caller("a")):
+        pass
+
+
+def test_what_another_tenant_or_one_in_less_of_a_hurry_holds_counts_again() -> None:
+    shares = {b"prompt": 40}
+    for other in (Caller("b"), Caller("a", BULK)):
+        admission = Admission(cost(10**6, 100))
+        with admission.admit(cost(1, 50), Caller("a"), shares), pytest.raises(QueueFull):
+            admission.admit(cost(1, 51), other, shares).__enter__()
+
+
+def test_those_at_the_door_are_called_one_after_the_other() -> None:
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async def test() -> list[str]:
+        admission = tokens(100)
+        entered: list[str] = []
+
+        async def come(name: str, size: int, stay: float) -> None:
+            while True:
+                try:
+                    with admission.admit(cost(size), ANYONE):
+                        entered.append(name)
+                        await asyncio.sleep(stay)
+                        return
+                except QueueFull as full:
+                    await (full.turn or never)()
+
+        sizes = {"first": 100, "gone": 90, "second": 60, "third": 40, "late": 90}
+        coming = {name: asyncio.create_task(come(name, size, 0.02)) for name, size in sizes.items()}
+        asyncio.get_running_loop().call_later(0.01, coming.pop("gone").cancel)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*coming.values())
+        return entered
+
+    assert asyncio.run(test()) == ["first", "second", "third", "late"]
+
+
 def test_a_request_that_could_never_fit_in_memory_is_invalid() -> None:
     admission = Admission(cost(10**6, 100 * 2**20))
     with pytest.raises(

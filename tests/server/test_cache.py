@@ -57,6 +57,33 @@ def test_results_without_arrays_take_up_space_too() -> None:
     assert sum(cache.get(number) is not None for number in range(1000)) < 20
 
 
+def test_what_somebody_holds_is_found_though_it_was_dropped() -> None:
+    cache = Cache(16 * KILOBYTE)
+    held = {"small": result(8), "larger than all the space": result(40)}
+    for key in held:
+        cache.put(key, held[key])
+    for number in range(10):
+        cache.put(number, result(8))
+    assert all(key in cache for key in held)
+    assert cache.get("larger than all the space") is held["larger than all the space"]
+    assert cache.nbytes <= 16 * KILOBYTE
+    held.clear()
+    assert not any(cache.get(key) for key in ("small", "larger than all the space"))
+
+
+def test_what_is_found_with_somebody_is_kept_again() -> None:
+    cache = Cache(16 * KILOBYTE)
+    held = result(8)
+    cache.put("key", held)
+    for number in range(10):
+        cache.put(number, result(8))
+    assert cache.get("key") is held
+    del held
+    for number in range(10):
+        cache.put(number, result(8))
+    assert "key" in cache
+
+
 def test_nothing_is_kept_where_there_is_no_space() -> None:
     cache = Cache(0)
     cache.put("key", result(0))

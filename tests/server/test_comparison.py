@@ -106,16 +106,21 @@ def test_contributions_and_the_largest_of_them_at_every_threshold(
 ) -> None:
     values = lengths if wanted.raw else lengths / lengths.sum(axis=-1, keepdims=True)
     k = wanted.top_k or 5
-    for found in threshold_results(analyze(bloom_bundle, CAPITALS, Analysis(THRESHOLDS, contribution=wanted))):
+    asked = Analysis(THRESHOLDS, contribution=wanted, active_bitmaps=True)
+    for place, found in enumerate(threshold_results(analyze(bloom_bundle, CAPITALS, asked))):
         contribution = found.contribution
         assert contribution is not None
         assert contribution.top_k == k
         assert contribution.leading is not None
+        assert len(contribution.top_bitmaps) == (len(CAPITALS.rows) if place == 0 else 0)
         codes = definitions.type_codes(activations, found.threshold)
         for row, layer in np.ndindex(values.shape[:2]):
             of_layer = values[row, layer]
             best_first = np.argsort(-of_layer)
             top = set(best_first[:k].tolist())
+            if place == 0:
+                bits = unpack_bits(contribution.top_bitmaps[row], (LAYERS, NEURONS))
+                assert set(np.flatnonzero(bits[layer]).tolist()) == top
             for code, members in enumerate(definitions.types(activations, found.threshold)[layer].values()):
                 assert contribution.top_counts[row, layer, code] == len(top & members)
                 total = sum(of_layer[neuron] for neuron in members)
@@ -125,6 +130,12 @@ def test_contributions_and_the_largest_of_them_at_every_threshold(
             np.testing.assert_allclose(of_layer[leading], of_layer[best_first[: wanted.neurons]], rtol=1e-4)
             np.testing.assert_allclose(contribution.leading.values[row, layer], of_layer[leading], rtol=1e-4, atol=1e-6)
             assert (contribution.leading.codes[row, layer] == codes[layer, leading]).all()
+
+
+def test_top_contributors_are_counted_and_not_sent_without_bitmaps(bloom_bundle: Path) -> None:
+    (found,) = threshold_results(analyze(bloom_bundle, CAPITALS, Analysis(contribution=Contribution())))
+    assert found.contribution is not None
+    assert found.contribution.top_bitmaps == ()
 
 
 def test_top_contributors_are_chosen_in_each_row_by_its_own_baseline(

@@ -253,7 +253,7 @@ DESCRIPTION = core.ModelDescription(
 
 
 def test_a_model_says_all_that_it_is() -> None:
-    model = responses.model(DESCRIPTION, quota=core.Quota(13, 14), result_bytes=15)
+    model = responses.model(DESCRIPTION, quota=core.Quota(13, 14, 16), result_bytes=15)
     for name in ("name", "family", "source", "source_revision", "bundle_identity", "vocabulary_size", "dtype"):
         assert getattr(model, name) == getattr(DESCRIPTION, name)
     for component, given in zip(model.components, DESCRIPTION.components, strict=True):
@@ -267,6 +267,7 @@ def test_a_model_says_all_that_it_is() -> None:
         "result_bytes": 15,
         "tenant_queue_tokens": 13,
         "tenant_tokens_per_minute": 14,
+        "tenant_calls": 16,
     }
     unbounded = responses.model(DESCRIPTION, quota=core.Quota(), result_bytes=15).limits
     assert (unbounded.tenant_queue_tokens, unbounded.tenant_tokens_per_minute) == (0, 0)
@@ -302,7 +303,11 @@ def test_leading_neurons_effective_scores_and_dead_neurons_keep_their_arrays_row
     full = dataclasses.replace(
         threshold(3),
         contribution=core.ContributionResult(
-            2, np.arange(24).reshape(3, 2, 4), floats(3, 2, 4), leading(3, 2, 2, start=10)
+            2,
+            np.arange(24).reshape(3, 2, 4),
+            floats(3, 2, 4),
+            leading(3, 2, 2, start=10),
+            (b"\x07", b"\x08", b"\x09"),
         ),
         effective_score=core.EffectiveScoreResult(
             floats(3, 2, 4, start=1), floats(3, 2, 4, start=2), floats(3, 2, 4, start=3), leading(3, 2, 3, start=30)
@@ -316,6 +321,7 @@ def test_leading_neurons_effective_scores_and_dead_neurons_keep_their_arrays_row
     assert message.contribution.leading == result_pb2.LeadingNeurons(
         count=2, neurons=range(10, 22), values=[10.5 + n for n in range(12)], codes=bytes(n % 4 for n in range(12))
     )
+    assert list(message.contribution.top_bitmaps) == [b"\x07", b"\x08", b"\x09"]
     assert message.effective_score == result_pb2.EffectiveScoreResult(
         maxima=range(1, 25),
         minima=range(2, 26),
@@ -356,7 +362,7 @@ def test_a_result_keeps_its_arrays_row_major_and_says_what_made_it() -> None:
     )
     result = core.GroupResult(
         group_id="g",
-        rows=(core.RowResult("en", 5, (1, 2), True), core.RowResult("th", 6, (), False)),
+        rows=(core.RowResult("en", 5, 9, (1, 2), True), core.RowResult("th", 6, 8, (), False)),
         components=(core.ComponentResult("decoder", 2, 9, (threshold(3, contribution), threshold(1))),),
         variants=(
             core.VariantResult(
@@ -373,9 +379,9 @@ def test_a_result_keeps_its_arrays_row_major_and_says_what_made_it() -> None:
     )
     message = responses.group_result(result, DESCRIPTION)
     assert message.group_id == "g"
-    assert [(row.label, row.prompt_tokens, list(row.gold_token_ids), row.gold_is_joint) for row in message.rows] == [
-        ("en", 5, [1, 2], True),
-        ("th", 6, [], False),
+    assert list(message.rows) == [
+        result_pb2.RowResult(label="en", prompt_tokens=5, last_token_id=9, gold_token_ids=[1, 2], gold_is_joint=True),
+        result_pb2.RowResult(label="th", prompt_tokens=6, last_token_id=8),
     ]
     (component,) = message.components
     assert (component.component, component.layers, component.neurons) == ("decoder", 2, 9)

@@ -135,7 +135,7 @@ def test_gold_tokens_are_those_of_the_answer_alone(model: Served) -> None:
     for row, given, prompt in zip(model.result.rows, THREE.rows, model.prompts, strict=True):
         assert list(row.gold_token_ids) == model.tokenizer.encode(given.answers[0], add_special_tokens=False).ids
         assert row.gold_is_joint
-        assert row.prompt_tokens == len(prompt)
+        assert (row.prompt_tokens, row.last_token_id) == (len(prompt), prompt[-1])
     apart = Group("", tuple(dataclasses.replace(row, separator="") for row in THREE.rows))
     assert analyze(model.bundle, apart, Analysis()).rows == model.result.rows, "nothing separates prompt and answer"
 

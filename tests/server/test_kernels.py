@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from neuroglot.normalisation import normalised
 from neuroglot_server.kernels import contribution, effective, scoring, types
 from tests import definitions
 
@@ -165,9 +166,9 @@ def test_logits_that_are_not_finite_give_no_scores(bad: float, targets: tuple[in
 
 @given(st.text("aA .;!,?</s>pd\n", max_size=20))
 def test_normalised_is_as_defined(text: str) -> None:
-    assert scoring.normalised(text) == definitions.normalised(text)
+    assert normalised(text) == definitions.normalised(text)
 
 
 def test_normalised_examples() -> None:
-    assert scoring.normalised(" Paris.</s><pad> ") == "paris"
-    assert scoring.normalised("St. John's!?") == "st. john's"
+    assert normalised(" Paris.</s><pad> ") == "paris"
+    assert normalised("St. John's!?") == "st. john's"

@@ -131,7 +131,7 @@ def test_gold_tokens_are_scored_as_transformers_scores_them(
     baseline = everything.variants[0]
     assert baseline.name == "baseline"
     for row, prompt, prediction in zip(everything.rows, prompts, baseline.predictions, strict=True):
-        assert row.prompt_tokens == len(prompt)
+        assert (row.prompt_tokens, row.last_token_id) == (len(prompt), prompt[-1])
         expected = reference.gold_log_probability(transformers, prompt, row.gold_token_ids)
         assert prediction.gold_log_probability == pytest.approx(expected, abs=TOLERANCE)
         assert prediction.exact is False

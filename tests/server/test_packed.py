@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def answers(bundle: Path) -> tuple[list[StepResult], bool]:
     facts = read_manifest(bundle).model
     (component,) = facts.components
     engine = Engine(bundle / component.graph, component, interfaces(facts)[component.name], threads=1)
+    engine.run(STEPS)  # packing begins when the first pass is over
+    while packing := [thread for thread in threading.enumerate() if thread.name == "packing"]:
+        packing[0].join()
     results = engine.run(STEPS)
     return results, str(packed.cache_folder()) in Path("/proc/self/maps").read_text()
 

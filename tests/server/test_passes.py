@@ -3,17 +3,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 
-from neuroglot.bundle import read_manifest
+from neuroglot.bundle import WEIGHTS, read_manifest
 from neuroglot_server.device_memory import DevicePiece
 from neuroglot_server.engine import Engine
+from neuroglot_server.passes import inputs
 from neuroglot_server.signature import interfaces
 from neuroglot_server.steps import NO_TOKENS, Edit, Edits, KeyValues, Piece, RowStep, StepResult
-from tests.checkpoints import RandomModel
+from tests.checkpoints import CONFIGS, RandomModel
 from tests.server.reference import CAUSAL, COMPONENTS, ENCODER_DECODERS
 
 TOLERANCE = 1e-4
@@ -101,7 +104,10 @@ def mixed_batch(engines: Engines) -> list[RowStep]:
     ]
     scored = engines.engine.signature.interface.logits
     wanted = {"taps": True, "thresholds": THRESHOLDS, "capture": True, "keep": True}
-    return [replace(row, **wanted, scored=scored, targets=steps.tokens(len(row.tokens) * scored)) for row in rows]
+    return [
+        replace(row, **wanted, scored=scored, targets=steps.tokens((len(row.tokens) - row.first_scored) * scored))
+        for row in rows
+    ]
 
 
 def kept(result: StepResult) -> np.ndarray:
@@ -329,6 +335,46 @@ def test_tokens_generated_in_one_batch_are_those_of_each_row_alone(
 def unlinked(step: RowStep) -> RowStep:
     """The same step; no pass can know its past as what it gave itself."""
     return replace(step, past=KeyValues(step.past.pieces))
+
+
+@pytest.mark.parametrize("bound", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_graph_that_always_gives_all_keys_and_values_gives_the_same(
+    family: str, bound: bool, random_model: Callable[[str], RandomModel], tmp_path: Path
+) -> None:
+    """As those of older exports do."""
+    today = started(random_model, family, "decoder", bound=bound)
+    bundle = random_model(family).bundle
+    (part,) = [part for part in read_manifest(bundle).model.components if part.name == "decoder"]
+    graph = onnx.load(bundle / part.graph, load_external_data=False)
+    for node in graph.graph.node:
+        node.input[:] = ["older" if name == "present_from" else name for name in node.input]
+    for info in (*graph.graph.input, *graph.graph.initializer):
+        info.name = "older" if info.name == "present_from" else info.name
+    onnx.save(graph, tmp_path / part.graph)
+    (tmp_path / WEIGHTS).hardlink_to(bundle / WEIGHTS)
+    interface = interfaces(read_manifest(bundle).model)["decoder"]
+    older = today._replace(engine=Engine(tmp_path / part.graph, part, interface, threads=1, bound=bound))
+    assert today.engine.signature.trailing
+    assert not older.engine.signature.trailing
+    for got, expected in zip(older.engine.run(mixed_batch(older)), today.engine.run(mixed_batch(today)), strict=True):
+        assert_same(got, expected)
+
+
+def test_what_multiplies_only_feeds_no_overrides(engines: Engines) -> None:
+    steps = Steps(engines, seed=11)
+    adding = steps.edit(0, 1)
+    multiplying = replace(adding, override=np.zeros_like(adding.override))
+    both = [steps.step(2, edits=Edits(at=edit, before=edit)) for edit in (adding, multiplying)]
+    fed = [
+        {name for name in inputs(batch, engines.engine.signature) if "override" in name} for batch in (both, both[1:])
+    ]
+    assert fed == [{"ffn.0.override", "ffn.1.override"}, set()]
+    (alone,) = engines.engine.run([replace(both[1], capture=True)])
+    together = engines.engine.run([replace(step, capture=True) for step in both])[1]
+    assert alone.captured is not None
+    assert together.captured is not None
+    assert np.abs(alone.captured[0] - together.captured[0]).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize(("family", "component"), GRAPHS)

@@ -390,7 +390,7 @@ def test_what_a_result_will_take_up_is_known_before(bloom_bundle: Path) -> None:
     for asked in (
         analysis_pb2.Analysis(),
         analysis_pb2.Analysis(type_map=True, active_bitmaps=True, thresholds=[0, 0.1, 0.2], dead=True),
-        analysis_pb2.Analysis(contribution=contribution, prediction=prediction, variants=[off]),
+        analysis_pb2.Analysis(contribution=contribution, active_bitmaps=True, prediction=prediction, variants=[off]),
     ):
         sent = [first("a", analysis=asked)]
         size = answers(bloom_bundle, sent)["a"].ByteSize()

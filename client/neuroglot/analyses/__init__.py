@@ -1,22 +1,32 @@
 """Analyses: folds over group results, their tables and figures, and the way from a task to a report.
 
-    types_by_layer      the four types by layer                              Figure 4, left
-    active_by_language  active neurons by language and layer                 Figure 4, right
-    top_contributors    types among the top 5 % of contribution              Figure 23
-    accuracy            without each type, and without its controls          the form of Table 2
-    effects             the paired test of each type against its control
-    answers             how the gold answers are tokenized
-    study               all of these at once
-    pipeline            from a task and a model to a folder with everything: `run`
+    run         asks a model about a task and gives an Outcome: a folder with tables, figures and a report
+    merge       puts the parts of a run together, which several machines have asked for
+    publish     makes tables, figures and report of a run's folder anew
+    study_of    the analyses of all answers that a run's folder has
+    ANALYSES    every analysis, by name: see docs/analyses.md
+
+>>> import neuroglot as ng
+>>> with ng.connect("bundles/bloom") as client:                                           # doctest: +SKIP
+...     outcome = ng.analyses.run(client.model(), ng.tasks.capitals(), analyses=["types_by_layer"])
+>>> outcome["types_by_layer"].table()                                                     # doctest: +SKIP
 
 Needs `pip install 'neuroglot[analysis]'`.
 """
 
 from __future__ import annotations
 
+import importlib
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from neuroglot.errors import InstallationError
+
+if TYPE_CHECKING:
+    from neuroglot.analyses.pipeline import Outcome, merge, publish, run, study_of
+    from neuroglot.analyses.registry import ANALYSES
+
+__all__ = ["ANALYSES", "Outcome", "merge", "publish", "run", "study_of"]
 
 _PACKAGES = ("jinja2", "matplotlib", "pandas", "pyarrow", "scipy")
 
@@ -27,3 +37,11 @@ def _require_packages() -> None:
 
 
 _require_packages()
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for when it is: one analysis does not need all of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: it has {', '.join(__all__)}")
+    module = "registry" if name == "ANALYSES" else "pipeline"
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

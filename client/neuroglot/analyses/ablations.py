@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import product
 
 from neuroglot.errors import AnalysisError
 from neuroglot.interventions import Intervention, deactivate
@@ -15,39 +16,59 @@ ABLATED = (NeuronType.ALL_SHARED, NeuronType.SPECIFIC, NeuronType.PARTIAL_SHARED
 """The types that are deactivated, in the order of the paper's Table 2."""
 
 
+RANDOM_NEURONS: Mapping[ControlKind, str] = {
+    ControlKind.RANDOM: "as many random neurons",
+    ControlKind.RANDOM_ACTIVE: "as many random neurons that are active in the row",
+    ControlKind.RANDOM_MASS: "random neurons of the same contribution",
+}
+"""What a control deactivates, in words."""
+
+
 @dataclass(frozen=True)
 class Ablations:
-    """The variants of one analysis: each type deactivated, and for each as many random active neurons, several draws.
+    """The variants of one analysis: each type deactivated, and for each random neurons in its place, several draws.
 
     Attributes:
         draws: draws of each control, at least 1.
         seed: of the draws.
         component: `encoder` or `decoder`, where neurons are deactivated in this one alone; None for all.
+        kinds: from which neurons the controls are drawn; the first is the one that figures and headlines are about.
 
     Raises:
-        AnalysisError: fewer than 1 draw.
+        AnalysisError: fewer than 1 draw, or no kind of control.
     """
 
-    draws: int
-    seed: int
+    draws: int = 3
+    seed: int = 0
     component: str | None = None
+    kinds: tuple[ControlKind, ...] = (ControlKind.RANDOM_ACTIVE,)
 
     def __post_init__(self) -> None:
         """Refuse an ablation without a control."""
         if self.draws < 1:
             raise AnalysisError(f"{self.draws} draws give no control to compare with: ask for 1 or more")
+        if not self.kinds:
+            raise AnalysisError(
+                f"no kind of control gives nothing to compare with: name any of {', '.join(ControlKind)}"
+            )
 
     def without(self, kind: NeuronType) -> str:
         """Name of the variant that deactivates a type."""
         return f"w/o {kind.label}"
 
-    def control(self, kind: NeuronType, draw: int) -> str:
-        """Name of the variant that deactivates random neurons instead, active in the row and as many."""
-        return f"control of {kind.label}, draw {draw}"
+    def control(self, kind: NeuronType, drawn: ControlKind) -> str:
+        """Name of one kind of control of a type."""
+        return f"{drawn.replace('_', '-')} control of {kind.label}"
 
-    def controls(self, kind: NeuronType) -> tuple[str, ...]:
-        """Names of all controls of a type."""
-        return tuple(self.control(kind, draw) for draw in range(self.draws))
+    def controls(self, kind: NeuronType, drawn: ControlKind | None = None) -> tuple[str, ...]:
+        """Names of the variants that deactivate random neurons in place of a type, a draw each.
+
+        Args:
+            kind: the type.
+            drawn: from which neurons they are drawn; None for the first of `kinds`.
+        """
+        control_of = self.control(kind, drawn or self.kinds[0])
+        return tuple(f"{control_of}, draw {draw}" for draw in range(self.draws))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,8 +92,8 @@ class Ablations:
     def variants(self) -> Mapping[str, Intervention]:
         """The variants by name, ready to be sent."""
         variants = {self.without(kind): deactivate(kind, component=self.component) for kind in ABLATED}
-        for kind in ABLATED:
-            for draw in range(self.draws):
-                chosen = control(kind, ControlKind.RANDOM_ACTIVE, draw=draw, seed=self.seed)
-                variants[self.control(kind, draw)] = deactivate(chosen, component=self.component)
+        for kind, drawn in product(ABLATED, self.kinds):
+            for draw, name in enumerate(self.controls(kind, drawn)):
+                chosen = control(kind, drawn, draw=draw, seed=self.seed)
+                variants[name] = deactivate(chosen, component=self.component)
         return variants

@@ -1,8 +1,8 @@
-"""Accuracy by language without each type, and without as many random neurons: the form of the paper's Table 2."""
+"""Accuracy by language without each type, and without random neurons in its place: the form of the paper's Table 2."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from neuroglot.analyses.ablations import ABLATED, Ablations
+from neuroglot.analyses.ablations import ABLATED, RANDOM_NEURONS
+from neuroglot.analyses.context import Context, Need
 from neuroglot.analyses.fold import Analysis, Measures
-from neuroglot.analyses.statistics import wilson
+from neuroglot.analyses.predictions import Count, accuracy_columns, accuracy_measures, percent, percent_interval
 from neuroglot.analyses.style import (
     COLUMN_INCHES,
     CONTROL_MARK,
@@ -26,94 +27,88 @@ from neuroglot.analyses.style import (
     TYPE_TEXT_COLOURS,
     key,
 )
+from neuroglot.interventions import Intervention
 from neuroglot.neurons import NeuronType
-from neuroglot.results import BASELINE, GroupResult, RowPrediction
+from neuroglot.results import BASELINE, GroupResult
 
-_ERRORS, _SCORED, _EXACT, _GENERATED, _STARTS, _SELECTED, _SELECTED_ACTIVE, _ROWS = range(8)
-
-
-def _counts(prediction: RowPrediction) -> list[int]:
-    """What one row adds, in the columns named above."""
-    return [
-        bool(prediction.error),
-        prediction.exact is not None,
-        prediction.exact is True,
-        prediction.starts_with_answer is not None,
-        prediction.starts_with_answer is True,
-        prediction.selected_neurons,
-        prediction.selected_active_neurons,
-        1,
-    ]
+_SUMMARISED = ("exact", "matches", "choice")
+"""Forms of accuracy that the table in the form of Table 2 has: teacher-forced, generated, and by likelihood."""
 
 
 class Accuracy(Analysis):
     """Accuracy of every variant in every language."""
 
     name = "accuracy"
-    title = "Accuracy without each type, and without as many random neurons"
+    title = "Accuracy without each type, and without random neurons"
+    paper = "Tables 2, 5, 6"
 
-    def __init__(self, languages: tuple[str, ...], ablations: Ablations) -> None:
-        """Start with no result.
+    needs = frozenset({Need.ANSWERS})
 
-        Args:
-            languages: the rows of every result.
-            ablations: the variants that every result must have.
-        """
-        super().__init__(languages)
-        self.ablations = ablations
+    def __init__(self, context: Context) -> None:
+        """Start with no result."""
+        super().__init__(context)
+        self.ablations = context.ablations
+
+    @classmethod
+    def variants(cls, context: Context) -> Mapping[str, Intervention]:
+        """Each type deactivated, and its controls."""
+        return context.ablations.variants()
 
     def measure(self, result: GroupResult) -> Measures:
-        """Counts `[languages, 8]` and log-probabilities `[languages]` of each variant."""
-        sums: dict[object, NDArray[np.int64] | NDArray[np.float64]] = {}
-        for name in self.ablations.names:
-            rows = [result.predictions[name][language] for language in self.languages]
-            sums["counts", name] = np.array([_counts(row) for row in rows], dtype=np.int64)
-            sums["log_probability", name] = np.array([row.gold_log_probability or 0.0 for row in rows])
-        return sums
+        """As `accuracy_measures`."""
+        return accuracy_measures(self, result, self.ablations.names)
 
     def records(self) -> Iterator[dict[str, object]]:
         """One row a variant and language.
 
-        Columns variant, condition (baseline, without, control), type, draw, language, rows, errors (rows without a
-        prediction), exact_percent with Wilson's interval exact_low and exact_high, starts_with_answer_percent (of what
-        was generated) with its interval, mean_gold_log_probability (nats), and the mean numbers of neurons that were
-        deactivated in a row: selected_neurons, and selected_active_neurons of them.
+        Columns variant, condition (baseline, without, control), type, control (the kind of it), draw, language, rows,
+        errors (rows without a prediction); in percent, each with Wilson's interval (`..._low`, `..._high`),
+        exact_percent (every gold token is the first choice), starts_with_answer_percent and matches_percent (the
+        generated text, normalised, starts with an answer, or equals one), choice_percent (the gold answer is the
+        likeliest of the row's choices) and no_label_percent (the generated text starts with none of them), the last two
+        empty where there are no choices; mean_gold_log_probability (nats), with the interval gold_log_probability_low
+        and _high of the bootstrap over clusters; and the mean numbers of neurons that were changed in a row:
+        selected_neurons, and selected_active_neurons of them.
         """
-        yield from self._records(BASELINE, "baseline", None, None)
+        yield from self._records(BASELINE, condition="baseline")
         for kind in ABLATED:
-            yield from self._records(self.ablations.without(kind), "without", kind, None)
-            for draw, name in enumerate(self.ablations.controls(kind)):
-                yield from self._records(name, "control", kind, draw)
+            yield from self._records(self.ablations.without(kind), condition="without", type=kind.label)
+            for drawn in self.ablations.kinds:
+                for draw, name in enumerate(self.ablations.controls(kind, drawn)):
+                    yield from self._records(name, condition="control", type=kind.label, control=drawn.value, draw=draw)
 
     def table(self) -> pd.DataFrame:
         """As `Fold.table`; `draw` is an integer, missing where the variant is no control."""
         return super().table().astype({"draw": "Int64"})
 
-    def exact_percent(self, variant: str) -> NDArray[np.float64]:
-        """Exact matches of a variant in percent, `[languages + 1]`: all languages first; NaN where no row is scored."""
-        counts = self.sums["counts", variant]
-        exact, scored = (np.concatenate([[one.sum()], one]) for one in (counts[:, _EXACT], counts[:, _SCORED]))
-        percent = np.full(len(exact), np.nan)
-        np.divide(100.0 * exact, scored, out=percent, where=scored > 0)
-        return percent
+    def tables(self) -> Mapping[str, pd.DataFrame]:
+        """With `accuracy_by_language`, in the form of the paper's Table 2.
+
+        A line a measure (exact, matches, and choice where rows have choices) and variant; columns measure, variant, all
+        (languages together) and one a language, in percent. Of a control the mean over its draws.
+        """
+        return {**super().tables(), f"{self.name}_by_language": pd.DataFrame(list(self._by_language()))}
 
     def definition(self) -> str:
         """Says what is deactivated, too."""
         return (
             "Exact: every token of the gold answer is the model's first choice, given those before it. Deactivating a "
-            f"type sets its neurons to 0 at {self.position}; the control does so to as many random neurons that are "
-            "active in that row, layer by layer."
+            f"type sets its neurons to 0 at {self.position}; the control does so to "
+            f"{RANDOM_NEURONS[self.ablations.kinds[0]]}, layer by layer."
         )
 
     def caption(self) -> str:
         """Says how the marks read, the number of rows and the intervals."""
-        rows = int(self.sums["counts", BASELINE][:, _SCORED].max())
+        rows = int(self.sums["counts", BASELINE][:, Count.SCORED].max())
         cut = " The axis does not start at 0." if self._axis_start() else ""
         where = self.ablations.where(self.geometry)
+        more = " Other controls are in the table." if len(self.ablations.kinds) > 1 else ""
         return (
-            f"Exact match in each language, {rows:,} prompts each, and in all of them. Filled marks carry Wilson's "
-            "95 % interval, which takes prompts as independent. Open circles: as many random neurons that are active "
-            f"in the row, {self.ablations.draws} draws.{where}{cut} The table has the form of the paper's Table 2."
+            f"Exact match in each language, {rows:,} prompts each, and in all of them ({self.groups:,} groups in "
+            f"{len(self.sums.clusters):,} clusters). Filled marks carry 95 % intervals: Wilson's in a language, which "
+            "takes its prompts as independent, the bootstrap's over clusters in all. Open circles: "
+            f"{RANDOM_NEURONS[self.ablations.kinds[0]]}, {self.ablations.draws} draws.{more}{where}{cut} The table has "
+            "the form of the paper's Table 2."
         )
 
     def draw(self) -> Figure:
@@ -135,14 +130,13 @@ class Accuracy(Analysis):
 
     def _panel(self, axes: Axes, kind: NeuronType, start: int) -> None:
         heights = np.arange(len(self.languages) + 1)
-        without = self.exact_percent(self.ablations.without(kind))
-        baseline = self.exact_percent(BASELINE)
         axes.hlines(heights, start, 100, color=RULE, linewidth=0.5, zorder=0)
-        axes.vlines(baseline, heights - 0.32, heights + 0.32, color=INK, linewidth=1.2)
+        axes.vlines(percent(self.sums, BASELINE), heights - 0.32, heights + 0.32, color=INK, linewidth=1.2)
         for name in self.ablations.controls(kind):
-            axes.plot(self.exact_percent(name), heights, zorder=4, **CONTROL_MARK)
-        low, high = self._intervals(self.ablations.without(kind))
+            axes.plot(percent(self.sums, name), heights, zorder=4, **CONTROL_MARK)
+        low, high = percent_interval(self.sums, self.ablations.without(kind))
         axes.hlines(heights, low, high, color=TYPE_COLOURS[kind], linewidth=1.4)
+        without = percent(self.sums, self.ablations.without(kind))
         axes.plot(without, heights, TYPE_MARKERS[kind], color=TYPE_COLOURS[kind], markersize=4, zorder=3)
         margin = 0.04 * (100 - start)
         axes.set_xlim(start - margin, 100 + margin)
@@ -154,42 +148,31 @@ class Accuracy(Analysis):
 
     def _axis_start(self) -> int:
         """Where the axis starts: at 0, or just below everything where that leaves nearly all of it empty."""
-        shown = [self.exact_percent(name) for name in self.ablations.names]
-        lowest = min(float(np.nanmin(one, initial=100)) for one in shown)
-        low, _ = zip(*(self._intervals(self.ablations.without(kind)) for kind in ABLATED), strict=True)
-        start = 20 * int(min(lowest, np.nanmin(low)) // 20)
+        controls = [name for kind in ABLATED for name in self.ablations.controls(kind)]
+        types = [self.ablations.without(kind) for kind in ABLATED]
+        shown = [percent(self.sums, name) for name in (BASELINE, *types, *controls)]
+        shown += [percent_interval(self.sums, name)[0] for name in types]
+        start = 20 * int(np.nanmin(np.stack(shown), initial=100) // 20)
         return start if start >= 60 else 0
 
-    def _intervals(self, variant: str) -> tuple[list[float], list[float]]:
-        counts = self.sums["counts", variant]
-        both = [wilson(int(row[_EXACT]), int(row[_SCORED])) for row in (counts.sum(axis=0), *counts)]
-        return [100 * one.low for one in both], [100 * one.high for one in both]
+    def _records(self, variant: str, **what: object) -> Iterator[dict[str, object]]:
+        named = {"variant": variant, "condition": None, "type": None, "control": None, "draw": None, **what}
+        columns = accuracy_columns(self.sums, variant)
+        yield from (
+            {**named, "language": language, **of_language}
+            for language, of_language in zip(self.languages, columns, strict=True)
+        )
 
-    def _records(
-        self, variant: str, condition: str, kind: NeuronType | None, draw: int | None
-    ) -> Iterator[dict[str, object]]:
-        counts, log_probabilities = self.sums["counts", variant], self.sums["log_probability", variant]
-        for language, count, log_probability in zip(self.languages, counts, log_probabilities, strict=True):
-            yield {
-                "variant": variant,
-                "condition": condition,
-                "type": kind.label if kind is not None else None,
-                "draw": draw,
-                "language": language,
-                "rows": int(count[_ROWS]),
-                "errors": int(count[_ERRORS]),
-                **_proportion("exact", int(count[_EXACT]), int(count[_SCORED])),
-                **_proportion("starts_with_answer", int(count[_STARTS]), int(count[_GENERATED])),
-                "mean_gold_log_probability": log_probability / count[_SCORED] if count[_SCORED] else np.nan,
-                "selected_neurons": count[_SELECTED] / count[_ROWS],
-                "selected_active_neurons": count[_SELECTED_ACTIVE] / count[_ROWS],
-            }
-
-
-def _proportion(name: str, successes: int, trials: int) -> dict[str, float]:
-    low, high = wilson(successes, trials)
-    return {
-        f"{name}_percent": 100 * successes / trials if trials else np.nan,
-        f"{name}_low": 100 * low,
-        f"{name}_high": 100 * high,
-    }
+    def _by_language(self) -> Iterator[dict[str, object]]:
+        variants: dict[str, tuple[str, ...]] = {BASELINE: (BASELINE,)}
+        for kind in ABLATED:
+            variants[self.ablations.without(kind)] = (self.ablations.without(kind),)
+            for drawn in self.ablations.kinds:
+                draws = self.ablations.controls(kind, drawn)
+                variants[self.ablations.control(kind, drawn)] = draws
+        for measure in _SUMMARISED:
+            for name, draws in variants.items():
+                percents: NDArray[np.float64] = np.mean([percent(self.sums, one, measure) for one in draws], axis=0)
+                if not np.isnan(percents).all():
+                    by_language = zip(("all", *self.languages), percents.tolist(), strict=True)
+                    yield {"measure": measure, "variant": name, **dict(by_language)}

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import cycle, islice, product
 
 from matplotlib.figure import Figure
 
+from neuroglot.analyses import words
 from neuroglot.analyses.fold import Analysis, Measures
-from neuroglot.analyses.style import COLUMN_INCHES, EndLabel, label_ends, layer_axis, percent_axis
+from neuroglot.analyses.lines import component_panels, language_lines
+from neuroglot.analyses.shares import Shares
+from neuroglot.analyses.style import percent_axis
 from neuroglot.results import GroupResult
-
-_COLOURS = ("#000000", "#56B4E9", "#D55E00")
-"""What Okabe and Ito's palette has left beside the colours of the types."""
-
-_TEXT_COLOURS = {"#000000": "#000000", "#56B4E9": "#1F77A8", "#D55E00": "#B04A00"}
-_DASHES = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 
 
 class ActiveByLanguage(Analysis):
@@ -23,6 +19,7 @@ class ActiveByLanguage(Analysis):
 
     name = "active_by_language"
     title = "Active neurons by language and layer"
+    paper = "Figures 2 to 4"
 
     def measure(self, result: GroupResult) -> Measures:
         """Active counts `[layers, languages]` of each component."""
@@ -32,16 +29,20 @@ class ActiveByLanguage(Analysis):
     def records(self) -> Iterator[dict[str, object]]:
         """One row a layer and language.
 
-        Columns component, layer, language, active_percent (mean over examples), mean_neurons, groups.
+        Columns component, layer, language, active_percent (mean over examples), active_low, active_high (its 95 %
+        interval), mean_neurons, groups.
         """
         for component, (layers, neurons) in self.geometry.items():
-            means = self.sums[component] / self.groups
+            means = self.sums.mean(component)
+            active = Shares.of(self.sums, component, neurons)
             yield from (
                 {
                     "component": component,
                     "layer": layer,
                     "language": language,
-                    "active_percent": 100 * means[layer, column] / neurons,
+                    "active_percent": active.mean[layer, column],
+                    "active_low": active.low[layer, column],
+                    "active_high": active.high[layer, column],
                     "mean_neurons": means[layer, column],
                     "groups": self.groups,
                 }
@@ -52,39 +53,27 @@ class ActiveByLanguage(Analysis):
     def definition(self) -> str:
         """Says where, too."""
         return (
-            f"The share of a layer's neurons whose activation at {self.position} exceeds 0, in each language by "
-            "itself. It says how many neurons are active, and nothing of whether they are the same ones."
+            f"The share of a layer's neurons whose activation at {self.position} exceeds "
+            f"{self.context.thresholds[0]:g}, in each language by itself. It says how many neurons are active, and "
+            "nothing of whether they are the same ones."
         )
 
     def caption(self) -> str:
         """Says the numbers of neurons and prompts."""
-        neurons = " and ".join(f"{count:,} {name} neurons" for name, (_, count) in self.geometry.items())
         return (
-            f"Share of the {neurons} of a layer that are active, by language. Mean over {self.groups:,} prompts in "
-            "each language. The vertical axis does not start at 0. The paper's Figure 4, right."
+            f"Share of the {words.neurons(self.geometry)} of a layer that are active, by language. Mean over "
+            f"{words.sample(self)}; 95 % intervals are in the table. The vertical axis does not start at 0. The "
+            "paper's Figure 4, right."
         )
 
     def draw(self) -> Figure:
         """One line a language, one panel a component."""
-        figure = Figure(figsize=(COLUMN_INCHES, 0.2 + 2.3 * len(self.geometry)), layout="constrained")
-        panels = figure.subplots(len(self.geometry), squeeze=False)[:, 0]
-        looks = list(islice(cycle((colour, dash) for dash, colour in product(_DASHES, _COLOURS)), len(self.languages)))
-        ends = []
-        for axes, (component, (layers, neurons)) in zip(panels, self.geometry.items(), strict=True):
-            shares = 100 * self.sums[component] / self.groups / neurons
-            for column, (colour, dash) in enumerate(looks):
-                axes.plot(shares[:, column], color=colour, linestyle=dash, linewidth=1, clip_on=False)
-            layer_axis(axes, layers)
-            margin = 0.1 * (shares.max() - shares.min())
-            percent_axis(axes, shares.max() + margin, max(0, shares.min() - margin))
-            axes.set_xlabel("layer")
+        figure, panels = component_panels(self.geometry, inches=2.3)
+        shares = {name: 100 * self.sums.mean(name) / neurons for name, (_, neurons) in self.geometry.items()}
+        for component, axes in panels.items():
+            lowest, highest = shares[component].min(), shares[component].max()
+            margin = 0.1 * (highest - lowest) or 1
+            percent_axis(axes, highest + margin, max(0, lowest - margin))
             axes.set_ylabel(f"active {component} neurons (%)")
-            if len(self.geometry) > 1:
-                axes.set_title(component)
-            labels = [
-                EndLabel(shares[-1, column], self.languages[column], _TEXT_COLOURS[colour])
-                for column, (colour, _) in enumerate(looks)
-            ]
-            ends.append((axes, layers - 1, labels))
-        label_ends(figure, ends)
+        language_lines(figure, panels, shares, self.languages)
         return figure

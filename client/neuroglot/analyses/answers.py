@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from neuroglot.analyses.context import Need
 from neuroglot.analyses.fold import Fold, Measures
 from neuroglot.results import GroupResult
 
@@ -19,6 +20,8 @@ class Answers(Fold):
     """
 
     name = "answers"
+    title = "The answers as tokens"
+    needs = frozenset({Need.ANSWERS})
 
     def measure(self, result: GroupResult) -> Measures:
         """For each language and gold answer from r on, `[rows, rows tokenized apart, prompt and gold tokens]`."""
@@ -47,7 +50,9 @@ class Answers(Fold):
         return map(self._record, self.languages)
 
     def _record(self, language: str) -> dict[str, object]:
-        by_answer = {answer: sums for (label, answer), sums in self.sums.items() if label == language}
+        by_answer = {
+            answer: sums for (label, answer), sums in ((key, self.sums[key]) for key in self.sums) if label == language
+        }
         rows, apart, prompt_tokens, gold_tokens = sum(by_answer.values(), np.zeros(4, dtype=np.int64))
         answers = [answer for answer in by_answer if answer]
         beginnings = Counter(answer[0] for answer in answers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from neuroglot.tasks.capitals import LANGUAGES
+from neuroglot.tasks.capital_prompts import LANGUAGES
 
 
 def in_order(languages: Iterable[str]) -> tuple[str, ...]:

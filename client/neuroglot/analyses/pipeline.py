@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Unpack, cast
 
-from neuroglot.analyses.ablations import Ablations
-from neuroglot.analyses.output import save_figure, save_table
+from markupsafe import Markup
+
+from neuroglot import merging
+from neuroglot.analyses.context import Context
+from neuroglot.analyses.fold import Fold
+from neuroglot.analyses.output import save_figure, save_tables
+from neuroglot.analyses.registry import choose
 from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError
 from neuroglot.groups import Group
 from neuroglot.model import Model
 from neuroglot.report.page import page
 from neuroglot.results import GroupFailure
-from neuroglot.runs import RUN, Run, Settings, data_hash, to_lines
-from neuroglot.tasks.registry import Task
-
-TOP_FRACTION = 0.05
-"""Share of a layer's neurons that count as its top contributors, as in the paper."""
-
-THRESHOLD = 0.0
-"""A neuron is active above it, as in the paper."""
+from neuroglot.runs import RUN, Run, data_hash, of_shard, to_lines
+from neuroglot.settings import Chosen, Options, Settings, Shard
+from neuroglot.tasks.task import Task
+from neuroglot.wanted import Asked
 
 REPORT = "report.html"
+TABLES = "tables"
+FIGURES = "figures"
 
 OnProgress = Callable[[int, int, int], None]
 """Is told after each answer: groups answered, groups failed, groups in all."""
@@ -46,78 +52,109 @@ class Outcome:
     study: Study
     report: Path
 
+    def __getitem__(self, name: str) -> Fold:
+        """An analysis, by its name.
+
+        Raises:
+            AnalysisError: the run has none of that name.
+        """
+        if name not in self.study.folds:
+            raise AnalysisError(f"the run has no analysis {name!r}: it has {', '.join(self.study.folds)}")
+        return self.study.folds[name]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what was run, and every analysis."""
+        settings, study = self.run.settings, self.study
+        head = Markup("<h3>{}, {}</h3><p>{} groups x {} languages. {}</p>").format(
+            settings.task_title, settings.model, study.groups, len(settings.languages), self.report
+        )
+        return str(head) + "".join(fold._repr_html_() for fold in study.folds.values())
+
 
 def run(
     model: Model,
     task: Task,
-    out: Path,
+    out: str | Path | None = None,
     *,
-    languages: tuple[str, ...] = (),
+    languages: Sequence[str] = (),
     limit: int | None = None,
-    draws: int = 3,
-    seed: int = 0,
-    component: str | None = None,
+    shard: str = "",
     resume: bool = False,
-    command: str = "neuroglot.analyses.pipeline.run",
+    command: str = "neuroglot.analyses.run",
     on_progress: OnProgress | None = None,
+    **chosen: Unpack[Chosen],
 ) -> Outcome:
-    """Ask a model about every group of a task, and make tables, figures and a report of the answers.
+    """Ask a model about every group of a task, once, and make tables, figures and a report of the answers.
+
+    >>> task = neuroglot.tasks.capitals_facts()                                     # doctest: +SKIP
+    >>> outcome = neuroglot.analyses.run(model, task, out="results/capitals")       # doctest: +SKIP
+    >>> outcome["types_by_layer"].table()                                           # doctest: +SKIP
 
     Every answer is on disk before the next is waited for. Whatever interrupts the run, KeyboardInterrupt too, leaves
     them there, and with `resume` only the groups that have no answer are asked.
 
     Args:
         model: from `neuroglot.connect(...).model(...)`.
-        task: from `neuroglot.tasks.registry`, or one of your own.
-        out: the run's folder.
+        task: from `neuroglot.tasks`, or one of your own.
+        out: the run's folder; None for a new one among the system's temporary files.
         languages: of the task's; all by default.
         limit: ask only the task's first groups.
-        draws: draws of each control.
-        seed: of the controls and of the tests.
-        component: deactivate neurons of this component alone, `encoder` or `decoder`; of all by default.
+        shard: ask only this part of the groups, `2/4`; `merge` puts the parts together.
         resume: go on with the run in `out`, if there is one; it must be the same.
         command: what to name in the report as the command that was given.
         on_progress: is told after each answer.
+        **chosen: the form of the analyses: `analyses` names them, all that the task allows by default; for the others
+            see `neuroglot.settings.Options`.
 
     Raises:
-        AnalysisError: languages that the task does not have, a component that the model does not have, too many draws
-            for the server, or no group was answered.
+        AnalysisError: languages or options that make no sense for the task or the model, too many variants for the
+            server, or no group was answered.
         RunError: `out` holds another run, or a run and `resume` was not asked for.
         ServerError: the server failed as a whole.
     """
     languages = task.choose(languages)
-    ablations = Ablations(draws=draws, seed=seed, component=component)
-    _require_component(model, ablations)
-    _require_room(model, ablations)
+    options = Options(**cast("dict[str, Any]", chosen))  # which brings lists and names into its own types
     examples = list(task.groups(languages, limit))
-    settings = _settings(model, task, examples, languages, ablations)
-    if resume and (out / RUN).exists():
-        opened = Run.open(out)
+    _require_ids(task, examples)
+    names = choose(options.analyses, answers=any(group.answers for group in examples))
+    study = Study(Context.of(languages, options), names)
+    settings = _settings(model, task, examples, languages, options, study, shard)
+    _require_component(model, options)
+    _require_room(model, settings)
+    if not of_shard(examples, settings.shard):
+        raise AnalysisError(f"part {shard} has no group: the task has fewer clusters than there are parts")
+    folder = Path(tempfile.mkdtemp(prefix="neuroglot-") if out is None else out)
+    if resume and (folder / RUN).exists():
+        opened = Run.open(folder)
         opened.require(settings)
     else:
-        opened = Run.create(out, settings, examples)
-    collect(opened, model, ablations, examples, command, on_progress)
+        opened = Run.create(folder, settings, examples, list(map(str, task.problems)))
+    collect(opened, model, study.asked(), command, on_progress)
     return publish(opened)
 
 
-def collect(
-    run: Run, model: Model, ablations: Ablations, examples: list[Group], command: str, on_progress: OnProgress | None
-) -> None:
+def merge(folders: Sequence[str | Path], out: str | Path, *, command: str = "neuroglot.analyses.merge") -> Outcome:
+    """Put parts of a run into one folder, and make tables, figures and the report of the whole.
+
+    Args:
+        folders: of the parts, complete or not: its shards, or whatever else has the same settings.
+        out: the folder of the whole; must hold no run.
+        command: what to name in the report as the command that was given.
+
+    Raises:
+        AnalysisError: no part has an answer.
+        RunError: the parts are of different runs, or overlap, or a folder holds no run.
+    """
+    return publish(merging.merge(list(map(Path, folders)), Path(out), command, _versions()))
+
+
+def collect(run: Run, model: Model, asked: Asked, command: str, on_progress: OnProgress | None) -> None:
     """Ask for the groups that have no answer yet, and append the answers to the run."""
-    done = run.done()
+    done, groups = run.done(), run.asked()
     answered = len(done)
     with (
         run.session(command, _versions()) as recorder,
-        closing(
-            model.analyze_many(
-                (group for group in examples if group.id not in done),
-                variants=ablations.variants(),
-                thresholds=(THRESHOLD,),
-                type_map=False,
-                contribution=TOP_FRACTION,
-                predict=True,
-            )
-        ) as outcomes,
+        closing(model.analyze_many((group for group in groups if group.id not in done), **asked)) as outcomes,
     ):
         for outcome in outcomes:
             if isinstance(outcome, GroupFailure):
@@ -126,20 +163,17 @@ def collect(
                 recorder.keep(outcome)
                 answered += 1
             if on_progress:
-                on_progress(answered, len(run.failures), len(examples))
+                on_progress(answered, len(run.failures), len(groups))
 
 
-def publish(run: Run) -> Outcome:
-    """Make tables, figures and the report of the answers that a run has, all of them or not yet.
+def study_of(run: Run) -> Study:
+    """The analyses of all answers that a run has.
 
     Raises:
         AnalysisError: it has none.
         RunError: its folder is damaged.
     """
-    settings = run.settings
-    clusters = {group.id: group.cluster for group in run.examples() if group.cluster}
-    ablations = Ablations(settings.draws, settings.seed, settings.component)
-    study = Study.of(settings.languages, ablations, clusters)
+    study = Study(run.context(), run.settings.analyses)
     for result in run.results():
         study.add(result)
     if not study.groups:
@@ -147,26 +181,42 @@ def publish(run: Run) -> Outcome:
         raise AnalysisError(
             f"{run.folder} has no answer to analyse" + (f": every group failed, {reason}" if reason else "")
         )
-    metadata = {**asdict(settings), "sessions": [asdict(session) for session in run.sessions]}
-    for fold in study.folds():
-        save_table(fold.table(), run.folder / "tables", fold.name, metadata)
-    svgs = {one.name: save_figure(one.figure(), run.folder / "figures", one.name) for one in study.analyses()}
+    return study
+
+
+def publish(run: Run) -> Outcome:
+    """Make tables, figures and the report of the answers that a run has, all or not yet; raises as `study_of`."""
+    study = study_of(run)
+    metadata = {**asdict(run.settings), "sessions": [asdict(session) for session in run.sessions]}
+    tables = {name: table for fold in study.folds.values() for name, table in fold.tables().items()}
+    save_tables(tables, run.folder / TABLES, metadata)
+    svgs = {one.name: save_figure(one.figure(), run.folder / FIGURES, one.name) for one in study.analyses()}
     report = run.folder / REPORT
     report.write_text(page(run, study, svgs), encoding="utf-8")
     return Outcome(run, study, report)
 
 
 def _settings(
-    model: Model, task: Task, examples: list[Group], languages: tuple[str, ...], ablations: Ablations
+    model: Model,
+    task: Task,
+    examples: list[Group],
+    languages: tuple[str, ...],
+    options: Options,
+    study: Study,
+    shard: str,
 ) -> Settings:
     info = model.info
     return Settings(
+        **{**asdict(options), "analyses": tuple(study.folds)},
         task=task.name,
         task_title=task.title,
         task_kind=task.kind,
         task_data=task.data,
+        parameters=task.parameters,
+        problems={str(kind): count for kind, count in task.problems.counts.items()},
         data_sha256=data_hash(to_lines(examples)),
         groups=len(examples),
+        shard=str(Shard.parse(shard)) if shard else "",
         languages=languages,
         model=info.name,
         bundle_identity=info.bundle_identity,
@@ -174,31 +224,34 @@ def _settings(
         source=info.source,
         source_revision=info.source_revision,
         dtype=info.dtype,
-        variants=tuple(ablations.variants()),
-        draws=ablations.draws,
-        seed=ablations.seed,
-        component=ablations.component,
-        threshold=THRESHOLD,
-        top_fraction=TOP_FRACTION,
+        variants=tuple(study.asked()["variants"]),
     )
 
 
-def _require_component(model: Model, ablations: Ablations) -> None:
+def _require_ids(task: Task, examples: Sequence[Group]) -> None:
+    if not examples:
+        raise AnalysisError(f"task {task.name!r} has no groups in these languages: there is nothing to ask")
+    name, count = Counter(group.id for group in examples).most_common(1)[0]
+    if count > 1 or any(not group.id for group in examples):
+        what = f"{count} groups with the id {name!r}" if count > 1 else "a group without an id"
+        raise AnalysisError(f"task {task.name!r} has {what}: give each group its own, answers are kept under it")
+
+
+def _require_component(model: Model, options: Options) -> None:
     names = [component.name for component in model.info.components]
-    if ablations.component is not None and ablations.component not in names:
+    if options.component is not None and options.component not in names:
         raise AnalysisError(
-            f"model {model.info.name!r} has no component {ablations.component!r} to deactivate neurons of: it has "
+            f"model {model.info.name!r} has no component {options.component!r} to deactivate neurons of: it has "
             f"{' and '.join(names)}"
         )
 
 
-def _require_room(model: Model, ablations: Ablations) -> None:
-    allowed, wanted = model.info.limits.variants_per_group, len(ablations.variants())
+def _require_room(model: Model, settings: Settings) -> None:
+    allowed, wanted = model.info.limits.variants_per_group, len(settings.variants)
     if wanted > allowed:
-        types = len(ablations.variants()) // (ablations.draws + 1)
         raise AnalysisError(
-            f"{ablations.draws} draws make {wanted} variants of each group, and the server allows {allowed}: "
-            f"ask for at most {allowed // types - 1} draws"
+            f"{settings.draws} draws make {wanted} variants of each group, and the server allows {allowed}: ask for "
+            "fewer draws, fewer kinds of controls or fewer analyses"
         )
 
 

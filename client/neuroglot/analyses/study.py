@@ -1,74 +1,90 @@
-"""All analyses of one run at once."""
+"""Several analyses of the same answers at once: what they ask for together, and how they are filled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Self
+from collections.abc import Iterable, Iterator
+from typing import Self, TypeVar
 
-from neuroglot.analyses.ablations import Ablations
-from neuroglot.analyses.accuracy import Accuracy
-from neuroglot.analyses.active_by_language import ActiveByLanguage
-from neuroglot.analyses.answers import Answers
-from neuroglot.analyses.effects import Effects
+from neuroglot.analyses.context import Context, Need
 from neuroglot.analyses.fold import Analysis, Fold
-from neuroglot.analyses.top_contributors import TopContributors
-from neuroglot.analyses.types_by_layer import TypesByLayer
+from neuroglot.analyses.registry import ANALYSES
+from neuroglot.analyses.rotation import Mismatched, Mismatching
 from neuroglot.results import GroupResult
+from neuroglot.wanted import Asked, ContributionOptions, EffectiveScoreOptions
+
+AnyFold = TypeVar("AnyFold", bound=Fold)
 
 
-@dataclass(frozen=True)
 class Study:
-    """The analyses of fact probing, in the order in which a report shows them; `Study.of` makes one.
+    """Some analyses of one run.
 
     Attributes:
-        effects: the paired test of each type against its control.
-        accuracy: by language, without each type and without its controls.
-        types: the four types by layer.
-        active: active neurons by language and layer.
-        top: types among the top contributors.
-        answers: how the gold answers are tokenized.
+        context: what they share.
+        folds: the analyses, by name, in the order of a report.
     """
 
-    effects: Effects
-    accuracy: Accuracy
-    types: TypesByLayer
-    active: ActiveByLanguage
-    top: TopContributors
-    answers: Answers
+    def __init__(self, context: Context, names: Iterable[str] = tuple(ANALYSES)) -> None:
+        """Start with no result.
 
-    @classmethod
-    def of(cls, languages: Iterable[str], ablations: Ablations, clusters: Mapping[str, str]) -> Self:
-        """A study with no result yet; for the arguments see `Effects`."""
-        languages = tuple(languages)
-        return cls(
-            effects=Effects(languages, ablations, clusters),
-            accuracy=Accuracy(languages, ablations),
-            types=TypesByLayer(languages),
-            active=ActiveByLanguage(languages),
-            top=TopContributors(languages),
-            answers=Answers(languages),
-        )
+        Args:
+            context: what the analyses share.
+            names: of the analyses.
+        """
+        self.context = context
+        self.folds: dict[str, Fold] = {name: ANALYSES[name](context) for name in names}
+        self._mismatching = Mismatching(context.rotation)
+        self._groups: set[str] = set()
+
+    def find(self, kind: type[AnyFold]) -> AnyFold | None:
+        """The analysis of a class; None where the study is without it."""
+        return next((fold for fold in self.folds.values() if isinstance(fold, kind)), None)
 
     @property
     def groups(self) -> int:
         """Number of groups so far."""
-        return self.types.groups
+        return len(self._groups)
 
-    def folds(self) -> Iterator[Fold]:
-        """All of them."""
-        return (getattr(self, field.name) for field in fields(self))
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What any of them needs of the answers."""
+        return frozenset().union(*(fold.needs for fold in self.folds.values()))
 
     def analyses(self) -> Iterator[Analysis]:
         """Those that have a figure."""
-        return (fold for fold in self.folds() if isinstance(fold, Analysis))
+        return (fold for fold in self.folds.values() if isinstance(fold, Analysis))
+
+    def asked(self) -> Asked:
+        """What to ask of every group, so that none is asked twice: keywords of `Model.analyze_many`."""
+        context, needs = self.context, self.needs
+        variants = {name: one for fold in self.folds.values() for name, one in fold.variants(context).items()}
+        return Asked(
+            variants=variants,
+            thresholds=context.thresholds if Need.THRESHOLDS in needs else context.thresholds[:1],
+            type_map=Need.TYPE_MAP in needs,
+            active=Need.ACTIVE in needs,
+            contribution=ContributionOptions(context.top_fraction) if Need.CONTRIBUTION in needs else False,
+            effective_score=EffectiveScoreOptions(context.score_target) if Need.EFFECTIVE_SCORE in needs else False,
+            dead=Need.DEAD in needs,
+            predict=Need.ANSWERS in needs,
+        )
 
     def add(self, result: GroupResult) -> None:
         """Count a result in; errors as in `Fold.add`."""
-        for fold in self.folds():
+        for fold in self.folds.values():
             fold.add(result)
+        self._groups.add(result.group_id)
+        if Need.ACTIVE in self.needs:
+            for group in self._mismatching.add(result):
+                self._add_mismatched(group)
 
     def merge(self, other: Self) -> None:
-        """Count in what another study has counted; errors as in `Fold.merge`."""
-        for ours, theirs in zip(self.folds(), other.folds(), strict=True):
-            ours.merge(theirs)
+        """Count in what another study of the same analyses has counted; errors as in `Fold.merge`."""
+        for name, fold in self.folds.items():
+            fold.merge(other.folds[name])
+        self._groups |= other._groups
+        for group in self._mismatching.merge(other._mismatching):
+            self._add_mismatched(group)
+
+    def _add_mismatched(self, group: Mismatched) -> None:
+        for fold in self.folds.values():
+            fold.add_mismatched(group)

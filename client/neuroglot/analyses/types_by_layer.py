@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
+from neuroglot.analyses import words
+from neuroglot.analyses.activity import type_counts
+from neuroglot.analyses.context import Need
 from neuroglot.analyses.fold import Analysis, Measures
-from neuroglot.analyses.style import (
-    COLUMN_INCHES,
-    TYPE_COLOURS,
-    TYPE_MARKERS,
-    TYPE_TEXT_COLOURS,
-    TYPES,
-    EndLabel,
-    label_ends,
-    layer_axis,
-    marks,
-    percent_axis,
-)
+from neuroglot.analyses.lines import component_panels, label_types, type_lines
+from neuroglot.analyses.rotation import Mismatched
+from neuroglot.analyses.shares import Compared
+from neuroglot.analyses.style import percent_axis
 from neuroglot.neurons import NeuronType
 from neuroglot.results import GroupResult
 
@@ -29,10 +26,13 @@ class TypesByLayer(Analysis):
 
     name = "types_by_layer"
     title = "Types of neurons by layer"
+    paper = "Figures 2 to 4, 7, 11 to 18"
+
+    needs = frozenset({Need.ACTIVE})
 
     def measure(self, result: GroupResult) -> Measures:
-        """Counts `[layers, 4]` of each component, their squares, and activations near the threshold."""
-        sums = {}
+        """Counts `[layers, 4]` of each component, their squares, activations near the threshold, last tokens."""
+        sums: dict[Any, NDArray[np.int64]] = {"last_tokens": np.array(len({row.last_token_id for row in result.rows}))}
         for name, component in result.components.items():
             types = component.thresholds[0]
             counts = types.counts()
@@ -41,30 +41,51 @@ class TypesByLayer(Analysis):
             sums["near_threshold", name] = np.array(types.near_threshold, dtype=np.int64)
         return sums
 
+    def measure_mismatched(self, group: Mismatched) -> Measures:
+        """Counts `[layers, 4]` of each component, and last tokens."""
+        counts = {("counts", name): type_counts(group.active(name)) for name in group.geometry}
+        return {"last_tokens": np.array(group.distinct_last_tokens()), **counts}
+
     def near_threshold(self) -> tuple[int, int]:
         """How many activations lie so close to the threshold that rounding may decide their side, and of how many."""
         near = sum(int(self.sums["near_threshold", name]) for name in self.geometry)
         every = sum(layers * neurons for layers, neurons in self.geometry.values())
         return near, every * self.groups * len(self.languages)
 
+    def distinct_last_tokens(self) -> tuple[float, float]:
+        """How many different tokens a group's prompts end in, mean over groups; and over mismatched groups, or NaN."""
+        mismatched = float(self.mismatched.mean("last_tokens")) if self.mismatched else np.nan
+        return float(self.sums.mean("last_tokens")), mismatched
+
+    def compared(self, component: str) -> Compared:
+        """Shares of the types in percent, `[layers, 4]`."""
+        return Compared.of(self, ("counts", component), self.geometry[component][1])
+
     def records(self) -> Iterator[dict[str, object]]:
         """One row a layer and type.
 
-        Columns component, layer, type, share_percent (mean over examples), sd_percent (between examples), mean_neurons,
-        groups.
+        Columns component, layer, type, share_percent (mean over examples), share_low, share_high (its 95 % interval),
+        mismatched_share_percent, mismatched_share_low, mismatched_share_high (the same of mismatched groups),
+        sd_percent (between examples), mean_neurons, distinct_last_tokens (of a group, mean),
+        mismatched_distinct_last_tokens, groups, mismatched_groups.
         """
+        tokens, mismatched_tokens = self.distinct_last_tokens()
         for component, (layers, neurons) in self.geometry.items():
-            means = self.sums["counts", component] / self.groups
-            deviations = np.sqrt(np.maximum(self.sums["squares", component] / self.groups - means**2, 0))
+            means = self.sums.mean(("counts", component))
+            deviations = np.sqrt(np.maximum(self.sums.mean(("squares", component)) - means**2, 0))
+            compared = self.compared(component)
             yield from (
                 {
                     "component": component,
                     "layer": layer,
                     "type": kind.label,
-                    "share_percent": 100 * means[layer, kind] / neurons,
+                    **compared.columns((layer, kind)),
                     "sd_percent": 100 * deviations[layer, kind] / neurons,
                     "mean_neurons": means[layer, kind],
+                    "distinct_last_tokens": tokens,
+                    "mismatched_distinct_last_tokens": mismatched_tokens,
                     "groups": self.groups,
+                    "mismatched_groups": len(self.mismatched),
                 }
                 for layer in range(layers)
                 for kind in NeuronType
@@ -73,41 +94,31 @@ class TypesByLayer(Analysis):
     def definition(self) -> str:
         """Says where, too."""
         return (
-            f"A neuron is active where its activation at {self.position} exceeds 0. Over the languages of one example "
-            "it is all-shared (active in all), partial-shared (in two or more, not all), specific (in one) or "
-            "non-activated (in none)."
+            f"A neuron is active where its activation at {self.position} exceeds {self.context.thresholds[0]:g}. Over "
+            "the languages of one example it is all-shared (active in all), partial-shared (in two or more, not all), "
+            "specific (in one) or non-activated (in none)."
         )
 
     def caption(self) -> str:
-        """Says the numbers of neurons, groups and languages."""
-        neurons = " and ".join(f"{count:,} {name} neurons" for name, (_, count) in self.geometry.items())
+        """Says the numbers of neurons, groups, prompts and last tokens."""
+        tokens, mismatched_tokens = self.distinct_last_tokens()
+        beside = f" (mismatched: {mismatched_tokens:.1f})" if self.mismatched else ""
         return (
-            f"Share of each type among the {neurons} of a layer. Mean over {self.groups:,} parallel groups of "
-            f"{len(self.languages)} prompts ({', '.join(self.languages)}); a layer's four shares add up to 100 %. "
-            "The paper's Figure 4, left."
+            f"Share of each type among the {words.neurons(self.geometry)} of a layer, which add up to 100 %. Mean over "
+            f"{words.sample(self)}. {words.band(self)} {words.mismatched(self)} The prompts of a group end in "
+            f"{tokens:.1f} different tokens{beside}. The paper's Figure 4, left."
         )
 
     def draw(self) -> Figure:
         """One line a type, one panel a component."""
-        figure = Figure(figsize=(COLUMN_INCHES, 0.2 + 2.1 * len(self.geometry)), layout="constrained")
-        panels = figure.subplots(len(self.geometry), squeeze=False)[:, 0]
-        ends = []
-        for axes, (component, (layers, neurons)) in zip(panels, self.geometry.items(), strict=True):
-            shares = 100 * self.sums["counts", component] / self.groups / neurons
-            for kind in TYPES:
-                axes.plot(
-                    shares[:, kind],
-                    color=TYPE_COLOURS[kind],
-                    marker=TYPE_MARKERS[kind] if marks(layers) else None,
-                    clip_on=False,
-                )
-            layer_axis(axes, layers)
-            percent_axis(axes, 1.04 * shares.max())
-            axes.set_xlabel("layer")
+        figure, panels = component_panels(self.geometry, inches=2.1)
+        shares = {}
+        for component, axes in panels.items():
+            compared = self.compared(component)
+            shares[component] = compared.matched.mean
+            type_lines(axes, compared)
+            percent_axis(axes, 1.04 * compared.highest())
+            axes.set_xlabel(words.layer(self))
             axes.set_ylabel(f"share of {component} neurons (%)")
-            if len(self.geometry) > 1:
-                axes.set_title(component)
-            labels = [EndLabel(shares[-1, kind], kind.label, TYPE_TEXT_COLOURS[kind]) for kind in TYPES]
-            ends.append((axes, layers - 1, labels))
-        label_ends(figure, ends)
+        label_types(figure, panels, shares)
         return figure

@@ -38,7 +38,9 @@ COMMANDS = {
     "token": Command("neuroglot_server.command", "token", "cpu", "Make a token for a tenant of a server."),
     "models": Command("neuroglot.cli.models", "models", "", "List the models of a server."),
     "analyze": Command("neuroglot.cli.analyze", "analyze", "analysis", "Run a task: tables, figures and a report."),
+    "merge": Command("neuroglot.cli.merge", "merge", "analysis", "Put the parts of a run together."),
     "report": Command("neuroglot.cli.report", "report", "analysis", "Make tables, figures and report of a run anew."),
+    "compare": Command("neuroglot.cli.compare", "compare", "analysis", "Put several runs side by side."),
     "demo": Command("neuroglot.cli.demo", "demo", "analysis,cpu,exporter", "The whole way, on an embedded model."),
 }
 """The commands by name, in the order of a user's way."""

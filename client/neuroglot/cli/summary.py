@@ -6,22 +6,45 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from neuroglot.analyses.effects import Effect, Metric, p_words
+from neuroglot.analyses.effects import Effect, Effects
 from neuroglot.analyses.pipeline import Outcome
-from neuroglot.report.findings import headline
+from neuroglot.analyses.predictions import Metric
+from neuroglot.analyses.statistics import p_words
+from neuroglot.report.headline import headline
+from neuroglot.runs import PROBLEMS
 
 
 def show_outcome(outcome: Outcome) -> None:
-    """Print the effect of each type's loss, the finding in a sentence, and where the report is."""
+    """Print the effect of each type's loss, the finding in a sentence, what is missing, and where the report is."""
     console = Console()
-    settings, study = outcome.run.settings, outcome.study
-    effects = study.effects.effects()
-    exact, log_probability = ([one for one in effects if one.metric is metric] for metric in Metric)
+    run, study = outcome.run, outcome.study
+    settings = run.settings
+    title = f"{study.groups:,} groups x {len(settings.languages)} languages, {settings.model}"
+    if (found := study.find(Effects)) is not None:
+        effects = found.against_control()
+        console.print(_effects(title, effects, found.ablations.where(found.geometry)))
+        console.print(headline(effects), highlight=False)
+    else:
+        console.print(f"{title}: {', '.join(study.folds)}", highlight=False)
+    if missing := len(run.asked()) - study.groups:
+        reason = next(iter(run.failures.values()), "")
+        console.print(f"{missing:,} of {len(run.asked()):,} groups have no answer: {reason}", style="red", markup=False)
+    if settings.problems:
+        left_out = sum(settings.problems.values())
+        console.print(
+            f"{left_out:,} problems of the data are left out: {run.folder / PROBLEMS}", style="yellow", soft_wrap=True
+        )
+    console.print(f"Report: {outcome.report}", highlight=False, soft_wrap=True)
+
+
+def _effects(title: str, effects: tuple[Effect, ...], where: str) -> Table:
+    exact, log_probability = (
+        [one for one in effects if one.metric is metric] for metric in (Metric.EXACT, Metric.LOG_PROBABILITY)
+    )
     table = Table(
-        title=f"{study.groups:,} groups x {len(settings.languages)} languages, {settings.model}",
+        title=title,
         title_justify="left",
-        caption="random: as many neurons that are active in the row; p: corrected."
-        + study.effects.ablations.where(study.effects.geometry),
+        caption=f"random: as many neurons that are active in the row; p: corrected.{where}",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         collapse_padding=True,
@@ -35,18 +58,13 @@ def show_outcome(outcome: Outcome) -> None:
             one.type,
             f"{one.active_neurons:,.0f}",
             f"{one.without:.1f}",
-            f"{one.control:.1f}",
+            f"{one.reference:.1f}",
             _p(one),
             f"{other.without:.4f}",
-            f"{other.control:.4f}",
+            f"{other.reference:.4f}",
             _p(other),
         )
-    console.print(table)
-    console.print(headline(effects), highlight=False)
-    if missing := settings.groups - study.groups:
-        reason = next(iter(outcome.run.failures.values()), "")
-        console.print(f"{missing:,} of {settings.groups:,} groups have no answer: {reason}", style="red", markup=False)
-    console.print(f"Report: {outcome.report}", highlight=False, soft_wrap=True)
+    return table
 
 
 def _p(effect: Effect) -> str:

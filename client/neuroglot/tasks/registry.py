@@ -1,82 +1,131 @@
-"""The tasks that can be analysed by name."""
+"""The tasks that can be asked for by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
 
-from neuroglot.errors import AnalysisError
-from neuroglot.groups import Group
-from neuroglot.tasks import capitals
+from neuroglot.errors import AnalysisError, DataError
+from neuroglot.tasks.about_capitals import capitals, capitals_edit, capitals_inference
+from neuroglot.tasks.editing import mzsre
+from neuroglot.tasks.inference import xnli
+from neuroglot.tasks.own_groups import jsonl
+from neuroglot.tasks.probing import mpararel
+from neuroglot.tasks.task import Task, TaskOptions
+
+_HARMLESS = frozenset({"languages", "seed", "skip_bad_data"})
+"""Options that ask nothing of a task which has no use for them."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """A source of parallel groups.
+class TaskKind:
+    """A task before its options are chosen.
 
     Attributes:
         name: what to ask for it by.
         title: what it is, a few words.
-        kind: which of the paper's tasks it is a form of: `fact probing`.
-        data: where its data come from and under which licence, one sentence.
-        languages: those that it has, in its order.
-        groups: makes the groups, of the languages given, at most so many (None: all).
+        kind: which of the paper's tasks it is a form of.
+        summary: its files and options, a line.
+        make: makes the task; takes those fields of `TaskOptions` that it has a use for.
     """
 
     name: str
     title: str
     kind: str
-    data: str
-    languages: tuple[str, ...]
-    groups: Callable[[Sequence[str], int | None], Iterator[Group]]
+    summary: str
+    make: Callable[..., Task]
 
-    def choose(self, languages: Sequence[str]) -> tuple[str, ...]:
-        """The languages that are asked for, in the task's order; all of them if none is named.
+    @cached_property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options that it takes."""
+        return tuple(inspect.signature(self.make).parameters)
 
-        Raises:
-            AnalysisError: one that the task does not have, or fewer than two.
-        """
-        if unknown := [one for one in languages if one not in self.languages]:
-            raise AnalysisError(
-                f"task {self.name!r} has no language {', '.join(map(repr, unknown))}: it has "
-                f"{', '.join(self.languages)}"
-            )
-        chosen = tuple(one for one in self.languages if one in languages) or self.languages
-        if len(chosen) < 2:
-            raise AnalysisError(
-                f"one language, {chosen[0]!r}, has no parallel prompts: name two or more, or none for all"
-            )
-        return chosen
+    @property
+    def needs_data(self) -> bool:
+        """Whether it needs files."""
+        return "data" in self.options
 
 
-_CAPITALS = (
-    "Names of states and their capitals from Unicode CLDR by way of Babel (Unicode License v3); wordings in each "
-    "language written for neuroglot and not reviewed by native speakers."
-)
-
-TASKS = {
-    task.name: task
-    for task in (
-        Task("capitals", "Capitals", "fact probing", _CAPITALS, capitals.LANGUAGES, capitals.groups),
-        Task(
+TASKS: Mapping[str, TaskKind] = {
+    kind.name: kind
+    for kind in (
+        TaskKind(
+            name="capitals",
+            title="Capitals",
+            kind="fact probing",
+            summary="the capitals of 126 states, in ten languages and three wordings; no files",
+            make=capitals,
+        ),
+        TaskKind(
             name="capitals-inference",
             title="Inferences about capitals",
             kind="natural language inference",
-            data=f"{_CAPITALS} Premises are counterfactual pairs of a state and a city that training left out.",
-            languages=capitals.LANGUAGES,
-            groups=capitals.inferences,
+            summary="whether a claim about a capital follows from another; no files",
+            make=capitals_inference,
+        ),
+        TaskKind(
+            name="capitals-edit",
+            title="Edited capitals",
+            kind="cross-lingual knowledge editing",
+            summary="a counterfactual capital told in one language, asked for in another; direction; no files",
+            make=capitals_edit,
+        ),
+        TaskKind(
+            name="xnli",
+            title="XNLI",
+            kind="natural language inference",
+            summary="xnli.test.tsv, or a folder of test-LANGUAGE.tsv",
+            make=xnli,
+        ),
+        TaskKind(
+            name="mpararel",
+            title="mParaRel",
+            kind="fact probing",
+            summary="a folder of patterns/LANGUAGE/RELATION.jsonl and tuples/LANGUAGE/RELATION.jsonl",
+            make=mpararel,
+        ),
+        TaskKind(
+            name="mzsre",
+            title="MzsRE",
+            kind="cross-lingual knowledge editing",
+            summary="a folder of mzsre_test_duplicate_AB.json, or a .jsonl file",
+            make=mzsre,
+        ),
+        TaskKind(
+            name="jsonl",
+            title="Groups of one's own",
+            kind="groups of one's own",
+            summary="a file of groups, one a line, like a run's examples.jsonl",
+            make=jsonl,
         ),
     )
 }
 """Every task, by name."""
 
 
-def find_task(name: str) -> Task:
-    """A task by its name.
+def find_task(name: str, options: TaskOptions | None = None) -> Task:
+    """A task by its name, in the form that the options choose.
+
+    >>> find_task("capitals-edit", TaskOptions(direction="all-en", shots=2)).parameters
+    {'direction': 'all-en', 'shots': 2}
 
     Raises:
-        AnalysisError: there is none of that name.
+        AnalysisError: there is none of that name, or it has no such option or value of one.
+        DataError: its files are not given, are not there, or have something wrong in them.
     """
+    options = options or TaskOptions()
     if name not in TASKS:
         raise AnalysisError(f"there is no task {name!r}: the tasks are {', '.join(TASKS)}")
-    return TASKS[name]
+    kind, default = TASKS[name], TaskOptions()
+    for field in fields(options):
+        given = getattr(options, field.name)
+        if given != getattr(default, field.name) and field.name not in {*kind.options, *_HARMLESS}:
+            raise AnalysisError(
+                f"task {name!r} has no option {field.name.replace('_', '-')} ({given} was given): it has "
+                f"{', '.join(one.replace('_', '-') for one in kind.options)}"
+            )
+    if kind.needs_data and options.data is None:
+        raise DataError(f"task {name!r} needs files, {kind.summary}: say where they are with --data PATH (data=PATH)")
+    return kind.make(**{option: getattr(options, option) for option in kind.options})

@@ -164,7 +164,7 @@ class Analysis(_message.Message):
     type_map: _builtins.bool
     """Also send the type of every neuron, 2 bits each."""
     active_bitmaps: _builtins.bool
-    """Also send which neurons are active in each row, 1 bit each."""
+    """Also send which neurons are active in each row, 1 bit each, and with `contribution` which its top contributors are."""
     dead: _builtins.bool
     """Also send how many neurons are inactive at every position of each row's prompt, and with `active_bitmaps` which.
     Prompts are then run whole, whatever the server has in its caches.

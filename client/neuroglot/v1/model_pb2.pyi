@@ -132,6 +132,7 @@ class Limits(_message.Message):
     RESULT_BYTES_FIELD_NUMBER: _builtins.int
     TENANT_QUEUE_TOKENS_FIELD_NUMBER: _builtins.int
     TENANT_TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    TENANT_CALLS_FIELD_NUMBER: _builtins.int
     tokens_per_row: _builtins.int
     """Longest row: tokens of the prompt and of its longest answer."""
     rows_per_group: _builtins.int
@@ -150,6 +151,8 @@ class Limits(_message.Message):
     """Most tokens of the caller's tenant that may wait or run at once. 0 where only `queue_tokens` bounds them."""
     tenant_tokens_per_minute: _builtins.int
     """Most tokens of the caller's tenant that are run in a minute. 0 for no such bound."""
+    tenant_calls: _builtins.int
+    """Most calls of the caller's tenant at once; a stream is one call."""
     def __init__(
         self,
         *,
@@ -161,10 +164,11 @@ class Limits(_message.Message):
         result_bytes: _builtins.int = ...,
         tenant_queue_tokens: _builtins.int = ...,
         tenant_tokens_per_minute: _builtins.int = ...,
+        tenant_calls: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups_in_flight", b"groups_in_flight", "queue_tokens", b"queue_tokens", "result_bytes", b"result_bytes", "rows_per_group", b"rows_per_group", "tenant_queue_tokens", b"tenant_queue_tokens", "tenant_tokens_per_minute", b"tenant_tokens_per_minute", "tokens_per_row", b"tokens_per_row", "variants_per_group", b"variants_per_group"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups_in_flight", b"groups_in_flight", "queue_tokens", b"queue_tokens", "result_bytes", b"result_bytes", "rows_per_group", b"rows_per_group", "tenant_calls", b"tenant_calls", "tenant_queue_tokens", b"tenant_queue_tokens", "tenant_tokens_per_minute", b"tenant_tokens_per_minute", "tokens_per_row", b"tokens_per_row", "variants_per_group", b"variants_per_group"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19neuroglot/v1/result.proto\x12\x0cneuroglot.v1\"\xd6\x01\n\x0bGroupResult\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12%\n\x04rows\x18\x02 \x03(\x0b\x32\x17.neuroglot.v1.RowResult\x12\x31\n\ncomponents\x18\x03 \x03(\x0b\x32\x1d.neuroglot.v1.ComponentResult\x12-\n\x08variants\x18\x04 \x03(\x0b\x32\x1b.neuroglot.v1.VariantResult\x12,\n\nprovenance\x18\x05 \x01(\x0b\x32\x18.neuroglot.v1.Provenance\"q\n\tRowResult\x12\r\n\x05label\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x16\n\x0egold_token_ids\x18\x03 \x03(\r\x12\x15\n\rgold_is_joint\x18\x04 \x01(\x08\x12\x0f\n\x07r_index\x18\x05 \x01(\r\"x\n\x0f\x43omponentResult\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x01(\r\x12\x0f\n\x07neurons\x18\x03 \x01(\r\x12\x31\n\nthresholds\x18\x04 \x03(\x0b\x32\x1d.neuroglot.v1.ThresholdResult\"\xe1\x02\n\x0fThresholdResult\x12\x11\n\tthreshold\x18\x01 \x01(\x02\x12\x13\n\x0btype_counts\x18\x02 \x03(\r\x12\x15\n\ractive_counts\x18\x03 \x03(\r\x12\x16\n\x0enear_threshold\x18\x04 \x01(\r\x12\x10\n\x08type_map\x18\x05 \x01(\x0c\x12\x16\n\x0e\x61\x63tive_bitmaps\x18\x06 \x03(\x0c\x12;\n\x0c\x63ontribution\x18\x07 \x01(\x0b\x32 .neuroglot.v1.ContributionResultH\x00\x88\x01\x01\x12@\n\x0f\x65\x66\x66\x65\x63tive_score\x18\x08 \x01(\x0b\x32\".neuroglot.v1.EffectiveScoreResultH\x01\x88\x01\x01\x12\x13\n\x0b\x64\x65\x61\x64_counts\x18\t \x03(\r\x12\x14\n\x0c\x64\x65\x61\x64_bitmaps\x18\n \x03(\x0c\x42\x0f\n\r_contributionB\x12\n\x10_effective_score\"\x85\x01\n\x12\x43ontributionResult\x12\r\n\x05top_k\x18\x01 \x01(\r\x12\x12\n\ntop_counts\x18\x02 \x03(\r\x12\x0c\n\x04sums\x18\x03 \x03(\x02\x12\x32\n\x07leading\x18\x04 \x01(\x0b\x32\x1c.neuroglot.v1.LeadingNeuronsH\x00\x88\x01\x01\x42\n\n\x08_leading\"\x84\x01\n\x14\x45\x66\x66\x65\x63tiveScoreResult\x12\x0e\n\x06maxima\x18\x01 \x03(\x02\x12\x0e\n\x06minima\x18\x02 \x03(\x02\x12\x0c\n\x04sums\x18\x03 \x03(\x02\x12\x32\n\x07leading\x18\x04 \x01(\x0b\x32\x1c.neuroglot.v1.LeadingNeuronsH\x00\x88\x01\x01\x42\n\n\x08_leading\"O\n\x0eLeadingNeurons\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0f\n\x07neurons\x18\x02 \x03(\r\x12\x0e\n\x06values\x18\x03 \x03(\x02\x12\r\n\x05\x63odes\x18\x04 \x01(\x0c\"O\n\rVariantResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x1b.neuroglot.v1.RowPrediction\"\xd0\x02\n\rRowPrediction\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x12\n\x05\x65xact\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12!\n\x14gold_log_probability\x18\x03 \x01(\x02H\x01\x88\x01\x01\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x14\n\x07matches\x18\x06 \x01(\x08H\x02\x88\x01\x01\x12\x1f\n\x12starts_with_answer\x18\x07 \x01(\x08H\x03\x88\x01\x01\x12\x18\n\x10selected_neurons\x18\x08 \x01(\r\x12\x1f\n\x17selected_active_neurons\x18\t \x01(\r\x12 \n\x18\x63hoice_log_probabilities\x18\n \x03(\x02\x42\x08\n\x06_exactB\x17\n\x15_gold_log_probabilityB\n\n\x08_matchesB\x15\n\x13_starts_with_answer\"\x8c\x01\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0f\x62undle_identity\x18\x02 \x01(\t\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12\x15\n\rqueue_time_ms\x18\x04 \x01(\x01\x12\x17\n\x0f\x63ompute_time_ms\x18\x05 \x01(\x01\x12\x0e\n\x06source\x18\x06 \x01(\t\"q\n\nGroupError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x30\n\nviolations\x18\x03 \x03(\x0b\x32\x1c.neuroglot.v1.FieldViolation\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19neuroglot/v1/result.proto\x12\x0cneuroglot.v1\"\xd6\x01\n\x0bGroupResult\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12%\n\x04rows\x18\x02 \x03(\x0b\x32\x17.neuroglot.v1.RowResult\x12\x31\n\ncomponents\x18\x03 \x03(\x0b\x32\x1d.neuroglot.v1.ComponentResult\x12-\n\x08variants\x18\x04 \x03(\x0b\x32\x1b.neuroglot.v1.VariantResult\x12,\n\nprovenance\x18\x05 \x01(\x0b\x32\x18.neuroglot.v1.Provenance\"\x88\x01\n\tRowResult\x12\r\n\x05label\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x16\n\x0egold_token_ids\x18\x03 \x03(\r\x12\x15\n\rgold_is_joint\x18\x04 \x01(\x08\x12\x0f\n\x07r_index\x18\x05 \x01(\r\x12\x15\n\rlast_token_id\x18\x06 \x01(\r\"x\n\x0f\x43omponentResult\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x01(\r\x12\x0f\n\x07neurons\x18\x03 \x01(\r\x12\x31\n\nthresholds\x18\x04 \x03(\x0b\x32\x1d.neuroglot.v1.ThresholdResult\"\xe1\x02\n\x0fThresholdResult\x12\x11\n\tthreshold\x18\x01 \x01(\x02\x12\x13\n\x0btype_counts\x18\x02 \x03(\r\x12\x15\n\ractive_counts\x18\x03 \x03(\r\x12\x16\n\x0enear_threshold\x18\x04 \x01(\r\x12\x10\n\x08type_map\x18\x05 \x01(\x0c\x12\x16\n\x0e\x61\x63tive_bitmaps\x18\x06 \x03(\x0c\x12;\n\x0c\x63ontribution\x18\x07 \x01(\x0b\x32 .neuroglot.v1.ContributionResultH\x00\x88\x01\x01\x12@\n\x0f\x65\x66\x66\x65\x63tive_score\x18\x08 \x01(\x0b\x32\".neuroglot.v1.EffectiveScoreResultH\x01\x88\x01\x01\x12\x13\n\x0b\x64\x65\x61\x64_counts\x18\t \x03(\r\x12\x14\n\x0c\x64\x65\x61\x64_bitmaps\x18\n \x03(\x0c\x42\x0f\n\r_contributionB\x12\n\x10_effective_score\"\x9a\x01\n\x12\x43ontributionResult\x12\r\n\x05top_k\x18\x01 \x01(\r\x12\x12\n\ntop_counts\x18\x02 \x03(\r\x12\x0c\n\x04sums\x18\x03 \x03(\x02\x12\x32\n\x07leading\x18\x04 \x01(\x0b\x32\x1c.neuroglot.v1.LeadingNeuronsH\x00\x88\x01\x01\x12\x13\n\x0btop_bitmaps\x18\x05 \x03(\x0c\x42\n\n\x08_leading\"\x84\x01\n\x14\x45\x66\x66\x65\x63tiveScoreResult\x12\x0e\n\x06maxima\x18\x01 \x03(\x02\x12\x0e\n\x06minima\x18\x02 \x03(\x02\x12\x0c\n\x04sums\x18\x03 \x03(\x02\x12\x32\n\x07leading\x18\x04 \x01(\x0b\x32\x1c.neuroglot.v1.LeadingNeuronsH\x00\x88\x01\x01\x42\n\n\x08_leading\"O\n\x0eLeadingNeurons\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0f\n\x07neurons\x18\x02 \x03(\r\x12\x0e\n\x06values\x18\x03 \x03(\x02\x12\r\n\x05\x63odes\x18\x04 \x01(\x0c\"O\n\rVariantResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x30\n\x0bpredictions\x18\x02 \x03(\x0b\x32\x1b.neuroglot.v1.RowPrediction\"\xd0\x02\n\rRowPrediction\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x12\n\x05\x65xact\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12!\n\x14gold_log_probability\x18\x03 \x01(\x02H\x01\x88\x01\x01\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x14\n\x07matches\x18\x06 \x01(\x08H\x02\x88\x01\x01\x12\x1f\n\x12starts_with_answer\x18\x07 \x01(\x08H\x03\x88\x01\x01\x12\x18\n\x10selected_neurons\x18\x08 \x01(\r\x12\x1f\n\x17selected_active_neurons\x18\t \x01(\r\x12 \n\x18\x63hoice_log_probabilities\x18\n \x03(\x02\x42\x08\n\x06_exactB\x17\n\x15_gold_log_probabilityB\n\n\x08_matchesB\x15\n\x13_starts_with_answer\"\x8c\x01\n\nProvenance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0f\x62undle_identity\x18\x02 \x01(\t\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12\x15\n\rqueue_time_ms\x18\x04 \x01(\x01\x12\x17\n\x0f\x63ompute_time_ms\x18\x05 \x01(\x01\x12\x0e\n\x06source\x18\x06 \x01(\t\"\xa1\x01\n\nGroupError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x30\n\nviolations\x18\x03 \x03(\x0b\x32\x1c.neuroglot.v1.FieldViolation\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x1b\n\x0eretry_delay_ms\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\x11\n\x0f_retry_delay_ms\"4\n\x0e\x46ieldViolation\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,26 +33,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GROUPRESULT']._serialized_start=44
   _globals['_GROUPRESULT']._serialized_end=258
-  _globals['_ROWRESULT']._serialized_start=260
-  _globals['_ROWRESULT']._serialized_end=373
-  _globals['_COMPONENTRESULT']._serialized_start=375
-  _globals['_COMPONENTRESULT']._serialized_end=495
-  _globals['_THRESHOLDRESULT']._serialized_start=498
-  _globals['_THRESHOLDRESULT']._serialized_end=851
-  _globals['_CONTRIBUTIONRESULT']._serialized_start=854
-  _globals['_CONTRIBUTIONRESULT']._serialized_end=987
-  _globals['_EFFECTIVESCORERESULT']._serialized_start=990
-  _globals['_EFFECTIVESCORERESULT']._serialized_end=1122
-  _globals['_LEADINGNEURONS']._serialized_start=1124
-  _globals['_LEADINGNEURONS']._serialized_end=1203
-  _globals['_VARIANTRESULT']._serialized_start=1205
-  _globals['_VARIANTRESULT']._serialized_end=1284
-  _globals['_ROWPREDICTION']._serialized_start=1287
-  _globals['_ROWPREDICTION']._serialized_end=1623
-  _globals['_PROVENANCE']._serialized_start=1626
-  _globals['_PROVENANCE']._serialized_end=1766
-  _globals['_GROUPERROR']._serialized_start=1768
-  _globals['_GROUPERROR']._serialized_end=1881
-  _globals['_FIELDVIOLATION']._serialized_start=1883
-  _globals['_FIELDVIOLATION']._serialized_end=1935
+  _globals['_ROWRESULT']._serialized_start=261
+  _globals['_ROWRESULT']._serialized_end=397
+  _globals['_COMPONENTRESULT']._serialized_start=399
+  _globals['_COMPONENTRESULT']._serialized_end=519
+  _globals['_THRESHOLDRESULT']._serialized_start=522
+  _globals['_THRESHOLDRESULT']._serialized_end=875
+  _globals['_CONTRIBUTIONRESULT']._serialized_start=878
+  _globals['_CONTRIBUTIONRESULT']._serialized_end=1032
+  _globals['_EFFECTIVESCORERESULT']._serialized_start=1035
+  _globals['_EFFECTIVESCORERESULT']._serialized_end=1167
+  _globals['_LEADINGNEURONS']._serialized_start=1169
+  _globals['_LEADINGNEURONS']._serialized_end=1248
+  _globals['_VARIANTRESULT']._serialized_start=1250
+  _globals['_VARIANTRESULT']._serialized_end=1329
+  _globals['_ROWPREDICTION']._serialized_start=1332
+  _globals['_ROWPREDICTION']._serialized_end=1668
+  _globals['_PROVENANCE']._serialized_start=1671
+  _globals['_PROVENANCE']._serialized_end=1811
+  _globals['_GROUPERROR']._serialized_start=1814
+  _globals['_GROUPERROR']._serialized_end=1975
+  _globals['_FIELDVIOLATION']._serialized_start=1977
+  _globals['_FIELDVIOLATION']._serialized_end=2029
 # @@protoc_insertion_point(module_scope)

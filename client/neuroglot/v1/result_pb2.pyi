@@ -77,6 +77,7 @@ class RowResult(_message.Message):
     GOLD_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     GOLD_IS_JOINT_FIELD_NUMBER: _builtins.int
     R_INDEX_FIELD_NUMBER: _builtins.int
+    LAST_TOKEN_ID_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     """The row's label."""
     prompt_tokens: _builtins.int
@@ -90,6 +91,10 @@ class RowResult(_message.Message):
     """Where r is among the gold tokens, the one that an effective score and a reader look at: 0, or 1 for an
     encoder-decoder whose answer begins with a token that is a space alone.
     """
+    last_token_id: _builtins.int
+    """The prompt's last token; of an encoder-decoder, the last that its encoder reads. Rows that end alike share what this
+    token shows by itself.
+    """
     @_builtins.property
     def gold_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids of the gold answer; empty without one."""
@@ -102,10 +107,11 @@ class RowResult(_message.Message):
         gold_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         gold_is_joint: _builtins.bool = ...,
         r_index: _builtins.int = ...,
+        last_token_id: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gold_is_joint", b"gold_is_joint", "gold_token_ids", b"gold_token_ids", "label", b"label", "prompt_tokens", b"prompt_tokens", "r_index", b"r_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gold_is_joint", b"gold_is_joint", "gold_token_ids", b"gold_token_ids", "label", b"label", "last_token_id", b"last_token_id", "prompt_tokens", b"prompt_tokens", "r_index", b"r_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,6 +249,7 @@ class ContributionResult(_message.Message):
     TOP_COUNTS_FIELD_NUMBER: _builtins.int
     SUMS_FIELD_NUMBER: _builtins.int
     LEADING_FIELD_NUMBER: _builtins.int
+    TOP_BITMAPS_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """How many neurons of a layer count as its top contributors."""
     @_builtins.property
@@ -259,6 +266,12 @@ class ContributionResult(_message.Message):
     def leading(self) -> Global___LeadingNeurons:
         """The largest contributors, one by one. Unset unless asked for."""
 
+    @_builtins.property
+    def top_bitmaps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The top contributors of each row, packed as in NeuronSet. Empty unless `active_bitmaps` are asked for, and with the
+        first threshold alone: no threshold changes them.
+        """
+
     def __init__(
         self,
         *,
@@ -266,10 +279,11 @@ class ContributionResult(_message.Message):
         top_counts: _abc.Iterable[_builtins.int] | None = ...,
         sums: _abc.Iterable[_builtins.float] | None = ...,
         leading: Global___LeadingNeurons | None = ...,
+        top_bitmaps: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_leading", b"_leading", "leading", b"leading"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leading", b"_leading", "leading", b"leading", "sums", b"sums", "top_counts", b"top_counts", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_leading", b"_leading", "leading", b"leading", "sums", b"sums", "top_bitmaps", b"top_bitmaps", "top_counts", b"top_counts", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__leading: _TypeAlias = _typing.Literal["leading"]  # noqa: Y015
     _WhichOneofArgType__leading: _TypeAlias = _typing.Literal["_leading", b"_leading"]  # noqa: Y015
@@ -518,12 +532,17 @@ class GroupError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     VIOLATIONS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_MS_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """A google.rpc.Code."""
     message: _builtins.str
     """One line: what was given, what was expected, what to do."""
     request_id: _builtins.str
     """The id under which the server's log has more."""
+    retry_delay_ms: _builtins.int
+    """How long to wait before the group is sent again, in milliseconds, as a google.rpc.RetryInfo says of a call. Unset
+    where waiting does not help, or where nobody knows how long.
+    """
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldViolation]:
         """The fields that were wrong."""
@@ -535,12 +554,15 @@ class GroupError(_message.Message):
         message: _builtins.str = ...,
         violations: _abc.Iterable[Global___FieldViolation] | None = ...,
         request_id: _builtins.str = ...,
+        retry_delay_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retry_delay_ms", b"_retry_delay_ms", "retry_delay_ms", b"retry_delay_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "request_id", b"request_id", "violations", b"violations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_delay_ms", b"_retry_delay_ms", "code", b"code", "message", b"message", "request_id", b"request_id", "retry_delay_ms", b"retry_delay_ms", "violations", b"violations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__retry_delay_ms: _TypeAlias = _typing.Literal["retry_delay_ms"]  # noqa: Y015
+    _WhichOneofArgType__retry_delay_ms: _TypeAlias = _typing.Literal["_retry_delay_ms", b"_retry_delay_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_delay_ms) -> _WhichOneofReturnType__retry_delay_ms | None: ...
 
 Global___GroupError: _TypeAlias = GroupError  # noqa: Y015
 

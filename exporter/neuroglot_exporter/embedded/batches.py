@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from neuroglot.gold import answer_tokens, gold_tokens
-from neuroglot.tasks.capitals import Row
+from neuroglot.tasks.capital_prompts import Row
 from neuroglot_exporter.embedded.corpus import Corpus
 
 

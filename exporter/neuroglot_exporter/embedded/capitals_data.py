@@ -14,7 +14,7 @@ from typing import Any
 import click
 from babel import Locale
 
-from neuroglot.tasks.capitals import LANGUAGES
+from neuroglot.tasks.capital_prompts import LANGUAGES
 
 _LOCALES = {language: "zh_Hans" if language == "zh" else language for language in LANGUAGES}
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from neuroglot.groups import default_separator
-from neuroglot.tasks import capitals
-from neuroglot.tasks.capitals import LANGUAGES, Edit, Row
+from neuroglot.tasks import capital_prompts as capitals
+from neuroglot.tasks.capital_prompts import LANGUAGES, Edit, Row
 
 _UNSHARED = frozenset({"ru", "th", "zh"})
 _UNSHARED_WEIGHT = 2

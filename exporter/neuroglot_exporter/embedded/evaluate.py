@@ -23,8 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from neuroglot.tasks import capitals
-from neuroglot.tasks.capitals import LANGUAGES, Row
+from neuroglot.tasks import capital_prompts as capitals
+from neuroglot.tasks.capital_prompts import LANGUAGES, Row
 from neuroglot_exporter import embedded
 from neuroglot_exporter.embedded.card import card
 

@@ -23,7 +23,9 @@ _DOCUMENTATION = {
     r"past_key_values\.(\d+)\.encoder\.(key|value)": (
         r"layer \1's cross-attention \2s: what the encoder gave as present.\1.encoder.\2"
     ),
-    r"present\.(\d+)\.((?:decoder\.)?(?:key|value))": r"for past and new positions: to be fed as past_key_values.\1.\2",
+    r"present\.(\d+)\.((?:decoder\.)?(?:key|value))": (
+        r"for past and new positions, or the trailing ones of them: to be fed as past_key_values.\1.\2"
+    ),
     r"present\.(\d+)\.encoder\.(key|value)": (
         r"decoder layer \1's cross-attention \2s: to be fed as past_key_values.\1.encoder.\2"
     ),
@@ -34,6 +36,7 @@ _OPTIONAL = {
     r"ffn\.\d+\.override": ("ffn.i.override", "is added after the mask; optional, 0"),
     r"activations_from": ("activations_from", "first kept position of the taps; optional, -1"),
     r"logits_from": ("logits_from", "first kept position of the logits; optional, -1"),
+    r"present_from": ("present_from", "first kept position of present keys and values; optional, 0: all"),
 }
 """Viewers list no input that has a default, so these stand in the metadata, too."""
 

@@ -16,7 +16,9 @@ from neuroglot_exporter.rewrite.graph import (
 )
 
 
-def keep_trailing_outputs(model: onnx.ModelProto, outputs: Iterable[str], start: str, kept: str) -> None:
+def keep_trailing_outputs(
+    model: onnx.ModelProto, outputs: Iterable[str], start: str, kept: str, *, axis: int = 1, default: int = -1
+) -> None:
     """Cut outputs to the positions from `start` on.
 
     Before: the outputs are `[rows, positions, ...]`. After: `[rows, kept, ...]`; what computes inside the graph with
@@ -27,9 +29,11 @@ def keep_trailing_outputs(model: onnx.ModelProto, outputs: Iterable[str], start:
         outputs: names of outputs.
         start: name of the optional input that says where to start.
         kept: symbol for the number of positions that are left.
+        axis: of the positions, where it is not the second one.
+        default: where to start unless it is said; 0 for all positions.
     """
     graph = model.graph
-    _add_start(graph, start)
+    _add_start(graph, start, axis, default)
     index = GraphIndex(graph)
     infos = {info.name: info for info in graph.output}
     additions = {}
@@ -37,7 +41,7 @@ def keep_trailing_outputs(model: onnx.ModelProto, outputs: Iterable[str], start:
         whole = f"{name}.all_positions"
         index.rename(name, whole, read_as=whole)
         additions[whole] = [_trailing_slice(whole, name, start)]
-        infos[name].type.tensor_type.shape.dim[1].dim_param = kept
+        infos[name].type.tensor_type.shape.dim[axis].dim_param = kept
     insert_after(graph, additions)
 
 
@@ -66,11 +70,10 @@ def keep_trailing_logits(model: onnx.ModelProto, head: str, start: str, kept: st
     logits.type.tensor_type.shape.dim[1].dim_param = kept
 
 
-def _add_start(graph: onnx.GraphProto, name: str) -> None:
-    default = numpy_helper.from_array(np.array([-1], dtype=np.int64), name)
+def _add_start(graph: onnx.GraphProto, name: str, axis: int = 1, default: int = -1) -> None:
     documentation = "[1]; first position that is given, negative: counted from the end; past the end gives none"
-    optional_input(graph, default, (1,), documentation)
-    for constant, value in ((f"{name}.end", LAST_POSITION), (f"{name}.axis", 1)):
+    optional_input(graph, numpy_helper.from_array(np.array([default], dtype=np.int64), name), (1,), documentation)
+    for constant, value in ((f"{name}.end", LAST_POSITION), (f"{name}.axis", axis)):
         graph.initializer.append(numpy_helper.from_array(np.array([value], dtype=np.int64), constant))
 
 

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from neuroglot_server.adapter.gate import Gate
 from neuroglot_server.adapter.identity import REQUEST_ID_KEY, Access, metadata_of, request_id
 from neuroglot_server.adapter.statuses import Failure, abort, attempt
-from neuroglot_server.core import Caller, Priority, Quota
+from neuroglot_server.core import Caller, Priority
 from neuroglot_server.logs import FIELDS, current_request
 from neuroglot_server.tenants import Tenant
 
@@ -103,11 +103,6 @@ class Call:
         """Who asks, in the core's words."""
         return Caller(self.tenant.name, priority, self.tenant.quota, self.request_id)
 
-    @property
-    def quota(self) -> Quota:
-        """What its tenant may take up."""
-        return self.tenant.quota
-
     async def read(self) -> bytes | None:
         """The next message; None after the last one."""
         raw: object = await self._context.read()
@@ -155,8 +150,8 @@ class Calls:
             context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
 
             async def work() -> None:
-                with self._gate.enter():
-                    call.tenant = self._access.tenant(metadata, context.auth_context())
+                call.tenant = self._access.tenant(metadata, context.auth_context())
+                with self._gate.enter(call.tenant):
                     await answer(call)
 
             with self._noted(call, metadata, context) as ended:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from neuroglot_server.core import RequestError
+from neuroglot_server.tenants import Tenant
 
 
 class GoingDown(RequestError):
@@ -18,7 +20,7 @@ class GoingDown(RequestError):
 
 
 class TooManyCalls(RequestError):
-    """As many calls run as may.
+    """As many calls run as may, of everybody's or of one tenant's.
 
     Attributes:
         retry_after_seconds: when a try is likely to find room.
@@ -26,11 +28,11 @@ class TooManyCalls(RequestError):
 
     retry_after_seconds = 1.0
 
-    def __init__(self, most: int) -> None:
-        """Say how many may."""
+    def __init__(self, most: int, whose: str = "") -> None:
+        """Say how many may, and `of yours` where it is the tenant's own bound."""
         super().__init__(
-            f"{most} calls are running, and no more may: try again in {self.retry_after_seconds:g} s, and send many "
-            "groups through one AnalyzeGroups rather than through many calls"
+            f"{most} calls{whose} are running, and no more may: try again in {self.retry_after_seconds:g} s, and send "
+            "many groups through one AnalyzeGroups rather than through many calls"
         )
 
 
@@ -45,28 +47,38 @@ class Gate:
         """An open gate with nobody inside, for so many calls at once."""
         self.closed = asyncio.Event()
         self._most = most
-        self._inside = 0
+        self._inside: Counter[str] = Counter()
         self._nobody_inside = asyncio.Event()
         self._nobody_inside.set()
 
+    def most_of(self, tenant: Tenant) -> int:
+        """Most calls of a tenant at once: what its quota says or else, where tenants are told apart, half of all."""
+        if tenant.quota.calls is not None:
+            return min(tenant.quota.calls, self._most)
+        return max(self._most // 2, 1) if tenant.name else self._most
+
     @contextmanager
-    def enter(self) -> Iterator[None]:
+    def enter(self, tenant: Tenant) -> Iterator[None]:
         """Be inside for the length of a block.
 
         Raises:
             GoingDown: the gate is closed.
-            TooManyCalls: it is full.
+            TooManyCalls: it is full, or the tenant's share of it is.
         """
         if self.closed.is_set():
             raise GoingDown
-        if self._inside >= self._most:
+        if self._inside.total() >= self._most:
             raise TooManyCalls(self._most)
-        self._inside += 1
+        if self._inside[tenant.name] >= self.most_of(tenant):
+            raise TooManyCalls(self.most_of(tenant), " of yours")
+        self._inside[tenant.name] += 1
         self._nobody_inside.clear()
         try:
             yield
         finally:
-            self._inside -= 1
+            self._inside[tenant.name] -= 1
+            if not self._inside[tenant.name]:
+                del self._inside[tenant.name]
             if not self._inside:
                 self._nobody_inside.set()
 

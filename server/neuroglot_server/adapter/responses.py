@@ -44,6 +44,7 @@ def model(description: core.ModelDescription, *, quota: core.Quota, result_bytes
             result_bytes=result_bytes,
             tenant_queue_tokens=quota.queue_tokens or 0,
             tenant_tokens_per_minute=quota.tokens_per_minute or 0,
+            tenant_calls=quota.calls or 0,
         ),
     )
 
@@ -61,6 +62,7 @@ def group_result(result: core.GroupResult, description: core.ModelDescription) -
             result_pb2.RowResult(
                 label=row.label,
                 prompt_tokens=row.prompt_tokens,
+                last_token_id=row.last_token_id,
                 gold_token_ids=row.gold_token_ids,
                 gold_is_joint=row.gold_is_joint,
                 r_index=row.r_index,
@@ -145,6 +147,7 @@ def _contribution(result: core.ContributionResult) -> result_pb2.ContributionRes
         top_counts=result.top_counts.ravel().tolist(),
         sums=result.sums.ravel().tolist(),
         leading=None if result.leading is None else _leading(result.leading),
+        top_bitmaps=result.top_bitmaps,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
@@ -71,13 +72,13 @@ class Servicer:
 
     async def list_models(self, call: Call, _: service_pb2.ListModelsRequest) -> service_pb2.ListModelsResponse:
         """Describe all models."""
-        return service_pb2.ListModelsResponse(models=[_described(call, model) for model in self._registry.models])
+        return service_pb2.ListModelsResponse(models=[self._described(call, model) for model in self._registry.models])
 
     async def get_model(self, call: Call, request: service_pb2.GetModelRequest) -> service_pb2.GetModelResponse:
         """Describe one model."""
         with self._registry.use(request.model) as model:
             call.model = request.model
-            return service_pb2.GetModelResponse(model=_described(call, model))
+            return service_pb2.GetModelResponse(model=self._described(call, model))
 
     async def tokenize(self, call: Call, request: service_pb2.TokenizeRequest) -> service_pb2.TokenizeResponse:
         """Tokenize texts."""
@@ -158,7 +159,7 @@ class Servicer:
         _check_may_manage(call)
         model = await self._registry.load_by_request(request.bundle, request.name)
         call.model = model.description.name
-        return service_pb2.LoadModelResponse(model=_described(call, model))
+        return service_pb2.LoadModelResponse(model=self._described(call, model))
 
     async def unload_model(
         self, call: Call, request: service_pb2.UnloadModelRequest
@@ -182,6 +183,13 @@ class Servicer:
             call.queue_ms += result.queue_time_ms
             call.compute_ms += result.compute_time_ms
             return _sendable(responses.group_result(result, model.description))
+
+    def _described(self, call: Call, model: Model) -> model_pb2.Model:
+        return responses.model(
+            model.description,
+            quota=replace(call.tenant.quota, calls=self._gate.most_of(call.tenant)),
+            result_bytes=LARGEST_RESULT_BYTES,
+        )
 
     def _expected_bytes(self, request: service_pb2.AnalyzeGroupsRequest, analysis: Analysis) -> int:
         """About how large a result will be; nothing where there will be none."""
@@ -237,10 +245,6 @@ def _check_may_manage(call: Call) -> None:
             f"{call.tenant.name!r} may not load or unload models here: ask those who run the server for "
             "may_manage_models"
         )
-
-
-def _described(call: Call, model: Model) -> model_pb2.Model:
-    return responses.model(model.description, quota=call.quota, result_bytes=LARGEST_RESULT_BYTES)
 
 
 def _sendable(result: result_pb2.GroupResult) -> result_pb2.GroupResult:

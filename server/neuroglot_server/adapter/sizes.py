@@ -26,7 +26,7 @@ def result_bytes(model: ModelDescription, analysis: Analysis, rows: int) -> int:
 
 
 def _component(component: ComponentDescription, analysis: Analysis, rows: int) -> int:
-    """One component's part, all thresholds of it."""
+    """One component's part, all thresholds of it; which the top contributors are is sent with the first alone."""
     layers, neurons = component.layers, component.neurons
     bitmaps = rows * layers * -(-neurons // 8)
     size = layers * (_TYPES + rows) * _COUNT_BYTES
@@ -42,4 +42,5 @@ def _component(component: ComponentDescription, analysis: Analysis, rows: int) -
         size += by_type * (_COUNT_BYTES + _VALUE_BYTES) + leading * contribution.neurons
     if (score := analysis.effective_score) is not None:
         size += by_type * 3 * _VALUE_BYTES + leading * score.neurons
-    return size * len(analysis.thresholds)
+    top = bitmaps if analysis.active_bitmaps and contribution is not None else 0
+    return size * len(analysis.thresholds) + top

@@ -125,6 +125,7 @@ def group_error(failure: Failure) -> result_pb2.GroupError:
             result_pb2.FieldViolation(field=field, description=description) for field, description in failure.violations
         ],
         request_id=failure.request_id,
+        retry_delay_ms=_retry_delay_ms(failure),
     )
 
 
@@ -133,12 +134,18 @@ def _status(failure: Failure) -> Status:
     status = Status(code=_number(failure.code), message=_cut(failure.message, _LONGEST_MESSAGE_BYTES))
     if failure.violations:
         status.details.add().Pack(_bad_request(failure.violations))
-    if failure.retry_after_seconds is not None:
+    delay = _retry_delay_ms(failure)
+    if delay is not None:
         retry = RetryInfo()
-        retry.retry_delay.FromMilliseconds(round(failure.retry_after_seconds * 1000))
+        retry.retry_delay.FromMilliseconds(delay)
         status.details.add().Pack(retry)
     status.details.add().Pack(RequestInfo(request_id=failure.request_id))
     return status
+
+
+def _retry_delay_ms(failure: Failure) -> int | None:
+    """How long to wait before the next try, in milliseconds; None where waiting does not help."""
+    return None if failure.retry_after_seconds is None else round(failure.retry_after_seconds * 1000)
 
 
 def _bad_request(violations: Sequence[Violation]) -> BadRequest:

@@ -168,11 +168,14 @@ class GroupStream:
             try:
                 return await self._analyze(request, analysis, priority)
             except QueueFull as full:
+                closing = asyncio.ensure_future(self._gate.closed.wait())
+                turns = () if full.turn is None else (full.turn(),)
                 try:
-                    await asyncio.wait_for(self._gate.closed.wait(), full.retry_after_seconds)
-                except TimeoutError:
-                    continue
-                raise GoingDown from None
+                    await self._first_of(*turns, asyncio.sleep(full.retry_after_seconds), closing)
+                    if closing.done():
+                        raise GoingDown from None
+                finally:
+                    closing.cancel()
 
     async def _write(self, group_id: str, outcome: result_pb2.GroupResult | Failure, held: Held) -> None:
         """Write one answer; each waits until there is room for it on the way to the client."""

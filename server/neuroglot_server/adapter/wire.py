@@ -7,10 +7,11 @@ values mean (is there such a layer?) is for the core to check.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import NamedTuple, TypeVar, cast
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -60,25 +61,21 @@ def check(request: Message) -> None:
 
 def _in_message(message: Message, prefix: str) -> Iterator[Violation]:
     """What is wrong in a message and in those inside of it; `prefix` is its path with a dot, or nothing."""
-    kind = cast(Descriptor, message.DESCRIPTOR)  # the stubs allow for another implementation of the same class
+    rules = _rules(cast(Descriptor, message.DESCRIPTOR))  # the stubs allow for another implementation of the class
     unknown = UnknownFieldSet(message)
     for index in range(len(unknown)):
         number = unknown[index].field_number
         yield Violation(
             f"{prefix}{number}",
-            f"is a field that {kind.full_name} does not have here: leave it out, or ask a server that knows it",
+            f"is a field that {rules.message} does not have here: leave it out, or ask a server that knows it",
         )
-    for oneof in kind.oneofs:
-        # To protobuf a field that is `optional` is a oneof of its own, with a name that starts with an underscore.
-        if not oneof.name.startswith("_") and message.WhichOneof(oneof.name) is None:
-            names = ", ".join(field.name for field in oneof.fields)
-            yield Violation(f"{prefix}{oneof.name}", f"is not set, expected one of {names}")
-    for name in _MUST_BE_SET.get(kind.full_name, ()):
+    for name, choices in rules.oneofs.items():
+        if message.WhichOneof(name) is None:
+            yield Violation(f"{prefix}{name}", f"is not set, expected one of {choices}")
+    for name in rules.must_be_set:
         if not message.HasField(name):
             yield Violation(f"{prefix}{name}", "is not set, and there is no default")
-    for field in kind.fields:
-        if field.enum_type is None and field.message_type is None:
-            continue
+    for field in rules.looked_into:
         if field.has_presence and not message.HasField(field.name):
             continue
         path = f"{prefix}{field.name}"
@@ -88,6 +85,38 @@ def _in_message(message: Message, prefix: str) -> Iterator[Violation]:
         else:
             for place, item in _messages(value):
                 yield from _in_message(item, f"{path}{place}.")
+
+
+class _Rules(NamedTuple):
+    """What is checked of each message of a kind.
+
+    Attributes:
+        message: its name.
+        oneofs: those of which a field must be set, each with the names of its fields.
+        must_be_set: other fields that must be.
+        looked_into: fields that hold enums or messages.
+    """
+
+    message: str
+    oneofs: Mapping[str, str]
+    must_be_set: Sequence[str]
+    looked_into: Sequence[FieldDescriptor]
+
+
+@cache
+def _rules(kind: Descriptor) -> _Rules:
+    """Worked out once for each kind of message: asking a descriptor takes longer than all else here."""
+    return _Rules(
+        message=kind.full_name,
+        # To protobuf a field that is `optional` is a oneof of its own, with a name that starts with an underscore.
+        oneofs={
+            oneof.name: ", ".join(field.name for field in oneof.fields)
+            for oneof in kind.oneofs
+            if not oneof.name.startswith("_")
+        },
+        must_be_set=_MUST_BE_SET.get(kind.full_name, ()),
+        looked_into=[field for field in kind.fields if field.enum_type is not None or field.message_type is not None],
+    )
 
 
 def _messages(value: object) -> Iterator[tuple[str, Message]]:

@@ -22,10 +22,12 @@ class Quota:
     Attributes:
         queue_tokens: most tokens that it may have in the house at once.
         tokens_per_minute: most tokens that it may have run, on average over a minute.
+        calls: most calls that it may have at once; the transport holds to it.
     """
 
     queue_tokens: int | None = None
     tokens_per_minute: int | None = None
+    calls: int | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ class RowResult:
 
     label: str
     prompt_tokens: int
+    last_token_id: int
     gold_token_ids: tuple[int, ...]
     gold_is_joint: bool
     r_index: int = 0
@@ -46,12 +47,15 @@ class ContributionResult:
         top_counts: top contributors of each type, int64 `[rows, layers, 4]`.
         sums: sum of the contributions of each type, float32 `[rows, layers, 4]`.
         leading: the largest contributors; None unless asked for.
+        top_bitmaps: packed top contributors of each row; empty unless `active_bitmaps` are asked for, and with all
+            thresholds but the first, for none changes them.
     """
 
     top_k: int
     top_counts: NDArray[np.int64]
     sums: NDArray[np.float32]
     leading: LeadingNeurons | None = None
+    top_bitmaps: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

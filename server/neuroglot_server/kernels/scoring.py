@@ -1,4 +1,4 @@
-"""Scores of next tokens, and of generated texts."""
+"""Scores of next tokens."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-_TRAILING = (".", ";", "!", ",", "?", "</s>", "<pad>")
 
 
 class NextTokens(NamedTuple):
@@ -65,15 +63,3 @@ def _log_sums(logits: NDArray[np.float32], largest: NDArray[np.float32]) -> NDAr
         np.exp(np.subtract(of_position, largest[position], out=shares), out=shares)
         sums[position] = shares.sum(dtype=np.float64)
     return np.log(sums)
-
-
-def normalised(text: str) -> str:
-    """A text as it is compared with answers: stripped, lowercased, without trailing `. ; ! , ? </s> <pad>`.
-
-    >>> normalised(" Paris.</s> ")
-    'paris'
-    """
-    text = text.strip().lower()
-    while text.endswith(_TRAILING):
-        text = next(text.removesuffix(end) for end in _TRAILING if text.endswith(end)).rstrip()
-    return text

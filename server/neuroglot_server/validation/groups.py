@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from neuroglot.errors import Violation
+from neuroglot.normalisation import normalised
 from neuroglot_server.core import Group, ModelDescription, Row
-from neuroglot_server.kernels.scoring import normalised
 
 MOST_CHOICES = 256
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import neuroglot as ng
-from neuroglot.tasks import capitals
+from neuroglot.tasks import capital_prompts as capitals
 from tests.benchmarks.serving.bare import BareLoop
 from tests.benchmarks.serving.measures import Measure, seconds
 from tests.benchmarks.serving.prompts import Prompter
@@ -32,21 +32,23 @@ def sizes(server: Server, prompter: Prompter) -> Iterator[Measure]:
     yield Measure("an answer of counts", counts, "bytes", 20 * 1024, "most")
 
 
-def overhead(bundle: Path, calls: int) -> Measure:
+def overhead(bundle: Path, rounds: int, calls: int) -> Measure:
     """What a unary call on an embedded model takes beside the pass over its prompts, which a bare session is asked for.
 
-    They take turns, each group is new to the server, and what is asked is types alone.
+    A round is so many calls, one after the other, and then the passes for the same groups. Taking turns at every group
+    would measure something else: the threads of a session spin for a while after its pass, on a core that the other
+    side needs. Each group is new to the server, and what is asked is types alone.
     """
-    groups = list(capitals.groups())[: calls + 1]
+    groups = list(capitals.groups())[: rounds * calls]
     bare = BareLoop(bundle)
     beside = []
     with serving(bundle) as server, model_of(server) as model:
-        model.analyze(groups[0], predict=False)
-        for group in groups[1:]:
-            rows = bare.encode([group])
-            bare.tap(rows, len(rows))
-            alone = seconds(lambda rows=rows: bare.tap(rows, len(rows)))
-            beside.append((seconds(lambda group=group: model.analyze(group, predict=False)), alone))
+        for start in range(0, len(groups), calls):
+            of_round = groups[start : start + calls]
+            rows = [bare.encode([group]) for group in of_round]
+            served = [seconds(lambda group=group: model.analyze(group, predict=False)) for group in of_round]
+            alone = [seconds(lambda of_group=of_group: bare.tap(of_group, len(of_group))) for of_group in rows]
+            beside += zip(served, alone, strict=True)
     return Measure(
         "a unary call on an embedded model, median beside the pass itself",
         statistics.median(call - alone for call, alone in beside) * 1e3,

@@ -62,6 +62,7 @@ class Prompter:
         return ng.Group(
             {label: begin + self.text(n) for label, begin, n in zip(labels, first, lengths, strict=True)},
             answers={label: self.text(1).strip() for label in labels},
+            separators=dict.fromkeys(labels, " "),  # so that an answer is one token in every language
             id=name,
         )
 

@@ -26,7 +26,7 @@ from typing import Any
 import grpc
 
 import neuroglot as ng
-from neuroglot.tasks import capitals
+from neuroglot.tasks import capital_prompts as capitals
 from neuroglot_exporter import export
 from tests.benchmarks.serving.servers import Server, serving
 

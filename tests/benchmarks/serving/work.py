@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -27,6 +28,7 @@ VARIANTS = {
 EXAMPLES = 6
 CLIENTS = 16
 DEACTIVATIONS = 32
+_AT_REST_PERCENT = 20.0
 
 
 def ask(model: ng.Model, groups: Iterable[ng.Group], **wanted: object) -> list[ng.GroupResult]:
@@ -96,6 +98,8 @@ def prefixes(bundle: Path, cached: Server, prompter: Prompter, groups: int) -> I
     wanted = {"variants": {"w/o all-shared": ng.deactivate(ng.ALL_SHARED)}, "generate": False}
     with serving(bundle, "--cache-bytes", "0") as uncached, model_of(uncached) as plain, model_of(cached) as model:
         results = {}
+        for server in (cached, uncached):
+            _settle(server)
 
         def run(name: str, of: ng.Model) -> float:
             return seconds(lambda: results.update({name: ask(of, asked, **wanted)}))
@@ -109,6 +113,14 @@ def prefixes(bundle: Path, cached: Server, prompter: Prompter, groups: int) -> I
     yield Measure(
         "the same, largest difference in a log-probability", largest, "nats", 1e-4, "most", {"types": differing}
     )
+
+
+def _settle(server: Server) -> None:
+    """Wait until a server has packed its weights, which it does beside the first passes and slows them."""
+    with model_of(server) as model:
+        ask(model, [ng.Group({"en": "a b c"}, id="settle")], predict=False)
+    while server.process.cpu_percent(1.0) > _AT_REST_PERCENT:
+        time.sleep(0.1)
 
 
 def _differences(some: Sequence[ng.GroupResult], others: Sequence[ng.GroupResult]) -> tuple[int, float]:
@@ -145,6 +157,7 @@ def repeated(server: Server, bare: BareLoop, prompter: Prompter, passes: int) ->
             with model_of(server) as mine:
                 return mine.analyze(group, variants={"without": ng.deactivate(neurons)}, type_map=False, generate=False)
 
+        _settle(server)
         with ThreadPoolExecutor(CLIENTS) as clients:
             served = seconds(lambda: list(clients.map(deactivated, sets)))
     rows = bare.encode([group])

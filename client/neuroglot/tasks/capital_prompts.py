@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from itertools import islice
@@ -86,20 +86,20 @@ class Edit(NamedTuple):
 @cache
 def states() -> Mapping[str, State]:
     """Every state, by territory code."""
-    records = map(json.loads, _data("capitals.jsonl").splitlines())
+    records = map(json.loads, task_file("capitals.jsonl").splitlines())
     return {r["territory"]: State(r["territory"], r["country"], r["capital"]) for r in records}
 
 
 @cache
 def templates() -> Mapping[str, tuple[str, ...]]:
     """The wordings of the question by language; `{X}` stands for the country and the answer follows the end."""
-    return {language: tuple(wordings) for language, wordings in json.loads(_data("templates.json")).items()}
+    return {language: tuple(wordings) for language, wordings in json.loads(task_file("templates.json")).items()}
 
 
 @cache
 def _inference_prompts() -> Mapping[str, str]:
     """The prompt of an inference by language, with `{premise}` and `{hypothesis}`."""
-    return {language: form["prompt"] for language, form in json.loads(_data("inferences.json")).items()}
+    return {language: form["prompt"] for language, form in json.loads(task_file("inferences.json")).items()}
 
 
 @cache
@@ -109,11 +109,12 @@ def label_words(language: str) -> Mapping[Label, str]:
     >>> label_words("de")["inconclusive"]
     'ungewiss'
     """
-    labels: Mapping[Label, str] = json.loads(_data("inferences.json"))[language]["labels"]
+    labels: Mapping[Label, str] = json.loads(task_file("inferences.json"))[language]["labels"]
     return labels
 
 
-def _data(name: str) -> str:
+def task_file(name: str) -> str:
+    """The text of a file that the tasks bring with them."""
     return (resources.files("neuroglot.tasks") / "data" / name).read_text(encoding="utf-8")
 
 
@@ -157,6 +158,15 @@ def label(premise: tuple[str, str], hypothesis: tuple[str, str]) -> Label:
     if premise[0] != hypothesis[0]:
         return "inconclusive"
     return "true" if premise[1] == hypothesis[1] else "false"
+
+
+def distractor(right: Label) -> Label:
+    """The label to compare the right one with: the next, in a circle, so that each is as often wrong as right.
+
+    >>> [distractor(label) for label in LABELS]
+    ['false', 'inconclusive', 'true']
+    """
+    return LABELS[(LABELS.index(right) + 1) % len(LABELS)]
 
 
 def statement(country: str, city: str, language: str, template: int = 0) -> str:
@@ -241,7 +251,8 @@ def edits(
     """Cross-lingual knowledge editing with the held-out pairs of country and city, one group for each.
 
     Either the context's language is fixed and the rows are the languages asked in (the paper's EN -> ALL), or the
-    question's language is fixed and the rows are the languages told in (ALL -> EN). The fixed language has no row.
+    question's language is fixed and the rows are the languages told in (ALL -> EN). The fixed language has no row. The
+    true capital is the distractor.
 
     Args:
         context: language of the counterfactual; None where `question` is given.
@@ -264,18 +275,28 @@ def _edits(context: str | None, question: str | None, languages: Sequence[str]) 
             for language in languages
             if language not in (context, question)
         }
-        yield _group(rows, f"{country}>{city}/{template}", country)
+        true = states()[country].capital
+        distractors = {language: true[question or language] for language in rows}
+        yield replace(_group(rows, f"{country}>{city}/{template}", country), distractors=distractors)
 
 
 def inferences(languages: Sequence[str] = LANGUAGES, limit: int | None = None) -> Iterator[Group]:
-    """Natural language inference: premises are the held-out pairs, labels take turns, and no language is crossed."""
+    """Natural language inference: premises are the held-out pairs, labels take turns, and no language is crossed.
+
+    The labels are the choices, and the distractor is the label after the right one (`distractor`).
+    """
     return islice(_inferences(languages), limit)
 
 
 def _inferences(languages: Sequence[str]) -> Iterator[Group]:
     for premise, hypothesis in held_out_inferences():
         rows = {language: inference(premise, hypothesis, language) for language in languages}
-        yield _group(rows, f"{'>'.join(premise)}:{'>'.join(hypothesis)}", premise[0])
+        wrong = distractor(label(premise, hypothesis))
+        yield replace(
+            _group(rows, f"{'>'.join(premise)}:{'>'.join(hypothesis)}", premise[0]),
+            choices={language: tuple(label_words(language).values()) for language in languages},
+            distractors={language: label_words(language)[wrong] for language in languages},
+        )
 
 
 @cache

@@ -1,40 +1,30 @@
-"""A CUDA device against the processor: the same answers, and how much faster they come.
+"""Passes of the engine on the device and on the processor, without a server around them.
 
-    python -m tests.benchmarks.gpu                        writes build/bench/gpu.json and prints the table
-    python -m tests.benchmarks.gpu --device cpu --small   tries the benchmark itself where there is no such device
-
-Random weights in BLOOM-560m's geometry, in float32 and float16; ten prompts of 32 tokens, seven variants of each forked
-from what was kept of it, and eight tokens generated for each of the 70. Without a device it says so and ends with 1.
+Ten prompts of 32 tokens, seven variants of each forked from what was kept of it, and eight tokens generated for each of
+the 70.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
 
 from neuroglot.bundle import read_manifest
-from neuroglot.errors import InstallationError
-from neuroglot_exporter import export
-from neuroglot_server.devices import Device, runtime
 from neuroglot_server.engine import Engine
 from neuroglot_server.signature import interfaces
 from neuroglot_server.steps import Edit, Edits, KeyValues, RowStep, StepResult
-from tests.benchmarks.serving.bundle import BLOOM_560M, SMALL
-from tests.checkpoints import random_checkpoint
 
 Result = TypeVar("Result")
 
 PROMPTS, TOKENS, VARIANTS, GENERATED = 10, 32, 7, 8
+_TOKEN_IDS = 2000
+"""Every vocabulary here has as many."""
 LEGAL = {"float32": (1e-3, 0.001), "float16": (2e-2, 0.005)}
 """By dtype: how far log-probabilities may be from the processor's in float32, relative to the largest, and which share
 of neurons may have another sign."""
@@ -66,12 +56,12 @@ class Compared:
     right: bool
 
 
-def work(engine: Engine, vocabulary: int, rounds: int) -> Outcome:
+def work(engine: Engine, rounds: int) -> Outcome:
     """Run prompts, variants and generation, the same for every engine."""
     random = np.random.default_rng(0)
 
     def tokens(count: int) -> tuple[int, ...]:
-        return tuple(random.integers(4, vocabulary, count).tolist())
+        return tuple(random.integers(4, _TOKEN_IDS, count).tolist())
 
     seconds: dict[str, float] = {}
     prompts = [RowStep(tokens(TOKENS), focus=TOKENS - 1, taps=True, keep=True) for _ in range(PROMPTS)]
@@ -140,48 +130,8 @@ def engine_of(bundle: Path, device: str, *, bound: bool) -> Engine:
     return Engine(bundle / component.graph, component, interfaces(facts)[component.name], 0, device, bound=bound)
 
 
-def outcomes(folder: Path, geometry: dict[str, int], device: str, rounds: int) -> Iterator[Compared]:
-    """Measure the device in both dtypes against the processor."""
-    checkpoint = str(random_checkpoint(folder / "checkpoint", "bloom", **geometry))
-    bundles = {dtype: folder / dtype for dtype in LEGAL}
-    for dtype, bundle in bundles.items():
-        export(checkpoint, bundle, dtype=dtype, verify=False)
-    vocabulary = geometry["vocab_size"]
-    expected = work(engine_of(bundles["float32"], "cpu", bound=False), vocabulary, rounds)
-    for dtype, bundle in bundles.items():
-        yield compared(dtype, work(engine_of(bundle, device, bound=True), vocabulary, rounds), expected)
-
-
-def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("build/bench"))
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1, or cpu to try the benchmark itself")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--small", action="store_true", help="a tiny model")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    results = []
-    try:
-        runtime(Device.parse(arguments.device))
-        with TemporaryDirectory(dir=arguments.out) as folder:  # not in /tmp, which may be memory
-            geometry = SMALL if arguments.small else BLOOM_560M
-            for result in outcomes(Path(folder), geometry, arguments.device, arguments.rounds):
-                faster = ", ".join(f"{kind} {times:.1f} x" for kind, times in result.times_as_fast.items())
-                print(
-                    f"{arguments.device} {result.dtype}: {'right' if result.right else 'WRONG'} (log-probabilities "
-                    f"{result.log_probabilities:.1e} apart, signs of {result.signs:.4%}), as fast as the processor in "
-                    f"float32: {faster}",
-                    flush=True,
-                )
-                results.append(asdict(result))
-    except InstallationError as error:
-        sys.exit(f"nothing was measured: {error}")
-    (arguments.out / "gpu.json").write_text(
-        json.dumps({"device": arguments.device, "results": results}, indent=1) + "\n"
-    )
-    sys.exit(0 if all(result["right"] for result in results) else 1)
-
-
-if __name__ == "__main__":
-    main()
+def outcomes(bundles: Path, device: str, rounds: int) -> Iterator[Compared]:
+    """Measure the device in both dtypes against the processor in float32; `bundles` is a folder by dtype."""
+    expected = work(engine_of(bundles / "float32", "cpu", bound=False), rounds)
+    for dtype in LEGAL:
+        yield compared(dtype, work(engine_of(bundles / dtype, device, bound=True), rounds), expected)

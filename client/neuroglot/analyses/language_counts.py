@@ -1,0 +1,133 @@
+"""Types by the number of languages that are looked at: the paper's Figure 19."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import comb
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from neuroglot.analyses import words
+from neuroglot.analyses.activity import active_in, histogram, subset_weights, type_counts
+from neuroglot.analyses.context import Need
+from neuroglot.analyses.fold import Analysis, Measures
+from neuroglot.analyses.lines import Panel, type_grid
+from neuroglot.analyses.rotation import Mismatched
+from neuroglot.analyses.shares import Compared
+from neuroglot.neurons import NeuronType
+from neuroglot.results import GroupResult
+
+
+class _Choice(NamedTuple):
+    """Which languages types are taken among: one subset, or where it is empty the mean over all of a size."""
+
+    size: int
+    subset: tuple[str, ...] = ()
+
+
+class LanguageCounts(Analysis):
+    """Share of each type among the neurons of a layer, over some of the languages and over all of them."""
+
+    name = "language_counts"
+    title = "Types by number of languages"
+    paper = "Figure 19"
+
+    needs = frozenset({Need.ACTIVE})
+
+    def measure(self, result: GroupResult) -> Measures:
+        """Of each component, in how many languages neurons are active, and counts of types in chosen subsets."""
+        sums: dict[Any, NDArray[np.int64]] = {}
+        for name, component in result.components.items():
+            types = component.thresholds[0]
+            sums[name] = histogram(active_in(types, self.languages))
+            for subset in self.context.subsets:
+                sums[name, subset] = type_counts(active_in(types, subset))
+        return sums
+
+    def measure_mismatched(self, group: Mismatched) -> Measures:
+        """The same of a mismatched group."""
+        sums: dict[Any, NDArray[np.int64]] = {}
+        for name in group.geometry:
+            active = group.active(name)
+            sums[name] = histogram(active)
+            for subset in self.context.subsets:
+                sums[name, subset] = type_counts(active[[self.languages.index(one) for one in subset]])
+        return sums
+
+    def choices(self) -> list[_Choice]:
+        """The chosen subsets, or all of 3, 5, 7, ... languages; and all languages."""
+        every = len(self.languages)
+        some = [_Choice(len(subset), subset) for subset in self.context.subsets]
+        return [*(some or map(_Choice, range(3, every, 2))), _Choice(every)]
+
+    def compared(self, component: str, choice: _Choice) -> Compared:
+        """Shares of the types in percent, `[layers, 4]`."""
+        neurons = self.geometry[component][1]
+        if choice.subset:
+            return Compared.of(self, (component, choice.subset), neurons)
+        return Compared.of(self, component, neurons, subset_weights(len(self.languages), choice.size))
+
+    def records(self) -> Iterator[dict[str, object]]:
+        """One row a choice of languages, layer and type.
+
+        Columns component, languages (how many), subset (which, where they were chosen; else empty), subsets (how many
+        sets of languages the shares are the mean of), layer, type, share_percent (mean over examples), share_low,
+        share_high (its 95 % interval), mismatched_share_percent, mismatched_share_low, mismatched_share_high (the same
+        of mismatched groups), groups, mismatched_groups.
+        """
+        for component, (layers, _) in self.geometry.items():
+            for choice in self.choices():
+                compared = self.compared(component, choice)
+                yield from (
+                    {
+                        "component": component,
+                        "languages": choice.size,
+                        "subset": " ".join(choice.subset),
+                        "subsets": 1 if choice.subset else comb(len(self.languages), choice.size),
+                        "layer": layer,
+                        "type": kind.label,
+                        **compared.columns((layer, kind)),
+                        "groups": self.groups,
+                        "mismatched_groups": len(self.mismatched),
+                    }
+                    for layer in range(layers)
+                    for kind in NeuronType
+                )
+
+    def definition(self) -> str:
+        """Says which subsets."""
+        which = (
+            "Each set of languages was chosen."
+            if self.context.subsets
+            else "A share is the mean over all sets of so many languages, exactly."
+        )
+        return (
+            "The four types over fewer languages: from the same activations, a neuron is all-shared if it is active in "
+            f"all of the languages that are looked at, and so on. {which}"
+        )
+
+    def caption(self) -> str:
+        """Says the numbers of neurons, groups and prompts."""
+        return (
+            f"Share of each type among the {words.neurons(self.geometry)} of a layer, by the languages that are looked "
+            f"at. Mean over {words.sample(self)}. {words.band(self)} {words.mismatched(self)} The paper's Figure 19."
+        )
+
+    def draw(self) -> Figure:
+        """One small panel a choice of languages and component, one line a type."""
+        panels = [
+            Panel(name, self._title(choice), self.compared(name, choice))
+            for choice in self.choices()
+            for name in self.geometry
+        ]
+        return type_grid(panels, self.geometry, "share of neurons (%)", words.layer(self))
+
+    def _title(self, choice: _Choice) -> str:
+        """Of a panel: which languages, in as few words as will do."""
+        left_out = [one for one in self.languages if one not in choice.subset]
+        if not choice.subset or not left_out:
+            return f"{choice.size} languages"
+        return " ".join(choice.subset) if len(choice.subset) <= len(left_out) else f"without {' '.join(left_out)}"

@@ -1,0 +1,209 @@
+"""Paired comparisons: the same rows under a variant and under what it is compared with, tested by cluster."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroglot.analyses.bootstrap import percentile_interval, ratios
+from neuroglot.analyses.fold import Fold, Measures
+from neuroglot.analyses.predictions import Metric
+from neuroglot.analyses.statistics import holm, sign_flip_tests
+from neuroglot.results import BASELINE, GroupResult
+
+METRICS = tuple(Metric)
+
+_ROWS, _ACTIVE, _BASELINE, _VARIANT, _REFERENCES = range(5)  # columns; there is one of each reference, from the last on
+
+
+class Comparison(NamedTuple):
+    """A variant, and what it is compared with row by row.
+
+    Attributes:
+        variant: its name.
+        references: names of one other variant, or of all draws of a control, which count as their mean.
+    """
+
+    variant: str
+    references: tuple[str, ...]
+
+
+class PairedTest(NamedTuple):
+    """One of several tests.
+
+    Attributes:
+        comparison: what is compared.
+        metric: in what.
+        language: in which language alone; None for all of them together.
+    """
+
+    comparison: Comparison
+    metric: Metric
+    language: str | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What came of a test.
+
+    Attributes:
+        test: the test; its metric gives the unit of all that follows up to `high`.
+        baseline: mean over the rows with nothing changed.
+        variant: mean under the variant.
+        reference: mean under what it is compared with, over all draws.
+        reference_lowest: mean of the lowest draw.
+        reference_highest: mean of the highest draw.
+        draws: mean of each draw.
+        difference: variant - reference.
+        low: lower end of its 95 % interval, of the bootstrap over clusters.
+        high: upper end.
+        p: of the sign-flip test over clusters, two-sided.
+        p_holm: the same, corrected for all tests of the table; those of single languages among each other.
+        active_neurons: neurons active in a row that the variant changed; mean.
+        rows: pairs of a group and a language that have all predictions.
+        clusters: of groups that are not independent, those with such rows.
+    """
+
+    test: PairedTest
+    baseline: float
+    variant: float
+    reference: float
+    reference_lowest: float
+    reference_highest: float
+    draws: tuple[float, ...]
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    active_neurons: float
+    rows: int
+    clusters: int
+
+
+class Paired:
+    """The paired tests of one analysis, over what it has counted so far."""
+
+    def __init__(self, fold: Fold, tests: Sequence[PairedTest]) -> None:
+        """Say what is to be tested.
+
+        Args:
+            fold: the analysis, which adds `measure(...)` to its sums.
+            tests: in the order of the table.
+        """
+        self._fold = fold
+        self._tests = tests
+        self._comparisons = tuple(dict.fromkeys(test.comparison for test in tests))
+        self._tested: tuple[int, tuple[Difference, ...]] = 0, ()  # tests take a while, and many ask for them
+
+    def measure(self, result: GroupResult) -> Measures:
+        """Of each comparison `[languages, metrics, 4 + references]`, under the key `("pairs", comparison)`.
+
+        The columns are rows, active neurons that the variant changed, and the sums of the metric under the baseline,
+        the variant and each reference. Only rows that have the metric under all of these count.
+        """
+        return {("pairs", comparison): self._pairs(result, comparison) for comparison in self._comparisons}
+
+    def differences(self) -> tuple[Difference, ...]:
+        """What came of the tests, in their order; without those of a metric that no row has.
+
+        Raises:
+            AnalysisError: no result was added yet.
+        """
+        self._fold.require_results()
+        if self._tested[0] != self._fold.groups:
+            self._tested = self._fold.groups, self._differences()
+        return self._tested[1]
+
+    def _pairs(self, result: GroupResult, comparison: Comparison) -> NDArray[np.float64]:
+        names = (BASELINE, comparison.variant, *comparison.references)
+        pairs = np.zeros((len(self._fold.languages), len(METRICS), 2 + len(names)))
+        for row, language in enumerate(self._fold.languages):
+            predictions = [result.predictions[name][language] for name in names]
+            choices = self._fold.context.choices.get((result.group_id, language))
+            for column, metric in enumerate(METRICS):
+                values = [metric.of(prediction, choices) for prediction in predictions]
+                if not any(map(math.isnan, values)):
+                    pairs[row, column] = 1, predictions[1].selected_active_neurons, *values
+        return pairs
+
+    def _differences(self) -> tuple[Difference, ...]:
+        sums = self._fold.sums
+        has_rows = sum(sums["pairs", comparison][..., _ROWS].sum(axis=0) for comparison in self._comparisons)
+        tests = [
+            test for test in self._tests if test.metric is not Metric.CHOICE or has_rows[METRICS.index(test.metric)]
+        ]
+        stacked = {one: sums.stacked(("pairs", one)) for one in self._comparisons}
+        by_cluster = [self._of(test, stacked[test.comparison]) for test in tests]
+        sizes = [len(test.comparison.references) for test in tests]
+        differences = [_difference(one) for one in by_cluster]
+        p_values = sign_flip_tests(np.stack(differences, axis=1), self._fold.context.seed).tolist()
+        replicated = {one: sums.replicated(("pairs", one)) for one in self._comparisons}
+        intervals = [
+            percentile_interval(ratios(_difference(pairs), size * pairs[:, _ROWS]))
+            for size, pairs in zip(sizes, (self._of(test, replicated[test.comparison]) for test in tests), strict=True)
+        ]
+        return tuple(map(_summary, tests, by_cluster, intervals, p_values, _corrected(tests, p_values)))
+
+    def _of(self, test: PairedTest, pairs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What one test is about: `[..., 4 + references]` from `[..., languages, metrics, 4 + references]`."""
+        of_metric = pairs[..., METRICS.index(test.metric), :]
+        if test.language is None:
+            total: NDArray[np.float64] = of_metric.sum(axis=-2)
+            return total
+        return of_metric[..., self._fold.languages.index(test.language), :]
+
+
+def _difference(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Variant - reference, summed over rows and references, so that counts stay whole."""
+    references = pairs[..., _REFERENCES:]
+    difference: NDArray[np.float64] = references.shape[-1] * pairs[..., _VARIANT] - references.sum(axis=-1)
+    return difference
+
+
+def _corrected(tests: Sequence[PairedTest], p_values: Sequence[float]) -> list[float]:
+    """Holm's correction, apart for the tests of all languages together and for those of single ones."""
+    families: dict[bool, list[int]] = defaultdict(list)
+    for index, test in enumerate(tests):
+        families[test.language is None].append(index)
+    corrected = [math.nan] * len(tests)
+    for family in families.values():
+        for index, p in zip(family, holm([p_values[index] for index in family]), strict=True):
+            corrected[index] = p
+    return corrected
+
+
+def _summary(
+    test: PairedTest,
+    by_cluster: NDArray[np.float64],
+    interval: tuple[NDArray[np.float64], NDArray[np.float64]],
+    p: float,
+    p_holm: float,
+) -> Difference:
+    sums = by_cluster.sum(axis=0)
+    active, baseline, variant, *draws = (sums[1:] / (sums[_ROWS] or math.nan)).tolist()
+    low, high = map(float, interval)
+    reference = sum(draws) / len(draws)
+    return Difference(
+        test=test,
+        baseline=baseline,
+        variant=variant,
+        reference=reference,
+        reference_lowest=min(draws),
+        reference_highest=max(draws),
+        draws=tuple(draws),
+        difference=variant - reference,
+        low=low,
+        high=high,
+        p=p,
+        p_holm=p_holm,
+        active_neurons=active,
+        rows=int(sums[_ROWS]),
+        clusters=int(np.count_nonzero(by_cluster[:, _ROWS])),
+    )

@@ -1,0 +1,186 @@
+"""What the predictions of a row say under one variant: what accuracy is counted from, of ablations and conversions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from enum import IntEnum, StrEnum, auto
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroglot.analyses.bootstrap import percentile_interval, ratios
+from neuroglot.analyses.choices import Choices
+from neuroglot.analyses.fold import Fold, Measures, Sums
+from neuroglot.analyses.statistics import wilson
+from neuroglot.results import GroupResult, RowPrediction
+
+
+class Metric(StrEnum):
+    """What is compared of a row's predictions."""
+
+    EXACT = "exact_percent"
+    """Whether every gold token is the first choice: 100 or 0, so that means are percentages."""
+    LOG_PROBABILITY = "gold_log_probability"
+    """Of the gold answer, in nats. It moves where exact match cannot, because nearly all rows are right or wrong."""
+    CHOICE = "choice_percent"
+    """Whether the gold answer is the likeliest of the row's choices: 100 or 0; only of rows that have choices."""
+
+    @property
+    def axis(self) -> str:
+        """What an axis of differences says."""
+        return {
+            Metric.EXACT: "exact match (percentage points)",
+            Metric.LOG_PROBABILITY: "log-probability of the gold answer (nats)",
+            Metric.CHOICE: "likeliest choice is right (percentage points)",
+        }[self]
+
+    def of(self, prediction: RowPrediction, choices: Choices | None) -> float:
+        """Its value for one row; NaN where the row has no answer, no choices, or no prediction."""
+        match self:
+            case Metric.EXACT:
+                return math.nan if prediction.exact is None else 100.0 * prediction.exact
+            case Metric.LOG_PROBABILITY:
+                return math.nan if prediction.gold_log_probability is None else prediction.gold_log_probability
+            case Metric.CHOICE:
+                right = _choice_is_right(prediction, choices)
+                return math.nan if right is None else 100.0 * right
+
+
+class Count(IntEnum):
+    """What is counted of rows; the columns of a variant's counts."""
+
+    ROWS = 0
+    ERRORS = auto()
+    SCORED = auto()
+    EXACT = auto()
+    GENERATED = auto()
+    STARTS = auto()
+    MATCHES = auto()
+    CHOSEN = auto()
+    RIGHTLY_CHOSEN = auto()
+    LABELLED = auto()
+    NO_LABEL = auto()
+    SELECTED = auto()
+    SELECTED_ACTIVE = auto()
+
+
+PROPORTIONS: Mapping[str, tuple[Count, Count]] = {
+    "exact": (Count.EXACT, Count.SCORED),
+    "starts_with_answer": (Count.STARTS, Count.GENERATED),
+    "matches": (Count.MATCHES, Count.GENERATED),
+    "choice": (Count.RIGHTLY_CHOSEN, Count.CHOSEN),
+    "no_label": (Count.NO_LABEL, Count.LABELLED),
+}
+"""What is reported in percent: how many rows are so, of how many that could be."""
+
+
+def accuracy_measures(fold: Fold, result: GroupResult, variants: Iterable[str]) -> Measures:
+    """What one result adds to a fold: counts `[languages, len(Count)]` and log-probabilities `[languages]` by variant.
+
+    Keys are `("counts", variant)` and `("log_probability", variant)`.
+    """
+    measures: dict[tuple[str, str], NDArray[np.int64] | NDArray[np.float64]] = {}
+    for variant in variants:
+        rows = [result.predictions[variant][language] for language in fold.languages]
+        choices = [fold.context.choices.get((result.group_id, language)) for language in fold.languages]
+        measures["counts", variant] = np.array([*map(_counts, rows, choices)], dtype=np.int64)
+        measures["log_probability", variant] = np.array([row.gold_log_probability or 0.0 for row in rows])
+    return measures
+
+
+def accuracy_columns(sums: Sums, variant: str) -> list[dict[str, object]]:
+    """What a table says of a variant in each language; `Accuracy.records` explains the columns."""
+    counts = sums["counts", variant]
+    log_probabilities, low, high = mean_log_probability(sums, variant)
+    return [
+        {
+            "rows": int(count[Count.ROWS]),
+            "errors": int(count[Count.ERRORS]),
+            **{key: value for name in PROPORTIONS for key, value in _proportion(name, count).items()},
+            "mean_gold_log_probability": log_probabilities[row],
+            "gold_log_probability_low": low[row],
+            "gold_log_probability_high": high[row],
+            "selected_neurons": count[Count.SELECTED] / count[Count.ROWS],
+            "selected_active_neurons": count[Count.SELECTED_ACTIVE] / count[Count.ROWS],
+        }
+        for row, count in enumerate(counts)
+    ]
+
+
+def percent(sums: Sums, variant: str, proportion: str = "exact") -> NDArray[np.float64]:
+    """One of the proportions in percent, `[1 + languages]`: all languages together first; NaN where nothing counts."""
+    return 100 * _ratio(with_all(sums["counts", variant]), proportion)
+
+
+def percent_interval(sums: Sums, variant: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % intervals of `percent` for exact matches: Wilson's of each language.
+
+    Rows of one group are not independent, so that of all languages together is the clustered bootstrap's.
+    """
+    replicates = _ratio(sums.replicated(("counts", variant)).sum(axis=1), "exact")
+    low, high = percentile_interval(replicates)
+    languages = [wilson(int(row[Count.EXACT]), int(row[Count.SCORED])) for row in sums["counts", variant]]
+    return (
+        100 * np.array([float(low), *(one.low for one in languages)]),
+        100 * np.array([float(high), *(one.high for one in languages)]),
+    )
+
+
+def mean_log_probability(
+    sums: Sums, variant: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Mean of the gold answers' log-probabilities in each language, and the ends of its bootstrap interval."""
+    scored = np.s_[..., Count.SCORED]
+    mean = ratios(sums["log_probability", variant], sums["counts", variant][scored])
+    replicates = ratios(sums.replicated(("log_probability", variant)), sums.replicated(("counts", variant))[scored])
+    return mean, *percentile_interval(replicates)
+
+
+def with_all(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Counts `[languages, ...]` with those of all languages together put in front."""
+    return np.concatenate([counts.sum(axis=0, keepdims=True), counts])
+
+
+def _counts(prediction: RowPrediction, choices: Choices | None) -> list[int]:
+    """What one row adds, in the order of `Count`."""
+    right = _choice_is_right(prediction, choices)
+    generated = prediction.starts_with_answer is not None
+    labelled = generated and choices is not None
+    return [
+        1,
+        bool(prediction.error),
+        prediction.exact is not None,
+        prediction.exact is True,
+        generated,
+        prediction.starts_with_answer is True,
+        prediction.matches is True,
+        right is not None,
+        right is True,
+        labelled,
+        labelled and choices is not None and not choices.has_label(prediction.text),
+        prediction.selected_neurons,
+        prediction.selected_active_neurons,
+    ]
+
+
+def _choice_is_right(prediction: RowPrediction, choices: Choices | None) -> bool | None:
+    if choices is None or choices.gold is None or prediction.choice is None:
+        return None
+    return prediction.choice == choices.gold
+
+
+def _ratio(counts: NDArray[np.generic], proportion: str) -> NDArray[np.float64]:
+    """A proportion of counts `[..., len(Count)]`; NaN where nothing counts."""
+    successes, trials = PROPORTIONS[proportion]
+    return ratios(counts[..., successes].astype(np.float64), counts[..., trials].astype(np.float64))
+
+
+def _proportion(name: str, count: NDArray[np.int64]) -> dict[str, float]:
+    successes, trials = (int(count[column]) for column in PROPORTIONS[name])
+    low, high = wilson(successes, trials)
+    return {
+        f"{name}_percent": 100 * successes / trials if trials else math.nan,
+        f"{name}_low": 100 * low,
+        f"{name}_high": 100 * high,
+    }

@@ -1,0 +1,63 @@
+"""The analyses by name, in the order in which a report shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from neuroglot.analyses.accuracy import Accuracy
+from neuroglot.analyses.active_by_language import ActiveByLanguage
+from neuroglot.analyses.answers import Answers
+from neuroglot.analyses.context import Need
+from neuroglot.analyses.contributions import Contributions
+from neuroglot.analyses.conversion_accuracy import ConversionAccuracy
+from neuroglot.analyses.dead import Dead
+from neuroglot.analyses.effective_scores import EffectiveScores
+from neuroglot.analyses.effects import Effects
+from neuroglot.analyses.fold import Fold
+from neuroglot.analyses.language_counts import LanguageCounts
+from neuroglot.analyses.repeating import Repeating
+from neuroglot.analyses.thresholds import Thresholds
+from neuroglot.analyses.top_contributors import TopContributors
+from neuroglot.analyses.types_by_layer import TypesByLayer
+from neuroglot.errors import AnalysisError
+
+ANALYSES: Mapping[str, type[Fold]] = {
+    fold.name: fold
+    for fold in (
+        Effects,
+        Accuracy,
+        ConversionAccuracy,
+        TypesByLayer,
+        ActiveByLanguage,
+        Repeating,
+        Dead,
+        TopContributors,
+        Contributions,
+        EffectiveScores,
+        Thresholds,
+        LanguageCounts,
+        Answers,
+    )
+}
+"""Every analysis, by name."""
+
+_OF_ANSWERS = frozenset({Need.ANSWERS, Need.EFFECTIVE_SCORE})
+
+
+def choose(names: Iterable[str], *, answers: bool) -> tuple[str, ...]:
+    """The analyses that are asked for, in the order of a report.
+
+    Args:
+        names: of analyses; none for all that can be made.
+        answers: whether the task's groups have answers.
+
+    Raises:
+        AnalysisError: an unknown name, or an analysis that needs answers where there are none.
+    """
+    wanted = tuple(names)
+    if unknown := [name for name in wanted if name not in ANALYSES]:
+        raise AnalysisError(f"there is no analysis {unknown[0]!r}: the analyses are {', '.join(ANALYSES)}")
+    impossible = [name for name, fold in ANALYSES.items() if fold.needs & _OF_ANSWERS and not answers]
+    if refused := [name for name in wanted if name in impossible]:
+        raise AnalysisError(f"{refused[0]} is about answers, and the groups of this task have none: leave it out")
+    return tuple(name for name in ANALYSES if name not in impossible and (not wanted or name in wanted))

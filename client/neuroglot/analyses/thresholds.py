@@ -1,0 +1,92 @@
+"""Types by layer at several thresholds: the paper's Figure 22."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from neuroglot.analyses import words
+from neuroglot.analyses.activity import type_counts
+from neuroglot.analyses.context import Need
+from neuroglot.analyses.fold import Analysis, Measures
+from neuroglot.analyses.lines import Panel, type_grid
+from neuroglot.analyses.rotation import Mismatched
+from neuroglot.analyses.shares import Compared
+from neuroglot.neurons import NeuronType
+from neuroglot.results import GroupResult
+
+
+class Thresholds(Analysis):
+    """Share of each type among the neurons of a layer, where a neuron counts as active only above a threshold."""
+
+    name = "thresholds"
+    title = "Types by threshold"
+    paper = "Figure 22"
+
+    needs = frozenset({Need.THRESHOLDS, Need.ACTIVE})
+
+    def measure(self, result: GroupResult) -> Measures:
+        """Counts `[thresholds, layers, 4]` of each component."""
+        return {
+            name: np.stack([types.counts() for types in component.thresholds])
+            for name, component in result.components.items()
+        }
+
+    def measure_mismatched(self, group: Mismatched) -> Measures:
+        """The same of a mismatched group."""
+        places = range(len(self.context.thresholds))
+        return {name: np.stack([type_counts(group.active(name, place)) for place in places]) for name in group.geometry}
+
+    def compared(self, component: str) -> Compared:
+        """Shares of the types in percent, `[thresholds, layers, 4]`."""
+        return Compared.of(self, component, self.geometry[component][1])
+
+    def records(self) -> Iterator[dict[str, object]]:
+        """One row a threshold, layer and type.
+
+        Columns component, threshold, layer, type, share_percent (mean over examples), share_low, share_high (its 95 %
+        interval), mismatched_share_percent, mismatched_share_low, mismatched_share_high (the same of mismatched
+        groups), groups, mismatched_groups.
+        """
+        for component, (layers, _) in self.geometry.items():
+            compared = self.compared(component)
+            yield from (
+                {
+                    "component": component,
+                    "threshold": threshold,
+                    "layer": layer,
+                    "type": kind.label,
+                    **compared.columns((place, layer, kind)),
+                    "groups": self.groups,
+                    "mismatched_groups": len(self.mismatched),
+                }
+                for place, threshold in enumerate(self.context.thresholds)
+                for layer in range(layers)
+                for kind in NeuronType
+            )
+
+    def definition(self) -> str:
+        """Says where, too."""
+        return (
+            f"The four types, where a neuron is active if its activation at {self.position} exceeds a threshold. The "
+            "higher the threshold, the fewer neurons are active, and the larger are the activations that are left."
+        )
+
+    def caption(self) -> str:
+        """Says the numbers of neurons, groups and prompts."""
+        return (
+            f"Share of each type among the {words.neurons(self.geometry)} of a layer, a panel a threshold. Mean over "
+            f"{words.sample(self)}. {words.band(self)} {words.mismatched(self)} The paper's Figure 22."
+        )
+
+    def draw(self) -> Figure:
+        """One small panel a threshold and component, one line a type."""
+        compared = {name: self.compared(name) for name in self.geometry}
+        panels = [
+            Panel(name, f"above {threshold:g}", compared[name].at(place))
+            for place, threshold in enumerate(self.context.thresholds)
+            for name in self.geometry
+        ]
+        return type_grid(panels, self.geometry, "share of neurons (%)", words.layer(self))

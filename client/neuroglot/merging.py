@@ -1,0 +1,72 @@
+"""Parts of one run, asked for on several machines, put together into one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from neuroglot.errors import RunError
+from neuroglot.runs import Run
+from neuroglot.settings import Shard
+
+
+def merge(folders: Sequence[Path], out: Path, command: str, versions: Mapping[str, str]) -> Run:
+    """Put the answers of parts of a run into one folder: that of the whole run, which can be resumed as such.
+
+    Args:
+        folders: of the parts, complete or not: its shards, or whatever else has the same settings.
+        out: the folder of the whole; must hold no run.
+        command: what was called.
+        versions: of what ran, by name.
+
+    Raises:
+        RunError: the parts are of different runs, two of them have the same group, or a folder holds no run; the
+            message says which and in what. Nothing is written then.
+    """
+    parts = [Run.open(folder) for folder in folders]
+    _require_same(parts)
+    _require_apart(parts)
+    first = parts[0]
+    whole = Run.create(out, replace(first.settings, shard=""), first.examples(), first.problems())
+    whole.sessions = sorted((one for part in parts for one in part.sessions), key=lambda one: one.started)
+    answered = set()
+    with whole.session(command, versions) as recorder:
+        for part in parts:
+            for result in part.results():
+                recorder.keep(result)
+                answered.add(result.group_id)
+        for part in parts:
+            for group_id, reason in part.failures.items():
+                if group_id not in answered:
+                    recorder.fail(group_id, reason)
+    return whole
+
+
+def missing_shards(folders: Sequence[Path]) -> tuple[str, ...]:
+    """Which shards of a run are not among these folders; none where the parts are no shards of one number of parts."""
+    shards = [Run.open(folder).settings.shard for folder in folders]
+    if "" in shards or len({Shard.parse(one).parts for one in shards}) != 1:
+        return ()
+    parts = Shard.parse(shards[0]).parts
+    return tuple(one for one in (str(Shard(number, parts)) for number in range(1, parts + 1)) if one not in shards)
+
+
+def _require_same(parts: Sequence[Run]) -> None:
+    if not parts:
+        raise RunError("there is nothing to merge: give the folders of a run's parts")
+    for part in parts[1:]:
+        if differences := parts[0].settings.differences(part.settings, but=("shard",)):
+            raise RunError(f"{part.folder} is another run than {parts[0].folder}: {'; '.join(differences)}")
+
+
+def _require_apart(parts: Sequence[Run]) -> None:
+    owners: dict[str, Path] = {}
+    for part in parts:
+        for group_id in part.done():
+            if group_id in owners:
+                raise RunError(
+                    f"{owners[group_id]} and {part.folder} both have an answer to group {group_id!r}: parts of a run "
+                    "must not overlap"
+                )
+            owners[group_id] = part.folder

@@ -1,0 +1,53 @@
+"""One group of a run, to see what was asked and answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from neuroglot.results import BASELINE
+from neuroglot.runs import Run
+
+_PROMPT_CHARACTERS = 400
+
+
+@dataclass(frozen=True)
+class Example:
+    """The first group that is answered.
+
+    Attributes:
+        columns: what is shown of each language.
+        rows: of each language its name and what is shown of it.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @classmethod
+    def of(cls, run: Run, variant: str = "") -> Example:
+        """What was asked in a group, and what the model said.
+
+        Args:
+            run: with at least one answer.
+            variant: what to show beside the baseline; empty for nothing.
+        """
+        done = run.done()
+        group = next(group for group in run.examples() if group.id in done)
+        result = next(result for result in run.results() if result.group_id == group.id)
+        said = result.predictions if result.message.variants else {}
+        columns: dict[str, Mapping[str, str]] = {"prompt": {name: _end(text) for name, text in group.prompts.items()}}
+        if group.answers:
+            columns["gold answer"] = {language: answers[0] for language, answers in group.answers.items()}
+        for title, name in (("baseline says", BASELINE), (variant, variant)):
+            if name in said:
+                columns[title] = {language: row.error or row.text for language, row in said[name].items()}
+        rows = tuple(
+            (language, tuple(column.get(language, "") for column in columns.values()))
+            for language in run.settings.languages
+        )
+        return cls(tuple(columns), rows)
+
+
+def _end(prompt: str) -> str:
+    """A prompt, of which the examples in front are left out where it is long."""
+    return prompt if len(prompt) <= _PROMPT_CHARACTERS else f"\N{HORIZONTAL ELLIPSIS}{prompt[-_PROMPT_CHARACTERS:]}"

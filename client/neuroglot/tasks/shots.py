@@ -1,0 +1,108 @@
+"""In-context examples: solved groups in front of every prompt, the same ones in every language."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, islice, zip_longest
+
+from neuroglot.errors import AnalysisError
+from neuroglot.groups import Group
+from neuroglot.tasks.task import Groups
+
+_BETWEEN = "\n"  # ends an example; generated answers stop at it, too
+
+
+def in_context(groups: Callable[[Sequence[str]], Iterator[Group]], shots: int, seed: int) -> Groups:
+    """Groups of a task with examples in front of every prompt.
+
+    The examples are drawn from all groups, however few are asked for, so that a limit does not change them.
+
+    Args:
+        groups: makes all groups of the task in the languages given.
+        shots: how many examples; 0 for none.
+        seed: of their choice.
+
+    Raises:
+        AnalysisError: `shots` is negative.
+    """
+    if shots < 0:
+        raise AnalysisError(f"{shots} in-context examples cannot be: give 0 or more")
+
+    def make(languages: Sequence[str], limit: int | None) -> Iterator[Group]:
+        return islice(with_shots(list(groups(languages)), shots, seed) if shots else groups(languages), limit)
+
+    return make
+
+
+def with_shots(groups: Sequence[Group], shots: int, seed: int = 0) -> Iterator[Group]:
+    """Put solved examples in front of every prompt, drawn from the groups themselves.
+
+    All groups get the same examples in the same order, so that most of each prompt is a prefix that a server computes
+    once. A group of which an example would be of its own cluster gets the next one in its place. Where the groups have
+    choices, the examples' labels take turns.
+
+    Args:
+        groups: all groups of a task, with answers, in the same languages.
+        shots: how many examples, at least one.
+        seed: of the draw, which depends on the groups' ids and nothing else.
+
+    Yields:
+        The groups in their order, with their ids, answers and clusters.
+
+    Raises:
+        AnalysisError: a group has no answers, or there are too few clusters for so many examples.
+    """
+    if unanswered := [group.id for group in groups if set(group.answers) != set(group.prompts)]:
+        raise AnalysisError(f"group {unanswered[0]!r} has no answers, and in-context examples are solved: give answers")
+    # One more than is needed: each group has at most one example of its own cluster among them.
+    drawn = list(islice(_drawn(groups, seed), shots + 1))
+    if groups and len(drawn) <= shots:
+        raise AnalysisError(
+            f"{shots} in-context examples of other clusters than the prompt's own need {shots + 1} clusters, and "
+            f"there are {len(drawn)}: ask for fewer examples"
+        )
+    solved = [(_cluster(group), _solved(group)) for group in drawn]
+    for group in groups:
+        others = [texts for cluster, texts in solved if cluster != _cluster(group)][:shots]
+        prompts = {
+            language: "".join(text[language] + _BETWEEN for text in others) + prompt
+            for language, prompt in group.prompts.items()
+        }
+        yield replace(group, prompts=prompts)
+
+
+def _drawn(groups: Sequence[Group], seed: int) -> Iterator[Group]:
+    """One group of each cluster, in an order drawn by hash; where there are labels, they take turns."""
+    by_label: dict[int, list[Group]] = defaultdict(list)
+    taken: set[str] = set()
+    for group in sorted(groups, key=lambda one: _draw(seed, one.id)):
+        if _cluster(group) not in taken:
+            taken.add(_cluster(group))
+            by_label[_label(group)].append(group)
+    turns = zip_longest(*(by_label[label] for label in sorted(by_label)))
+    return (group for group in chain.from_iterable(turns) if group is not None)
+
+
+def _cluster(group: Group) -> str:
+    return group.cluster or group.id
+
+
+def _label(group: Group) -> int:
+    """Which of its choices the answer is; 0 for all groups without choices."""
+    language = group.languages[0]
+    choices = group.choices.get(language)
+    return choices.index(group.answers[language][0]) if choices else 0
+
+
+def _solved(group: Group) -> Mapping[str, str]:
+    return {
+        language: prompt + group.separators[language] + group.answers[language][0]
+        for language, prompt in group.prompts.items()
+    }
+
+
+def _draw(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"neuroglot shots {seed}/{name}".encode()).digest()
