@@ -9,7 +9,7 @@ PROTOS := $(wildcard proto/neuroglot/v1/*.proto)
 STUBS := client/neuroglot/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format proto bench soak bench-export verification train constraints clean
+.PHONY: help install demo test check format proto bench soak bench-export verification docs train constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -66,6 +66,9 @@ bench-export: $(INSTALLED)  ## an export of BLOOM-560m's geometry beside optimum
 
 verification: $(INSTALLED)  ## export and verify every model of docs/verification.md, an hour and 12 GB of memory
 	$(BIN)/python -m tests.benchmarks.verification --out docs/verification.md
+
+docs: $(INSTALLED)  ## write docs/analyses.md anew from the analyses
+	$(BIN)/python -m neuroglot.analyses.reference > docs/analyses.md
 
 train: $(INSTALLED)  ## train an embedded model anew, tens of minutes on two cores (FAMILY=mt0 for another)
 	$(BIN)/python -m neuroglot_exporter.embedded.train $(FAMILY)

@@ -90,7 +90,7 @@ class _Flow:
     Attributes:
         served: row-tokens that it was given.
         headed: which batch it headed last, for ties.
-        in_a_row: how many batches it headed with requests that had begun since another last did, or had none to wait.
+        in_a_row: how many batches it headed with requests that had begun, one after the other, while others waited.
         lanes: its buckets; none of them is empty.
     """
 
@@ -104,26 +104,13 @@ class _Flow:
 
     def head(self) -> tuple[Lane, _Kind]:
         """Where the step is that heads a batch now: the oldest one of a request that has begun, as a rule."""
-        found = {
-            begun: min(
-                (
-                    (bucket[0][0], lane, kind)
-                    for lane, buckets in self.lanes.items()
-                    for kind, bucket in buckets.items()
-                    if kind.begun is begun
-                ),
-                default=None,
-            )
-            for begun in (False, True)
-        }
-        begun, new = found[True], found[False]
-        if begun is None or (new is not None and self.in_a_row >= _BEGUN_IN_A_ROW):
-            chosen = new
-        else:
-            chosen = begun
-        self.in_a_row = self.in_a_row + 1 if chosen is begun and new is not None else 0
-        assert chosen is not None
-        return chosen[1:]
+        firsts = [(bucket[0][0], lane, kind) for lane, kinds in self.lanes.items() for kind, bucket in kinds.items()]
+        begun = [first for first in firsts if first[2].begun]
+        others = [first for first in firsts if not first[2].begun]
+        passed_over = bool(begun and others) and self.in_a_row < _BEGUN_IN_A_ROW
+        self.in_a_row = self.in_a_row + 1 if passed_over else 0
+        _, lane, kind = min(begun if passed_over else others or begun)
+        return lane, kind
 
     def alike(self, lane: Lane, head: Extent) -> list[_Kind]:
         """What waits in a lane, the most like the head last, and of equals those whose requests have begun."""

@@ -42,7 +42,7 @@ def needed(extents: list[Extent]) -> int:
 def padding(extents: list[Extent]) -> float:
     """What is too much in padding, for each real token."""
     real = sum(one.new for one in extents)
-    return (len(extents) * max(one.new for one in extents) - 16 - real) / real
+    return (len(extents) * max(one.new for one in extents) - 48 - real) / real
 
 
 @given(st.lists(EXTENTS, min_size=1, max_size=6), EXTENTS, st.integers(1, 4000), st.integers(1, 30_000))

@@ -92,6 +92,12 @@ def test_steps_of_the_oldest_ones_length_go_with_it() -> None:
         assert lengths(one.take()) == [30], "the oldest is not left behind, and larger than the batch it runs alone"
 
 
+def test_a_group_of_short_prompts_is_one_batch() -> None:
+    with house() as one:
+        one.add(lane(512), "", [6, 16, 9, 12, 7, 14, 11, 10, 15, 8])
+        assert len(one.take().rows) == 10
+
+
 def test_equals_are_taken_in_the_order_in_which_they_came() -> None:
     with house() as one:
         only = lane(12)
@@ -343,7 +349,7 @@ def test_every_step_runs_once_within_the_budget_unless_it_was_dropped(
             assert batch.shape == Shape.of(extents)
             assert batch.shape.positions <= BUDGET.tokens
             assert batch.shape.rows * BUDGET.sizes.row(batch.shape.longest) <= BUDGET.bytes
-            assert 2 * (batch.shape.positions - 16) <= 3 * batch.shape.real
+            assert 8 * (batch.shape.positions - 48) <= 9 * batch.shape.real
             ran.update((named[waiting.submission], waiting.place) for waiting in batch.rows)
 
         for tenant, priority, component, extents, batches, leaves, begun in arrivals:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise, product
@@ -15,7 +16,7 @@ from neuroglot_server.device_memory import DevicePiece
 from neuroglot_server.engine import Engine
 from neuroglot_server.passes import inputs
 from neuroglot_server.signature import interfaces
-from neuroglot_server.steps import NO_TOKENS, Edit, Edits, KeyValues, Piece, RowStep, StepResult
+from neuroglot_server.steps import BLOCK, NO_TOKENS, Edit, Edits, KeyValues, Piece, RowStep, StepResult
 from tests.checkpoints import CONFIGS, RandomModel
 from tests.server.reference import CAUSAL, COMPONENTS, ENCODER_DECODERS
 
@@ -249,13 +250,23 @@ def test_only_what_is_wanted_comes_back(engines: Engines) -> None:
 
 def test_kept_keys_and_values_do_not_hold_on_to_the_batch(engines: Engines) -> None:
     steps = Steps(engines, seed=5)
-    for result in engines.engine.run([steps.step(length, keep=True) for length in (2, 7, 3)]):
+    for result in engines.engine.run([steps.step(length, keep=True) for length in (2, 2 * BLOCK + 3, 3)]):
         assert result.kept is not None
-        (piece,) = result.kept.pieces
-        if isinstance(piece, DevicePiece):
-            assert piece.value.shape()[3] == result.kept.length
-        else:
-            assert np.asarray(piece).base is None
+        for piece in result.kept.pieces:
+            if isinstance(piece, DevicePiece):
+                assert piece.value.shape()[3] == result.kept.length
+            else:
+                assert np.asarray(piece).base is None
+
+
+def test_blocks_of_a_row_are_kept_by_themselves(random_model: Callable[[str], RandomModel]) -> None:
+    """So that a prompt that is known in blocks is never held twice."""
+    engines = started(random_model, "bloom", "decoder", bound=False)
+    steps = Steps(engines, seed=6)
+    lengths = [(2 * BLOCK + 3,), (BLOCK, BLOCK), (BLOCK + 3, 5), (2, BLOCK - 1), (1, BLOCK - 1), (1, 3)]
+    results = engines.engine.run([steps.step(new, *past, keep=True) for new, *past in lengths])
+    pieces = [[piece.shape[2] for piece in result.kept.pieces] for result in results if result.kept is not None]
+    assert pieces == [[BLOCK, BLOCK, 3], [BLOCK], [BLOCK - 5, 8], [1, 1], [1], [1]]
 
 
 def test_captures_are_the_taps_of_every_position_and_ever_their_largest(engines: Engines) -> None:
@@ -352,7 +363,7 @@ def test_a_graph_that_always_gives_all_keys_and_values_gives_the_same(
     for info in (*graph.graph.input, *graph.graph.initializer):
         info.name = "older" if info.name == "present_from" else info.name
     onnx.save(graph, tmp_path / part.graph)
-    (tmp_path / WEIGHTS).hardlink_to(bundle / WEIGHTS)
+    shutil.copyfile(bundle / WEIGHTS, tmp_path / WEIGHTS)
     interface = interfaces(read_manifest(bundle).model)["decoder"]
     older = today._replace(engine=Engine(tmp_path / part.graph, part, interface, threads=1, bound=bound))
     assert today.engine.signature.trailing

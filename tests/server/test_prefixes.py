@@ -46,6 +46,16 @@ def test_an_opening_runs_what_is_not_known_and_keeps_each_part_by_itself(end: in
     assert tokens_of(whole[-1]) == ([PROMPT[-1], 91, 92] if keep else [])
 
 
+def test_what_came_in_the_blocks_of_a_prompt_is_not_copied() -> None:
+    wanted = opening(len(PROMPT) - 1)
+    ids = np.array(wanted.rest(()).tokens, np.float32).reshape(1, 1, -1, 1)
+    pieces = tuple(np.split(ids, [BLOCK, 2 * BLOCK], axis=2))
+    first, second, last, _ = wanted.split(StepResult(True, kept=KeyValues(pieces)), ())
+    kept = [piece for block in (first, second, last) if block.kept is not None for piece in block.kept.pieces]
+    assert [piece is whole for piece, whole in zip(kept, pieces, strict=True)] == [True, True, False]
+    assert not np.shares_memory(np.asarray(kept[2]), pieces[2])  # which holds the answer's tokens, too
+
+
 def test_an_answer_that_is_not_finite_spoils_no_block_of_its_prompt() -> None:
     wanted = opening(len(PROMPT) - 1)
     *blocks, answer = wanted.split(ran(wanted.rest(()), finite=False), ())
