@@ -19,7 +19,8 @@ OTHERS = sorted({family.name for family in FAMILIES} & set(embedded.families()) 
 @pytest.mark.parametrize("family", OTHERS)
 def test_the_demo_runs(family: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "neuroglot", "demo", "--family", family, "--out", str(tmp_path), "--limit", "4"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    some = ["--analyses", "accuracy,types_by_layer"]
+    done = subprocess.run([*command, *some], capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
     manifest = open_bundle(tmp_path / "bundles" / family, full=True)
     assert (manifest.source, manifest.source_revision) == (f"embedded:{family}", embedded.revision(family))

@@ -35,7 +35,8 @@ _LISTENING = "listening on "
     help="The folder for the bundle and the results. Results of an earlier demo there are replaced.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Ask only the first N groups of each task.")
-def demo(family: str, out: Path, limit: int | None) -> None:
+@click.option("--analyses", metavar="A,B,...", help="Which analyses to make; all by default.")
+def demo(family: str, out: Path, limit: int | None, analyses: str | None) -> None:
     """Export an embedded model, serve it on loopback, analyse it, and write a report.
 
     Shows the commands that it runs: they are the way to do the same with a model of your own.
@@ -51,7 +52,8 @@ def demo(family: str, out: Path, limit: int | None) -> None:
             results = out / f"{family}-{task}"
             _remove(results, RUN)
             groups = str(min(limit or most, most))
-            _run("analyze", task, "--server", address, "--model", family, "--limit", groups, "--out", str(results))
+            options = ["--server", address, "--model", family, "--limit", groups, "--out", str(results)]
+            _run("analyze", task, *options, *(["--analyses", analyses] if analyses else []))
 
 
 def _is_current(bundle: Path, family: str) -> bool:
