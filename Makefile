@@ -54,8 +54,8 @@ stubs-into:
 	python -m grpc_tools.protoc --proto_path proto --grpc_python_out $(OUT) --mypy_grpc_out quiet:$(OUT) \
 		proto/neuroglot/v1/service.proto
 
-bench: $(INSTALLED)  ## the benchmarks of serving, half an hour, to docs/benchmarks.md (ONLY=sizes for a part, to build/bench)
-	$(BIN)/python -m tests.benchmarks --out build/bench $(if $(ONLY),--only $(ONLY),--table docs/benchmarks.md)
+bench: $(INSTALLED)  ## the benchmarks of serving, half an hour, to docs/benchmarks.md (ONLY=sizes for a part)
+	$(BIN)/python -m tests.benchmarks --out build/bench --table docs/benchmarks.md $(if $(ONLY),--only $(ONLY))
 	$(if $(ONLY),,$(BIN)/python -m tests.benchmarks.fact_probing --out build/bench)
 
 soak: $(INSTALLED)  ## mixed load on a server, cancellations and broken clients included (MINUTES=30 for the whole)

@@ -1,7 +1,7 @@
 """The benchmarks of serving, each a ratio within one run, as JSON and as a table.
 
 make bench               writes docs/benchmarks.md and .json, half an hour on two cores
-make bench ONLY=sizes    one part of it, to build/bench/serving.md and .json
+make bench ONLY=sizes    one part of it, whose lines it replaces there
 """
 
 from __future__ import annotations
@@ -70,6 +70,15 @@ def _embedded() -> Iterator[Measure]:
         print(f"  {answers.groups_a_second(embedded, 300):.0f} groups/s of facts on one stream", flush=True)
 
 
+def _earlier(file: Path) -> dict[str, Measure]:
+    """What an earlier run found, by name; nothing where there was none."""
+    if not file.exists():
+        return {}
+    kept = json.loads(file.read_text(encoding="utf-8"))["measures"]
+    measures = [Measure(**{name: value for name, value in one.items() if name != "met"}) for one in kept]
+    return {one.name: one for one in measures}
+
+
 def table(found: list[Measure]) -> str:
     """The measures as Markdown."""
     lines = ["| what | measured | bound | |", "|---|---|---|---|"]
@@ -90,25 +99,25 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=6, help="about how many groups a round has")
     arguments = parser.parse_args()
     model = bundle(arguments.out / "bundles", small=arguments.small)
-    found = []
+    target = arguments.table or arguments.out / "serving.md"
+    found = _earlier(target.with_suffix(".json")) if arguments.only else {}
     for one in measures(model, tuple(arguments.only or PARTS), arguments.scale):
         print(f"{'met   ' if one.met else 'MISSED'} {one.value:10.3g} {one.unit:5} {one.name}", flush=True)
-        found.append(one)
+        found[one.name] = one
     about: dict[str, Any] = {
         "model": "a tiny one" if arguments.small else "random weights in BLOOM-560m's geometry, float32",
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "versions": {name: version(name) for name in ("neuroglot", "onnxruntime", "numpy", "grpcio")},
     }
-    target = arguments.table or arguments.out / "serving.md"
     target.with_suffix(".json").write_text(
-        json.dumps(about | {"measures": [asdict(one) | {"met": one.met} for one in found]}, indent=1) + "\n"
+        json.dumps(about | {"measures": [asdict(one) | {"met": one.met} for one in found.values()]}, indent=1) + "\n"
     )
     heading = (
         "# What a server gives\n\nWritten by `make bench`; each line is a ratio within one run, or bytes. "
         f"The model: {about['model']}; {about['cores']} cores, onnxruntime {about['versions']['onnxruntime']}.\n\n"
     )
-    target.write_text(heading + table(found), encoding="utf-8")
+    target.write_text(heading + table(list(found.values())), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -150,17 +150,42 @@ def test_accuracy_of_ablations_and_conversions(asked: Asked) -> None:
         effect = effects.loc[("gold_log_probability", kind.label, "baseline")]
         assert effect["difference"] == pytest.approx(np.mean(difference), abs=TOLERANCE)
         assert abs(effect["difference"]) > 10 * TOLERANCE
+    changes = asked.tables["conversion_effects"].set_index(["metric", "converted", "against", "language"])
+    for name, language in product(CONVERTED, LANGUAGES):
+        for against, reference in (("baseline", "baseline"), ("zeroed", f"zero inactive {name}")):
+            scores = np.array(expected[f"convert {name}", language]) - np.array(expected[reference, language])
+            change = changes.loc[("gold_log_probability", name, against, language)]
+            assert change["difference"] == pytest.approx(np.mean(np.diagonal(scores)), abs=TOLERANCE)
+            assert change["rows"] == len(GROUPS)
+    assert changes["difference"].abs().max() > 10 * TOLERANCE
 
 
 def test_exact_matches_and_generated_texts_are_counted_as_they_were_answered(asked: Asked) -> None:
-    table = asked.tables["accuracy"].set_index(["variant", "language"])
-    for variant, language in product(("baseline", "w/o specific"), LANGUAGES):
+    table = pd.concat([asked.tables["accuracy"], asked.tables["conversions"].query("variant != 'baseline'")])
+    table = table.set_index(["variant", "language"])
+    for variant, language in product(("baseline", "w/o specific", "convert both", "zero inactive both"), LANGUAGES):
         predictions = [result.predictions[variant][language] for result in asked.results.values()]
         texts = [definitions.normalised(one.text) for one in predictions]
         labels = tuple(map(definitions.normalised, CHOICES))
         found = table.loc[(variant, language)]
         assert found["exact_percent"] == pytest.approx(100 * np.mean([one.exact for one in predictions]))
         assert found["no_label_percent"] == pytest.approx(100 * np.mean([not one.startswith(labels) for one in texts]))
+
+
+def test_types_are_paired_with_their_controls(asked: Asked) -> None:
+    effects = asked.tables["effects"].set_index(["metric", "type", "against"])
+    for kind in ABLATED:
+        (control,) = CONTEXT.ablations.controls(kind)
+        without, with_control = (
+            [
+                result.predictions[variant][language].gold_log_probability
+                for result, language in product(asked.results.values(), LANGUAGES)
+            ]
+            for variant in (f"w/o {kind.label}", control)
+        )
+        effect = effects.loc[("gold_log_probability", kind.label, "random_active")]
+        assert effect["difference"] == pytest.approx(np.mean(np.subtract(without, with_control)))
+        assert effect["reference"] == pytest.approx(np.mean(with_control))
 
 
 def test_contributions(asked: Asked) -> None:
@@ -189,7 +214,7 @@ def test_effective_scores(asked: Asked) -> None:
     layers = len(asked.norms["decoder"])
     values = [torch_model.get_submodule(path.format(i=i)).weight.detach().numpy() for i in range(layers)]
     embedding = torch_model.lm_head.weight.detach().numpy()
-    maxima, of_language = np.zeros((layers, 4)), np.zeros((len(LANGUAGES), 4))
+    by_layer, by_language = np.zeros((layers, 4, 3)), np.zeros((len(LANGUAGES), 4, 3))
     for group in GROUPS:
         codes = definitions.type_codes(asked.at_last_token(group)["decoder"])
         for row, coefficients in enumerate(asked.at_last_token(group, "coefficient")["decoder"]):
@@ -197,11 +222,16 @@ def test_effective_scores(asked: Asked) -> None:
             token = embedding[encoded.gold_token_ids[encoded.r_index]]
             scores = np.stack([coefficients[layer] * (token @ values[layer]) for layer in range(layers)])
             for code in range(4):
-                of_layers = [scores[layer][codes[layer] == code] for layer in range(layers)]
-                maxima[:, code] += [one.max(initial=-np.inf) if len(one) else 0 for one in of_layers]
-                every = np.concatenate(of_layers)
-                of_language[row, code] += every.max() if len(every) else 0
-    found = asked.tables["effective_scores"]["maximum"].to_numpy().reshape(layers, 4)
-    np.testing.assert_allclose(found, maxima / len(GROUPS) / len(LANGUAGES), atol=2e-4)
-    found = asked.tables["effective_scores_by_language"]["maximum"].to_numpy().reshape(len(LANGUAGES), 4)
-    np.testing.assert_allclose(found, of_language / len(GROUPS), atol=2e-4)
+                for layer in range(layers):
+                    by_layer[layer, code] += extremes_and_mean(scores[layer][codes[layer] == code])
+                by_language[row, code] += extremes_and_mean(scores[codes == code])
+    columns = ["maximum", "minimum", "mean"]
+    found = asked.tables["effective_scores"][columns].to_numpy().reshape(layers, 4, 3)
+    np.testing.assert_allclose(found, by_layer / len(GROUPS) / len(LANGUAGES), atol=2e-4)
+    found = asked.tables["effective_scores_by_language"][columns].to_numpy().reshape(len(LANGUAGES), 4, 3)
+    np.testing.assert_allclose(found, by_language / len(GROUPS), atol=2e-4)
+
+
+def extremes_and_mean(scores: NDArray[np.float32]) -> tuple[float, float, float]:
+    """Largest, smallest and mean; 0 of no neurons."""
+    return (scores.max(), scores.min(), scores.mean()) if len(scores) else (0, 0, 0)

@@ -150,6 +150,10 @@ def test_active_and_dead_neurons_by_language(asked: Asked) -> None:
             ("cumulative_percent", dead.all(axis=0).mean(axis=-1)),
         ):
             np.testing.assert_allclose(table[column], 100 * shares.T.ravel(), atol=1e-9)
+        assert table["cumulative_neurons"].tolist() == dead.all(axis=0).sum(axis=-1).T.ravel().tolist()
+        inactive = 1 - np.mean(active, axis=0)
+        of_inactive = 100 * dead.mean(axis=(0, -1)) / inactive
+        np.testing.assert_allclose(table["of_inactive_percent"], of_inactive.T.ravel(), atol=1e-9)
 
 
 def test_neurons_that_keep_their_type(asked: Asked) -> None:
@@ -159,4 +163,9 @@ def test_neurons_that_keep_their_type(asked: Asked) -> None:
         table = asked.table("repeating", component)
         np.testing.assert_allclose(table["overlap_percent"], 100 * kinds.all(axis=0).mean(axis=-1).ravel(), atol=1e-9)
         np.testing.assert_allclose(table["average_percent"], 100 * kinds.mean(axis=(0, -1)).ravel(), atol=1e-9)
-        assert table["overlap_neurons"].sum() > 0
+        always = kinds.all(axis=0).sum(axis=-1)
+        assert table["overlap_neurons"].tolist() == always.ravel().tolist()
+        average = kinds.sum(axis=-1).mean(axis=0)
+        kept = np.divide(100 * always, average, out=np.full(average.shape, np.nan), where=average > 0)
+        np.testing.assert_allclose(table["kept_percent"], kept.ravel(), atol=1e-9)
+        assert always.sum() > 0
