@@ -181,7 +181,7 @@ class Run:
         """What its analyses share: needs the extra that they need, and raises as `examples`."""
         from neuroglot.analyses.context import Context  # here: a run's folder is read without pandas, too
 
-        return Context.of(self.settings.languages, self.settings).about(self.examples())
+        return Context(self.settings.languages, self.settings).about(self.examples())
 
     def results(self) -> Iterator[GroupResult]:
         """The answers that there are, as they came.

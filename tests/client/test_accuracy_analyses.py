@@ -28,6 +28,7 @@ from neuroglot.groups import Group
 from neuroglot.interventions import Convert
 from neuroglot.results import BASELINE, GroupResult, RowPrediction
 from neuroglot.selections import Control, ControlKind
+from neuroglot.settings import MEAN, Options
 from neuroglot.v1 import result_pb2
 from tests.client.random_results import Example, random_examples
 
@@ -54,7 +55,7 @@ GROUPS = [
     )
     for name, cluster, gold in zip(IDS, CLUSTERS, GOLD, strict=True)
 ]
-CONTEXT = Context(LANGUAGES, ABLATIONS, seed=5, replicates=REPLICATES).about(GROUPS)
+CONTEXT = Context(LANGUAGES, Options(draws=2, seed=5, controls=KINDS, replicates=REPLICATES)).about(GROUPS)
 
 Value = Callable[[int, str, str], float]
 """Of an example, a language and a variant; NaN where there is none."""
@@ -195,7 +196,7 @@ def test_accuracy_by_language_has_the_form_of_table_2(study: Study) -> None:
 
 
 def test_without_choices_nothing_is_said_of_them() -> None:
-    study = study_of(EXAMPLES, Context(LANGUAGES, ABLATIONS, replicates=50))
+    study = study_of(EXAMPLES, Context(LANGUAGES, Options(draws=2, seed=5, controls=KINDS, replicates=50)))
     table = study.folds["accuracy"].table()
     for column in ("choice_percent", "choice_low", "no_label_percent", "no_label_high"):
         assert table[column].isna().all()
@@ -338,9 +339,9 @@ def test_tests_of_all_languages_are_corrected_apart_from_those_of_single_ones() 
 def test_the_default_conversion_is_said_to_equal_its_twin_only_at_threshold_0() -> None:
     contexts = {
         "the same there": Context(LANGUAGES),
-        "above the threshold 0.5": Context(LANGUAGES, thresholds=(0.5,)),
-        "becomes 2.5": Context(LANGUAGES, conversions=Conversions(2.5)),
-        "becomes the mean over the languages": Context(LANGUAGES, conversions=Conversions(mean_of_active=True)),
+        "above the threshold 0.5": Context(LANGUAGES, Options(thresholds=(0.5,))),
+        "becomes 2.5": Context(LANGUAGES, Options(convert_to=2.5)),
+        "becomes the mean over the languages": Context(LANGUAGES, Options(convert_to=MEAN)),
     }
     for said, context in contexts.items():
         fold = ConversionAccuracy(context)
@@ -401,7 +402,7 @@ def test_ablations_of_one_component_act_there_alone() -> None:
 
 
 def test_ablations_without_a_control_are_refused() -> None:
-    with pytest.raises(AnalysisError, match="0 draws give no control"):
-        Ablations(draws=0)
-    with pytest.raises(AnalysisError, match="name any of random, random_active, random_mass"):
-        Ablations(kinds=())
+    with pytest.raises(AnalysisError, match="0 draws of 1 controls give nothing to compare with"):
+        Options(draws=0)
+    with pytest.raises(AnalysisError, match="3 draws of 0 controls give nothing to compare with"):
+        Options(controls=())

@@ -15,6 +15,7 @@ from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError, NotInResultError
 from neuroglot.groups import Group
 from neuroglot.results import GroupResult
+from neuroglot.settings import Options
 from neuroglot.v1 import result_pb2
 from tests.client.random_results import Example, random_examples, two_components
 
@@ -34,7 +35,7 @@ GROUPS = [Group({"en": "x"}, id=one, cluster=one.partition("/")[0]) for one in I
 
 
 def study_of(examples: Iterable[Example], languages: tuple[str, ...] = LANGUAGES) -> Study:
-    study = Study(Context(languages, ABLATIONS, thresholds=THRESHOLDS, replicates=50).about(GROUPS))
+    study = Study(Context(languages, Options(draws=2, seed=5, thresholds=THRESHOLDS, replicates=50)).about(GROUPS))
     for example in examples:
         study.add(example.result)
     return study

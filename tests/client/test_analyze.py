@@ -264,10 +264,10 @@ def test_the_options_of_a_task_and_of_its_analyses_are_those_of_the_run(bloom_bu
     assert context.languages == ("de", "es", "zh")
     assert (context.ablations.draws, context.ablations.seed, context.ablations.kinds) == (1, 7, settings.controls)
     assert context.conversions.mean_of_active
-    assert (context.thresholds, context.top_fraction) == ((0.1, 0.0), 0.1)
-    assert context.score_target is ScoreTarget.ALL_GOLD_TOKENS
+    assert (context.options.thresholds, context.options.top_fraction) == ((0.1, 0.0), 0.1)
+    assert context.options.score_target is ScoreTarget.ALL_GOLD_TOKENS
     assert context.subsets == (("de", "zh"), ("de", "es"))
-    assert (context.replicates, context.cumulative_dead) == (50, True)
+    assert (context.options.replicates, context.options.cumulative_dead) == (50, True)
     assert len(context.clusters) == 4
     assert set(settings.variants) == set(context.ablations.variants())
 

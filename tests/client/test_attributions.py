@@ -20,7 +20,7 @@ from neuroglot.analyses.effective_scores import EffectiveScores
 from neuroglot.analyses.fold import Fold
 from neuroglot.errors import NotInResultError
 from neuroglot.results import GroupResult
-from neuroglot.settings import ScoreReduction
+from neuroglot.settings import Options, ScoreReduction
 from neuroglot.v1 import result_pb2
 from tests.client.random_results import Example, random_examples, two_components, type_code
 
@@ -30,7 +30,7 @@ EXAMPLES = random_examples(0, LANGUAGES, COUNT, Ablations(draws=1), LAYERS, NEUR
 CLUSTERS = {example.result.group_id: example.result.group_id.split("/")[0] for example in EXAMPLES}
 TYPES = ("non-activated", "specific", "partial-shared", "all-shared")
 WITHIN, OF_MEANS = (
-    Context(LANGUAGES, clusters=CLUSTERS, replicates=REPLICATES, score_reduction=reduction)
+    Context(LANGUAGES, Options(replicates=REPLICATES, score_reduction=reduction), CLUSTERS)
     for reduction in ScoreReduction
 )
 

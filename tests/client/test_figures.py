@@ -19,6 +19,7 @@ from neuroglot.analyses.registry import ANALYSES
 from neuroglot.analyses.study import Study
 from neuroglot.analyses.style import FONT_SIZE, TYPE_COLOURS, TYPE_TEXT_COLOURS, spread
 from neuroglot.groups import Group
+from neuroglot.settings import Options
 from tests.client.random_results import random_examples, two_components
 
 ABLATIONS = Ablations(draws=2, seed=0)
@@ -43,7 +44,7 @@ def study_of(
         others = random_examples(1, languages, count, ABLATIONS, *encoder, component="encoder", thresholds=THRESHOLDS)
         results = [two_components(*pair) for pair in zip(examples, others, strict=True)]
     groups = [Group(dict.fromkeys(languages, "?"), id=result.group_id) for result in results]
-    context = Context(languages, ablations=ABLATIONS, thresholds=THRESHOLDS, replicates=20)
+    context = Context(languages, Options(draws=2, thresholds=THRESHOLDS, replicates=20))
     study = Study(context.about(groups), names)
     for result in results:
         study.add(result)

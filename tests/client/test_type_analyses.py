@@ -22,6 +22,7 @@ from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError, NotInResultError
 from neuroglot.groups import Group
 from neuroglot.results import GroupResult
+from neuroglot.settings import Options
 from neuroglot.v1 import result_pb2
 from tests.client.random_results import Example, random_examples, top_contributors, two_components, type_code
 
@@ -41,7 +42,7 @@ SUBSETS = (("ru", "en"), ("en", "th", "zh"))
 EXAMPLES = random_examples(0, LANGUAGES, COUNT, Ablations(draws=1), LAYERS, NEURONS, thresholds=THRESHOLDS)
 IDS = [example.result.group_id for example in EXAMPLES]
 GROUPS = [Group({"en": "x"}, id=one, cluster=one.partition("/")[0]) for one in IDS]
-CONTEXT = Context(LANGUAGES, thresholds=THRESHOLDS, subsets=SUBSETS, replicates=200).about(GROUPS)
+CONTEXT = Context(LANGUAGES, Options(thresholds=THRESHOLDS, subsets=SUBSETS, replicates=200)).about(GROUPS)
 TYPES = ("non-activated", "specific", "partial-shared", "all-shared")
 
 # Mismatched groups, read plainly: examples S0/0, S1/0, ... S4/0, S0/1, ... in a ring, language j from j places on.
@@ -171,7 +172,8 @@ def test_dead_neurons_are_inactive_at_every_token_of_one_prompt_or_of_all() -> N
 
 def test_the_figure_of_dead_neurons_shows_either_form() -> None:
     for cumulative, column in ((False, "dead_percent"), (True, "cumulative_percent")):
-        context = Context(LANGUAGES, thresholds=THRESHOLDS, replicates=50, cumulative_dead=cumulative).about(GROUPS)
+        options = Options(thresholds=THRESHOLDS, replicates=50, cumulative_dead=cumulative)
+        context = Context(LANGUAGES, options).about(GROUPS)
         fold = analysis(study_of(EXAMPLES[:4], context), "dead")
         table = fold.table().set_index(["language", "layer"])[column]
         (axes,) = fold.figure().axes
@@ -223,7 +225,7 @@ def test_types_over_fewer_languages_are_the_mean_over_all_subsets() -> None:
     def counts(group: Sequence[int]) -> NDArray[np.float64]:
         return np.mean([types_of(activations(group)[list(rows)]) for rows in combinations(range(4), 3)], axis=0)
 
-    context = Context(LANGUAGES, thresholds=THRESHOLDS, replicates=200).about(GROUPS)
+    context = Context(LANGUAGES, Options(thresholds=THRESHOLDS, replicates=200)).about(GROUPS)
     table = study_of(EXAMPLES, context).folds["language_counts"].table().set_index(["languages", "layer", "type"])
     assert sorted(set(table.index.get_level_values("languages"))) == [3, 4]
     assert table.loc[3, "subsets"].unique().tolist() == [4]
@@ -279,7 +281,8 @@ def test_any_split_in_any_order_gives_the_same_tables(order: list[int], cuts: li
 
 
 def test_without_mismatched_groups_there_are_no_dashed_lines_and_no_numbers() -> None:
-    context = Context(LANGUAGES, thresholds=THRESHOLDS, replicates=50)  # about no examples: nothing is known to rotate
+    options = Options(thresholds=THRESHOLDS, replicates=50)
+    context = Context(LANGUAGES, options)  # about no examples: nothing is known to rotate
     study = study_of(EXAMPLES[:4], context)
     for name in ("types_by_layer", "top_contributors", "thresholds", "language_counts"):
         fold = analysis(study, name)
@@ -292,7 +295,7 @@ def test_without_mismatched_groups_there_are_no_dashed_lines_and_no_numbers() ->
 
 
 def test_too_few_clusters_have_no_intervals_and_still_a_figure() -> None:
-    study = study_of(EXAMPLES[:3], Context(LANGUAGES, thresholds=THRESHOLDS, clusters=dict.fromkeys(IDS, "one")))
+    study = study_of(EXAMPLES[:3], Context(LANGUAGES, Options(thresholds=THRESHOLDS), dict.fromkeys(IDS, "one")))
     for fold in study.folds.values():
         assert fold.table().filter(regex="_(low|high)$").isna().all(axis=None)
     for name in ("types_by_layer", "active_by_language"):
@@ -317,7 +320,7 @@ def test_encoder_and_decoder_are_counted_apart() -> None:
 @pytest.mark.parametrize("subset", [("en",), (), ("en", "en"), ("en", "de")])
 def test_a_subset_is_two_or_more_of_the_languages(subset: tuple[str, ...]) -> None:
     with pytest.raises(AnalysisError, match=r"no set of languages .* name two or more of en, ru, th, zh, each once"):
-        Context(LANGUAGES, subsets=(subset,))
+        Context(LANGUAGES, Options(subsets=(subset,)))
 
 
 @pytest.mark.parametrize(

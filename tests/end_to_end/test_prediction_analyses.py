@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 import neuroglot as ng
-from neuroglot.analyses.ablations import ABLATED, Ablations
+from neuroglot.analyses.ablations import ABLATED
 from neuroglot.analyses.context import Context
-from neuroglot.analyses.conversions import CONVERTED, Conversions
+from neuroglot.analyses.conversions import CONVERTED
 from neuroglot.analyses.study import Study
+from neuroglot.settings import Options
 from tests import definitions
 from tests.checkpoints import RandomModel
 from tests.exporter.reference import TOLERANCE, Transformers
@@ -38,7 +39,7 @@ GROUPS = [
     for name, capital in SUBJECTS.items()
 ]
 VALUE = 1.5
-CONTEXT = Context(LANGUAGES, Ablations(draws=1), Conversions(VALUE), replicates=20).about(GROUPS)
+CONTEXT = Context(LANGUAGES, Options(draws=1, convert_to=VALUE, replicates=20)).about(GROUPS)
 
 Activations = Mapping[str, NDArray[np.float32]]
 """Of a group `[languages, layers, neurons]`, by component."""

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 import neuroglot as ng
 from neuroglot.analyses.context import Context
 from neuroglot.analyses.study import Study
+from neuroglot.settings import Options
 from tests import definitions
 from tests.checkpoints import RandomModel
 from tests.server.reference import load, watched
@@ -63,7 +64,7 @@ class Asked:
 @pytest.fixture(scope="module", params=["bloom", "mt0"])
 def asked(request: pytest.FixtureRequest, random_model: Callable[[str], RandomModel]) -> Asked:
     random = random_model(request.param)
-    study = Study(Context(LANGUAGES, thresholds=THRESHOLDS, replicates=20).about(GROUPS), NAMES)
+    study = Study(Context(LANGUAGES, Options(thresholds=THRESHOLDS, replicates=20)).about(GROUPS), NAMES)
     with ng.connect(random.bundle) as client:
         for result in client.model().analyze_many(GROUPS, **study.asked()):
             assert isinstance(result, ng.GroupResult)

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import product
 
-from neuroglot.errors import AnalysisError
 from neuroglot.interventions import Intervention, deactivate
 from neuroglot.neurons import NeuronType
 from neuroglot.results import BASELINE
@@ -33,24 +32,12 @@ class Ablations:
         seed: of the draws.
         component: `encoder` or `decoder`, where neurons are deactivated in this one alone; None for all.
         kinds: from which neurons the controls are drawn; the first is the one that figures and headlines are about.
-
-    Raises:
-        AnalysisError: fewer than 1 draw, or no kind of control.
     """
 
     draws: int = 3
     seed: int = 0
     component: str | None = None
     kinds: tuple[ControlKind, ...] = (ControlKind.RANDOM_ACTIVE,)
-
-    def __post_init__(self) -> None:
-        """Refuse an ablation without a control."""
-        if self.draws < 1:
-            raise AnalysisError(f"{self.draws} draws give no control to compare with: ask for 1 or more")
-        if not self.kinds:
-            raise AnalysisError(
-                f"no kind of control gives nothing to compare with: name any of {', '.join(ControlKind)}"
-            )
 
     def without(self, kind: NeuronType) -> str:
         """Name of the variant that deactivates a type."""

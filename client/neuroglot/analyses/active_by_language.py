@@ -54,7 +54,7 @@ class ActiveByLanguage(Analysis):
         """Says where, too."""
         return (
             f"The share of a layer's neurons whose activation at {self.position} exceeds "
-            f"{self.context.thresholds[0]:g}, in each language by itself. It says how many neurons are active, and "
+            f"{self.options.thresholds[0]:g}, in each language by itself. It says how many neurons are active, and "
             "nothing of whether they are the same ones."
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum, auto
+from functools import cached_property
 from typing import Self
 
 from neuroglot.analyses.ablations import Ablations
@@ -14,9 +15,7 @@ from neuroglot.analyses.languages import in_order
 from neuroglot.analyses.rotation import Rotation, rotation
 from neuroglot.errors import AnalysisError
 from neuroglot.groups import Group
-from neuroglot.selections import DEFAULT_TOP_FRACTION
-from neuroglot.settings import MEAN, REPLICATES, THRESHOLDS, Options, ScoreReduction
-from neuroglot.wanted import ScoreTarget
+from neuroglot.settings import MEAN, Options
 
 
 class Need(StrEnum):
@@ -44,17 +43,7 @@ class Context:
 
     Attributes:
         languages: the rows of every result, in the order of all tables and figures.
-        ablations: which types are deactivated, and their controls.
-        conversions: which types are converted, and to what.
-        thresholds: a neuron is active above them; the first is the one that all but one analysis look at.
-        top_fraction: share of a layer's neurons that count as its top contributors.
-        score_target: of which tokens effective scores are taken.
-        score_reduction: how the largest and smallest of them are taken over layers.
-        subsets: sets of languages to type the neurons among; none: all subsets of 3, 5, 7, ... languages.
-        cumulative_dead: whether the figure of dead neurons shows those that are dead in all prompts, as the paper's
-            released code counts them, and not the mean over prompts.
-        seed: of controls, tests and bootstrap.
-        replicates: of the bootstrap.
+        options: the form of the analyses.
         clusters: the cluster of a group, by the group's id; one that is not in it is a cluster by itself.
         rotation: which rows make up the mismatched groups.
         choices: of the rows that have any.
@@ -64,16 +53,7 @@ class Context:
     """
 
     languages: tuple[str, ...]
-    ablations: Ablations = field(default_factory=Ablations)
-    conversions: Conversions = field(default_factory=Conversions)
-    thresholds: tuple[float, ...] = THRESHOLDS
-    top_fraction: float = DEFAULT_TOP_FRACTION
-    score_target: ScoreTarget = ScoreTarget.FIRST_GOLD_TOKEN
-    score_reduction: ScoreReduction = ScoreReduction.WITHIN_GROUPS
-    subsets: tuple[tuple[str, ...], ...] = ()
-    cumulative_dead: bool = False
-    seed: int = 0
-    replicates: int = REPLICATES
+    options: Options = field(default_factory=Options)
     clusters: Mapping[str, str] = field(default_factory=dict)
     rotation: Rotation = field(default_factory=Rotation)
     choices: ChoicesOfRows = field(default_factory=dict)
@@ -81,34 +61,32 @@ class Context:
     def __post_init__(self) -> None:
         """Bring languages into the order of all tables; refuse subsets that are none."""
         object.__setattr__(self, "languages", in_order(self.languages))
-        object.__setattr__(self, "subsets", tuple(map(in_order, self.subsets)))
-        for subset in self.subsets:
+        for subset in self.options.subsets:
             if len(subset) < 2 or len(set(subset) & set(self.languages)) < len(subset):
                 raise AnalysisError(
                     f"{', '.join(subset) or 'nothing'} is no set of languages to type neurons among: name two or more "
                     f"of {', '.join(self.languages)}, each once"
                 )
 
-    @classmethod
-    def of(cls, languages: Sequence[str], options: Options) -> Self:
-        """What the options of a run say; what its groups say is added by `about`."""
-        to_mean = options.convert_to == MEAN
-        return cls(
-            languages=tuple(languages),
-            ablations=Ablations(options.draws, options.seed, options.component, options.controls),
-            conversions=Conversions(
-                None if to_mean or options.convert_to is None else float(options.convert_to),
-                mean_of_active=to_mean,
-                component=options.component,
-            ),
-            thresholds=options.thresholds,
-            top_fraction=options.top_fraction,
-            score_target=options.score_target,
-            score_reduction=options.score_reduction,
-            subsets=options.subsets,
-            cumulative_dead=options.cumulative_dead,
-            seed=options.seed,
-            replicates=options.replicates,
+    @cached_property
+    def subsets(self) -> tuple[tuple[str, ...], ...]:
+        """Sets of languages to type the neurons among, each in the order of all tables."""
+        return tuple(map(in_order, self.options.subsets))
+
+    @cached_property
+    def ablations(self) -> Ablations:
+        """Which types are deactivated, and their controls."""
+        return Ablations(self.options.draws, self.options.seed, self.options.component, self.options.controls)
+
+    @cached_property
+    def conversions(self) -> Conversions:
+        """Which types are converted, and to what."""
+        value = self.options.convert_to
+        to_mean = value == MEAN
+        return Conversions(
+            None if to_mean or value is None else float(value),
+            mean_of_active=to_mean,
+            component=self.options.component,
         )
 
     def about(self, examples: Sequence[Group]) -> Self:

@@ -106,7 +106,7 @@ class ConversionAccuracy(Analysis):
         )
         return (
             f"Change of exact match when types are converted; {sample(self)}. Filled: against the baseline, with a 95 "
-            f"% bootstrap interval over clusters ({self.context.replicates:,} replicates). Open circles: the same of "
+            f"% bootstrap interval over clusters ({self.options.replicates:,} replicates). Open circles: the same of "
             f"the twin that zeroes. p: of all languages together, sign-flip test over clusters ({RESAMPLES:,} flips), "
             f"Holm-corrected.{same} The paper's Table 3."
         )
@@ -175,11 +175,11 @@ class ConversionAccuracy(Analysis):
 
     def _converts_to_zero(self) -> bool:
         conversions = self.conversions
-        return conversions.value is None and not conversions.mean_of_active and self.context.thresholds[0] == 0
+        return conversions.value is None and not conversions.mean_of_active and self.options.thresholds[0] == 0
 
     def _converted_to(self) -> str:
         if self.conversions.mean_of_active:
             return "the mean over the languages in which the neuron is active"
         if self.conversions.value is not None:
             return f"{self.conversions.value:g}"
-        return f"the next number above the threshold {self.context.thresholds[0]:g}"
+        return f"the next number above the threshold {self.options.thresholds[0]:g}"

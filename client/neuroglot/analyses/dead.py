@@ -84,17 +84,17 @@ class Dead(Analysis):
         """Says which of the two forms the figure has."""
         form = (
             "The figure counts those dead in all prompts of a language so far, as the paper's released code does."
-            if self.context.cumulative_dead
+            if self.options.cumulative_dead
             else "A share is the mean over prompts; neurons dead in all prompts of a language are in the table, too."
         )
         return (
-            f"A neuron is dead in a prompt if its activation exceeds {self.context.thresholds[0]:g} at none of its "
+            f"A neuron is dead in a prompt if its activation exceeds {self.options.thresholds[0]:g} at none of its "
             f"tokens, special ones included. {form}"
         )
 
     def caption(self) -> str:
         """Says over how many prompts, and where every token is one token."""
-        what = f"dead in all {self.groups:,} prompts" if self.context.cumulative_dead else "dead in a prompt"
+        what = f"dead in all {self.groups:,} prompts" if self.options.cumulative_dead else "dead in a prompt"
         start = " In the decoder, a prompt is the start token alone." if "encoder" in self.geometry else ""
         return (
             f"Share of the {words.neurons(self.geometry)} of a layer that are {what} of a language. Over "
@@ -107,7 +107,7 @@ class Dead(Analysis):
         shares = {}
         for component, axes in panels.items():
             neurons = self.geometry[component][1]
-            dead = self.always(component) if self.context.cumulative_dead else self.sums.mean(("dead", component))
+            dead = self.always(component) if self.options.cumulative_dead else self.sums.mean(("dead", component))
             shares[component] = 100 * dead / neurons
             percent_axis(axes, 1.04 * shares[component].max() or 1)
             axes.set_ylabel(f"dead {component} neurons (%)")

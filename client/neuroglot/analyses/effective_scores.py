@@ -79,7 +79,7 @@ class EffectiveScores(Analysis):
             "neurons": counts,
             "rows": scored.astype(np.int64),
         }
-        if self.context.score_reduction is ScoreReduction.OF_MEANS:
+        if self.options.score_reduction is ScoreReduction.OF_MEANS:
             measures["languages and layers"] = by_layer
         return measures
 
@@ -132,7 +132,7 @@ class EffectiveScores(Analysis):
         """Says what a score is, of which token."""
         return (
             "A neuron's effective score is m times the product of its value row with the output embedding of "
-            f"{_TARGETS[self.context.score_target]}: what it adds to that token's logit, without the final norm. Per "
+            f"{_TARGETS[self.options.score_target]}: what it adds to that token's logit, without the final norm. Per "
             "group the largest of a type's neurons; a type without neurons has 0."
         )
 
@@ -165,21 +165,21 @@ class EffectiveScores(Analysis):
                     "language": language,
                     "type": kind.label,
                     **_columns(scores, (row, kind)),
-                    "reduction": self.context.score_reduction.value,
+                    "reduction": self.options.score_reduction.value,
                     "mean_neurons": neurons[kind],
                     "rows": int(self.sums["rows"][row]),
                     "groups": self.groups,
                 }
 
     def _reduction(self) -> str:
-        if self.context.score_reduction is ScoreReduction.OF_MEANS:
+        if self.options.score_reduction is ScoreReduction.OF_MEANS:
             return "its largest and smallest over layers being those of the layers' means over groups"
         return "its largest and smallest over layers being taken in each group before the mean over groups"
 
     def _reduced(self, sums: Mapping[str, NDArray[np.float64]], rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Means over groups `[n, languages, 4, 3]` of sums `[n, ...]`, with `rows` `[n, languages]`."""
         means = ratios(sums["languages"], rows)
-        if self.context.score_reduction is ScoreReduction.OF_MEANS:
+        if self.options.score_reduction is ScoreReduction.OF_MEANS:
             reduced = _over_layers(ratios(sums["languages and layers"], rows), sums["neurons"][:, np.newaxis])
             means[..., :_MEAN] = reduced[..., :_MEAN]
         return means

@@ -121,7 +121,7 @@ class Sums:
 
     @cached_property
     def _weights(self) -> NDArray[np.float64]:
-        return weights(self._context.seed, self.clusters, self._context.replicates)
+        return weights(self._context.options.seed, self.clusters, self._context.options.replicates)
 
     def _add(self, cluster: str, groups: int, measures: Measures) -> None:
         self._sizes[cluster] = self._sizes.get(cluster, 0) + groups
@@ -140,6 +140,7 @@ class Fold(ABC):
         title: what it shows, a few words.
         needs: what answers must have beside counts.
         context: what the analyses of the run share.
+        options: the form of the analyses.
         languages: the rows that every result must have, in the order of all tables and figures.
         geometry: layers and neurons of each component; empty before the first result.
         sums: sums of what `measure` gave, by key.
@@ -154,6 +155,7 @@ class Fold(ABC):
     def __init__(self, context: Context) -> None:
         """Start with no result."""
         self.context = context
+        self.options = context.options
         self.languages = context.languages
         self.geometry: dict[str, tuple[int, int]] = {}
         self.sums = Sums(context)

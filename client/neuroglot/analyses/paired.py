@@ -143,7 +143,7 @@ class Paired:
         by_cluster = [self._of(test, stacked[test.comparison]) for test in tests]
         sizes = [len(test.comparison.references) for test in tests]
         differences = [_difference(one) for one in by_cluster]
-        p_values = sign_flip_tests(np.stack(differences, axis=1), self._fold.context.seed).tolist()
+        p_values = sign_flip_tests(np.stack(differences, axis=1), self._fold.options.seed).tolist()
         replicated = {one: sums.replicated(("pairs", one)) for one in self._comparisons}
         intervals = [
             percentile_interval(ratios(_difference(pairs), size * pairs[:, _ROWS]))

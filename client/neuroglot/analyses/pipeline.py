@@ -86,7 +86,7 @@ def run(
 ) -> Outcome:
     """Ask a model about every group of a task, once, and make tables, figures and a report of the answers.
 
-    >>> task = neuroglot.tasks.capitals_facts()                                     # doctest: +SKIP
+    >>> task = neuroglot.tasks.capitals()                                           # doctest: +SKIP
     >>> outcome = neuroglot.analyses.run(model, task, out="results/capitals")       # doctest: +SKIP
     >>> outcome["types_by_layer"].table()                                           # doctest: +SKIP
 
@@ -117,7 +117,7 @@ def run(
     examples = list(task.groups(languages, limit))
     _require_ids(task, examples)
     names = choose(options.analyses, answers=any(group.answers for group in examples))
-    study = Study(Context.of(languages, options), names)
+    study = Study(Context(languages, options), names)
     settings = _settings(model, task, examples, languages, options, study, shard)
     _require_component(model, options)
     _require_room(model, settings)

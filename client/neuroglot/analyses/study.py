@@ -55,15 +55,15 @@ class Study:
 
     def asked(self) -> Asked:
         """What to ask of every group, so that none is asked twice: keywords of `Model.analyze_many`."""
-        context, needs = self.context, self.needs
+        context, options, needs = self.context, self.context.options, self.needs
         variants = {name: one for fold in self.folds.values() for name, one in fold.variants(context).items()}
         return Asked(
             variants=variants,
-            thresholds=context.thresholds if Need.THRESHOLDS in needs else context.thresholds[:1],
+            thresholds=options.thresholds if Need.THRESHOLDS in needs else options.thresholds[:1],
             type_map=Need.TYPE_MAP in needs,
             active=Need.ACTIVE in needs,
-            contribution=ContributionOptions(context.top_fraction) if Need.CONTRIBUTION in needs else False,
-            effective_score=EffectiveScoreOptions(context.score_target) if Need.EFFECTIVE_SCORE in needs else False,
+            contribution=ContributionOptions(options.top_fraction) if Need.CONTRIBUTION in needs else False,
+            effective_score=EffectiveScoreOptions(options.score_target) if Need.EFFECTIVE_SCORE in needs else False,
             dead=Need.DEAD in needs,
             predict=Need.ANSWERS in needs,
         )

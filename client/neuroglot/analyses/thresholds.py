@@ -36,7 +36,7 @@ class Thresholds(Analysis):
 
     def measure_mismatched(self, group: Mismatched) -> Measures:
         """The same of a mismatched group."""
-        places = range(len(self.context.thresholds))
+        places = range(len(self.options.thresholds))
         return {name: np.stack([type_counts(group.active(name, place)) for place in places]) for name in group.geometry}
 
     def compared(self, component: str) -> Compared:
@@ -62,7 +62,7 @@ class Thresholds(Analysis):
                     "groups": self.groups,
                     "mismatched_groups": len(self.mismatched),
                 }
-                for place, threshold in enumerate(self.context.thresholds)
+                for place, threshold in enumerate(self.options.thresholds)
                 for layer in range(layers)
                 for kind in NeuronType
             )
@@ -86,7 +86,7 @@ class Thresholds(Analysis):
         compared = {name: self.compared(name) for name in self.geometry}
         panels = [
             Panel(name, f"above {threshold:g}", compared[name].at(place))
-            for place, threshold in enumerate(self.context.thresholds)
+            for place, threshold in enumerate(self.options.thresholds)
             for name in self.geometry
         ]
         return type_grid(panels, self.geometry, "share of neurons (%)", words.layer(self))

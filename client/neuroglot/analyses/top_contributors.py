@@ -78,7 +78,7 @@ class TopContributors(Analysis):
         """Says what a contribution is, too."""
         return (
             "A neuron's contribution (Eq. 3) is |m| times the norm of its value row, as a share of its layer's sum; m "
-            f"is what multiplies the value row. The top are the {100 * self.context.top_fraction:g} % of a layer's "
+            f"is what multiplies the value row. The top are the {100 * self.options.top_fraction:g} % of a layer's "
             "neurons that contribute most, in one language."
         )
 

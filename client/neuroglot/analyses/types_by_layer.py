@@ -94,7 +94,7 @@ class TypesByLayer(Analysis):
     def definition(self) -> str:
         """Says where, too."""
         return (
-            f"A neuron is active where its activation at {self.position} exceeds {self.context.thresholds[0]:g}. Over "
+            f"A neuron is active where its activation at {self.position} exceeds {self.options.thresholds[0]:g}. Over "
             "the languages of one example it is all-shared (active in all), partial-shared (in two or more, not all), "
             "specific (in one) or non-activated (in none)."
         )

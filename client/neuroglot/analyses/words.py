@@ -24,7 +24,7 @@ def sample(fold: Fold) -> str:
 
 def band(fold: Fold) -> str:
     """What the band around a line is."""
-    return f"Bands: 95 % intervals, bootstrap over clusters ({fold.context.replicates:,} replicates)."
+    return f"Bands: 95 % intervals, bootstrap over clusters ({fold.options.replicates:,} replicates)."
 
 
 def mismatched(fold: Fold) -> str:

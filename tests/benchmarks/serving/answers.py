@@ -36,8 +36,8 @@ def overhead(bundle: Path, rounds: int, calls: int) -> Measure:
     """What a unary call on an embedded model takes beside the pass over its prompts, which a bare session is asked for.
 
     A round is so many calls, one after the other, and then the passes for the same groups. Taking turns at every group
-    would measure something else: the threads of a session spin for a while after its pass, on a core that the other
-    side needs. Each group is new to the server, and what is asked is types alone.
+    would measure calls to a server that idled between them, which take about 2 ms more. Each group is new to the
+    server, and what is asked is types alone.
     """
     groups = list(capitals.groups())[: rounds * calls]
     bare = BareLoop(bundle)

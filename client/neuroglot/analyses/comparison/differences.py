@@ -131,7 +131,7 @@ class DifferencesAcrossRuns(Comparison):
 
     def caption(self) -> str:
         """Says the sizes and the intervals."""
-        replicates = self.runs[0].study.context.replicates
+        replicates = self.runs[0].study.context.options.replicates
         return (
             f"Differences from {self.runs[0].name} in percentage points, with 95 % intervals of the paired bootstrap "
             f"over clusters ({replicates:,} replicates), not corrected for their number. {self.sizes()}. Shares: mean "
@@ -166,7 +166,7 @@ def unpaired(first: ComparedRun, other: ComparedRun) -> str:
         return f"it is of another task, {two.task} and not {one.task}"
     if ours.languages != theirs.languages:
         return f"it has other languages, {' '.join(theirs.languages)} and not {' '.join(ours.languages)}"
-    if (ours.seed, ours.replicates) != (theirs.seed, theirs.replicates):
+    if (ours.options.seed, ours.options.replicates) != (theirs.options.seed, theirs.options.replicates):
         return "its bootstrap has another seed or another number of replicates"
     if ours.clusters != theirs.clusters or _groups(first) != _groups(other):
         return "it has answers about other examples"
