@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot_server.kernels import contribution, types
+from neuroglot_server.steps import StepResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,7 @@ class Baseline:
         coefficients: what multiplies the value rows, of the same shape; the activations themselves where not gated.
         norms: of the value rows, float32 `[layers, neurons]`.
         threshold: above which a neuron is active to selections by type, to controls and to `Convert`.
+        results: what the rows' steps gave.
     """
 
     component: str
@@ -34,6 +37,25 @@ class Baseline:
     coefficients: NDArray[np.floating]
     norms: NDArray[np.float32]
     threshold: float = 0.0
+    results: Sequence[StepResult] = ()
+
+    @classmethod
+    def of(
+        cls,
+        results: Sequence[StepResult],
+        *,
+        component: str,
+        group_id: str,
+        labels: tuple[str, ...],
+        norms: NDArray[np.float32],
+        threshold: float,
+    ) -> Baseline:
+        """That of rows whose steps gave these results; the rest as the attributes."""
+        activations = np.stack([result.activations for result in results if result.activations is not None])
+        coefficients = activations
+        if any(result.coefficients is not result.activations for result in results):
+            coefficients = np.stack([result.coefficients for result in results if result.coefficients is not None])
+        return cls(component, group_id, labels, activations, coefficients, norms, threshold, results)
 
     @cached_property
     def activity(self) -> NDArray[np.bool_]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,9 @@ class Comparison:
     norms: Mapping[str, NDArray[np.float32]]
     projections: Projections
     dtype: np.dtype[np.floating]
+    _known: WeakValueDictionary[tuple[Hashable, ...], Baseline] = field(
+        default_factory=WeakValueDictionary, init=False, repr=False
+    )
 
     def __call__(
         self, group_id: str, baseline: Sequence[Case], analysis: Analysis, tenant: str = ""
@@ -64,16 +68,21 @@ class Comparison:
         return tuple(found), partial(row_edits, baselines=references, dtype=self.dtype)
 
     def _baseline(self, component: str, group_id: str, cases: Sequence[Case], threshold: float) -> Baseline:
+        """The rows' baseline; those who ask for the same group at a time look at the same one."""
         results = [case.results[component] for case in cases]
-        return Baseline(
-            component=component,
-            group_id=group_id,
-            labels=tuple(case.row.label for case in cases),
-            activations=np.stack([result.activations for result in results if result.activations is not None]),
-            coefficients=np.stack([result.coefficients for result in results if result.coefficients is not None]),
-            norms=self.norms[component],
-            threshold=threshold,
-        )
+        labels = tuple(case.row.label for case in cases)
+        key = (component, group_id, labels, threshold, *map(id, results))
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = Baseline.of(
+                results,
+                component=component,
+                group_id=group_id,
+                labels=labels,
+                norms=self.norms[component],
+                threshold=threshold,
+            )
+        return known
 
     def _scores(
         self, baseline: Baseline, rows: Sequence[EncodedRow], wanted: EffectiveScore | None, tenant: str

@@ -137,7 +137,8 @@ def _result(row: int, step: RowStep, outputs: Outputs, kept: KeyValues | None, s
     if step.taps:
         focus = slice(-_from_focus(step), 1 - _from_focus(step) or None)
         tapped = _neurons(row, focus, outputs, signature)
-        activations, coefficients = (part[:, 0] for part in tapped)
+        activations = tapped[0][:, 0]
+        coefficients = tapped[1][:, 0] if signature.coefficients else activations
         if not _finite(*tapped):
             return StepResult(finite=False, kept=kept)
     if step.capture:

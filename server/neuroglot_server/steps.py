@@ -240,7 +240,7 @@ class StepResult:
     def nbytes(self) -> int:
         """What it takes up, in bytes."""
         arrays = [self.activations, self.ever, *(self.captured or ())]
-        if self.activations is None or not np.may_share_memory(self.activations, self.coefficients):
+        if self.coefficients is not self.activations:
             arrays.append(self.coefficients)
         kept = 0 if self.kept is None else self.kept.nbytes
         return kept + sum(int(array.nbytes) for array in arrays if array is not None)

@@ -29,9 +29,10 @@ def near_threshold(activations: NDArray[np.floating], threshold: float) -> int:
     and an activation does not say whether it lies in the tail or comes from an input just below 0. Of inputs close to 0
     about as many lie below it as above.
     """
-    distances = activations - np.float32(threshold)
-    near = np.abs(distances) <= NEAR
-    return int(np.count_nonzero(near if threshold else near & (distances > 0)))
+    lowest, highest = np.float32(threshold - NEAR), np.float32(threshold + NEAR)
+    too_high = np.count_nonzero(activations > highest)
+    # Two counts, for an array of all distances would be as large as the activations, and be made of new pages.
+    return int(np.count_nonzero(activations >= lowest if threshold else activations > 0) - too_high)
 
 
 def type_codes(activity: NDArray[np.bool_]) -> NDArray[np.uint8]:
