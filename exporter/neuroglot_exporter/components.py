@@ -14,8 +14,10 @@ from neuroglot.bundle import WEIGHTS, Component, StoredMatrix
 from neuroglot_exporter.errors import RewriteError
 from neuroglot_exporter.families.family import Family, Ffn
 from neuroglot_exporter.rewrite.document import document
+from neuroglot_exporter.rewrite.early_shapes import early_shapes
 from neuroglot_exporter.rewrite.expose_ffn import expose_ffn
 from neuroglot_exporter.rewrite.fold_transposes import fold_transposes
+from neuroglot_exporter.rewrite.fork_rows import fork_rows
 from neuroglot_exporter.rewrite.graph import GraphIndex
 from neuroglot_exporter.rewrite.keep_sign import keep_sign
 from neuroglot_exporter.rewrite.keep_trailing import keep_trailing_logits, keep_trailing_outputs
@@ -75,12 +77,18 @@ def _write_component(
     hidden_size, neurons = values[0].shape
 
     graph = traced.model
+    early_shapes(graph)
     gated = expose_ffn(graph, layers, neurons, _ELEMENT_TYPES[model.dtype])
     for i, layer in enumerate(layers):
         keep_sign(graph, layer.activation, f"ffn.{i}.activation")
     taps = [output.name for output in graph.graph.output if output.name.startswith("ffn.")]
     keep_trailing_outputs(graph, taps, "activations_from", "activations_kept")
-    if any(info.name.startswith("past_key_values.") for info in graph.graph.input):
+    pasts = [info.name for info in graph.graph.input if info.name.startswith("past_key_values.")]
+    cross = [name for name in pasts if ".encoder." in name]
+    if cross:
+        fork_rows(graph, cross, "cross_rows", "cross_sources")
+    if pasts:
+        fork_rows(graph, [name for name in pasts if name not in cross], "past_rows", "past_sources")
         present = [output.name for output in graph.graph.output if output.name.startswith("present.")]
         keep_trailing_outputs(graph, present, "present_from", "present_kept", axis=2, default=0)
     metadata = {}

@@ -1,7 +1,7 @@
 """How large a batch may be: in padded tokens, and in the bytes that are fed to its pass and taken out of it.
 
 A batch is as long, in every respect, as the longest of its rows; so what it takes follows from the numbers of its
-shape alone, and steps of one extent are interchangeable.
+shape alone, and steps of one extent that go on from the same keys and values are interchangeable.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Extent(NamedTuple):
         scored: positions whose logits it wants.
         tapped: trailing positions whose activations it wants.
         masked: 0 where nothing is edited, 1 where one edit stands for all of its positions, 2 where they differ.
+        added: whether an edit does more than to multiply.
         kept: whether keys and values are wanted.
     """
 
@@ -43,6 +44,7 @@ class Extent(NamedTuple):
     scored: int = 0
     tapped: int = 0
     masked: int = 0
+    added: bool = False
     kept: bool = False
 
     @classmethod
@@ -55,10 +57,10 @@ class Extent(NamedTuple):
         if step.capture or step.thresholds:
             tapped = new
         scored = max(new - step.first_scored, 0) if step.scored else 0
-        masked = 0
-        if step.edits.anywhere and any(edit is not None for _, edit in step.edited):
-            masked = 1 if step.uniform else 2
-        return cls(new, step.past_length, step.cross_length, scored, tapped, masked, kept=step.keep)
+        edits = [edit for _, edit in step.edited if edit is not None] if step.edits.anywhere else []
+        masked = (1 if step.uniform else 2) if edits else 0
+        added = any(edit.adds for edit in edits)
+        return cls(new, step.past_length, step.cross_length, scored, tapped, masked, added, kept=step.keep)
 
     def unlikeness(self, other: Extent) -> tuple[int, int]:
         """How ill the two go together, the new tokens first, for all layers run over their padding."""
@@ -66,15 +68,23 @@ class Extent(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """How large a batch is: its rows, the longest of each part of them, and the new tokens that are no padding."""
+    """How large a batch is.
+
+    Attributes:
+        rows: how many it has.
+        longest: the longest of each part of them.
+        real: their new tokens, which are no padding.
+        sources: from how many different keys and values its rows go on.
+    """
 
     rows: int = 0
     longest: Extent = Extent(0)
     real: int = 0
+    sources: int = 0
 
     @classmethod
     def of(cls, extents: Iterable[Extent]) -> Shape:
-        """That of a batch of such steps."""
+        """That of a batch of such steps, each of which goes on from keys and values of its own."""
         shape = cls()
         for extent in extents:
             shape = shape.grown(extent)
@@ -85,8 +95,8 @@ class Shape(NamedTuple):
         """Its new positions, padding included."""
         return self.rows * self.longest.new
 
-    def grown(self, extent: Extent, count: int = 1) -> Shape:
-        """With more rows of one extent."""
+    def grown(self, extent: Extent, count: int = 1, *, sources: int | None = None) -> Shape:
+        """With more rows of one extent, which go on from so many more sources; each from its own unless it is said."""
         mine = self.longest
         longest = Extent(
             max(mine.new, extent.new),
@@ -95,9 +105,15 @@ class Shape(NamedTuple):
             max(mine.scored, extent.scored),
             max(mine.tapped, extent.tapped),
             max(mine.masked, extent.masked),
+            mine.added or extent.added,
             mine.kept or extent.kept,
         )
-        return Shape(self.rows + count, longest, self.real + count * extent.new)
+        more = count if sources is None else sources
+        return Shape(self.rows + count, longest, self.real + count * extent.new, self.sources + more)
+
+
+_TIMES_A_LAYER = 3
+"""Of what rows go on from, a layer holds what it picks, the same beside the new tokens', and the keys turned around."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +123,10 @@ class Sizes:
     Attributes:
         key_values: keys and values of all layers.
         activations: activations of all layers, and coefficients where they differ.
-        edits: masks and overrides of all layers.
+        edits: masks of all layers, and as much again of overrides.
         logits: scores of all words.
+        layers: how many there are, where rows that go on from the same keys and values share what is fed; 0 where
+            those of every row are fed.
         past_comes_out: whether a pass of several tokens a row gives keys and values of the past, too.
     """
 
@@ -116,6 +134,7 @@ class Sizes:
     activations: int = 0
     edits: int = 0
     logits: int = 0
+    layers: int = 0
     past_comes_out: bool = False
 
     @classmethod
@@ -132,23 +151,41 @@ class Sizes:
         return cls(
             key_values=2 * decoder.layers * decoder.heads * decoder.head_size * decoder.dtype.itemsize,
             activations=neurons * (2 if signature.coefficients else 1),
-            edits=2 * neurons,
+            edits=neurons,
             logits=vocabulary_size * item if signature.interface.logits else 0,
+            layers=signature.layers if signature.forks else 0,
             past_comes_out=not signature.trailing,
         )
 
-    def row(self, longest: Extent) -> int:
-        """Bytes of each row of a batch that is so long.
+    def batch(self, shape: Shape) -> int:
+        """Bytes of a batch."""
+        return shape.sources * self.source(shape.longest) + shape.rows * self.row(shape.longest)
 
-        The past is fed, and may come out again before the new keys and values where any row keeps them: of a graph
-        that gives no less, and of rows of one new token, whose next past it is on a device (`device_memory`).
+    def source(self, longest: Extent) -> int:
+        """Bytes of what rows of a batch that is so long share with those that go on from the same.
+
+        An encoder's prompt is shared by all of its answers, whose own tokens are no source: they are few.
         """
-        fed = longest.past + longest.cross
+        return (longest.cross or longest.past) * self.key_values if self.layers else 0
+
+    def row(self, longest: Extent) -> int:
+        """Bytes of each row of a batch that is so long, but for what it shares.
+
+        The past may come out again before the new keys and values where any row keeps them: of a graph that gives no
+        less, and of rows of one new token, whose next past it is on a device (`device_memory`).
+        """
+        fed = (longest.past + longest.cross) * self.key_values
+        if self.layers:
+            fed = (
+                fed * min(_TIMES_A_LAYER, self.layers) // self.layers
+                + longest.past * bool(longest.cross) * self.key_values
+            )
         again = longest.past if self.past_comes_out or longest.new == 1 else 0
         given = again + longest.new if longest.kept else 0
-        edited = (0, 1, longest.new)[longest.masked]
+        edited = (0, 1, longest.new)[longest.masked] * (1 + longest.added)
         return (
-            (fed + given) * self.key_values
+            fed
+            + given * self.key_values
             + longest.tapped * self.activations
             + edited * self.edits
             + longest.scored * self.logits
@@ -170,18 +207,22 @@ class Budget:
     bytes: int
     sizes: Sizes
 
-    def room(self, shape: Shape, extent: Extent, tokens: int) -> int:
+    def room(self, shape: Shape, extent: Extent, tokens: int, *, sources: int | None = None) -> int:
         """How many steps of an extent may join a batch.
 
         Args:
             shape: the batch so far.
             extent: of each of the steps.
             tokens: most new tokens that it may have then, if fewer than the budget's.
+            sources: from how many more sources they go on together: 1, or 0 where the batch has it already. None where
+                each goes on from its own.
         """
         longest = shape.grown(extent).longest
         rows = min(self.tokens, tokens) // longest.new
-        if row := self.sizes.row(longest):
-            rows = min(rows, self.bytes // row)
+        source, row = self.sizes.source(longest), self.sizes.row(longest)
+        left = self.bytes - (shape.sources + (sources or 0)) * source - shape.rows * row
+        if each_takes := row + (source if sources is None else 0):
+            rows = min(rows, shape.rows + left // each_takes)
         room = rows - shape.rows
         # Padding may be `real * rows * longest.new <= positions * real tokens`, and `_PASS_POSITIONS` more. Each more
         # row takes `each` off what is left of that; where it adds to it the first must fit, and then all do.
@@ -195,14 +236,13 @@ class Budget:
         return max(room, 0)
 
     def full(self, shape: Shape) -> bool:
-        """Whether no step fits any more: not even one that makes no part of the batch longer."""
-        rows = shape.rows + 1
-        longest = shape.longest
-        return rows * longest.new > self.tokens or rows * self.sizes.row(longest) > self.bytes
+        """Whether no step fits any more: not even one that makes no part of the batch longer, and has no new source."""
+        more = shape._replace(rows=shape.rows + 1)
+        return more.positions > self.tokens or self.sizes.batch(more) > self.bytes
 
     def refusal(self, extent: Extent) -> str:
         """Why a step cannot run at all, not even alone; empty if it can."""
-        size = self.sizes.row(extent)
+        size = self.sizes.batch(Shape().grown(extent))
         if size > self.bytes:
             return (
                 f"a row of it takes up {size / 2**20:.1f} MiB in one batch ({extent.past + extent.cross} tokens before "

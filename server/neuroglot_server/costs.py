@@ -99,7 +99,7 @@ class Costs:
     @property
     def _edits(self) -> int:
         """Masks and overrides of a row."""
-        return sum(sizes.edits for sizes in self.sizes)
+        return 2 * sum(sizes.edits for sizes in self.sizes)
 
     def _prompt(self, row: EncodedRow) -> int:
         return len(row.prompt) * self.key_values

@@ -18,7 +18,7 @@ from neuroglot_server.assembly import Assembly
 from neuroglot_server.devices import Device
 from neuroglot_server.passes import Outputs
 from neuroglot_server.signature import Signature
-from neuroglot_server.steps import Ending, KeyValues, Piece, RowStep
+from neuroglot_server.steps import Ending, KeyValues, Piece, RowStep, Sources
 
 
 class DevicePiece:
@@ -106,12 +106,15 @@ class DeviceMemory:
         whole = not self._signature.trailing or _goes_on(steps)
         if self._signature.trailing and whole:
             feeds["present_from"] = np.zeros(1, np.int64)
+        past = cross = None
+        if interface.past:
+            past = self._past(steps, feeds)
+        if interface.cross:
+            cross = self._block([step.cross for step in steps], "cross_rows", feeds)
         for name, array in feeds.items():
             binding.bind_ortvalue_input(name, self._assembly.of_host(array))
         for name in names:
             binding.bind_output(name, "cpu")
-        past = self._past(steps) if interface.past else None
-        cross = self._block([step.cross for step in steps]) if interface.cross else None
         self._bind(binding.bind_input, interface.past, past)
         self._bind(binding.bind_input, interface.cross, cross)
         present = None
@@ -138,23 +141,29 @@ class DeviceMemory:
             address = block.data_ptr() + index * stride
             bind(name, self._device.kind, self._device.index, self._signature.dtype, shape, address)
 
-    def _past(self, steps: Sequence[RowStep]) -> Any:
+    def _past(self, steps: Sequence[RowStep], feeds: dict[str, NDArray[np.generic]]) -> Any:
         last, self._last = self._last, None
         if last is not None and last.is_past_of(steps):
             return last.block
-        return self._block([step.past for step in steps])
+        return self._block([step.past for step in steps], "past_rows", feeds)
 
-    def _block(self, rows: Sequence[KeyValues]) -> Any:
-        """Keys and values of all rows, padded with zeros on the left; rows that fork from the same are stacked once."""
+    def _block(self, rows: Sequence[KeyValues], name: str, feeds: dict[str, NDArray[np.generic]]) -> Any:
+        """Keys and values that rows go on from, padded with zeros on the left; the graph is told who takes which.
+
+        Those of older exports take those of every row; then rows that fork from the same are stacked once.
+        """
         width = max(row.length for row in rows)
-        different = list({id(row): row for row in rows}.values())
+        sources = Sources.of(rows)
+        index = sources.places
+        if self._signature.forks:
+            feeds[name] = index
+            index = np.arange(len(sources.different))
         parts = 2 * self._signature.layers
         if not width:
-            return self._assembly.empty(self._shape(len(rows), 0, parts))
-        place = {id(row): index for index, row in enumerate(different)}
+            return self._assembly.empty(self._shape(len(index), 0, parts))
         nothing = self._assembly.empty(self._shape(1, 0, parts))
-        values = [self._assembly.joined(list(map(_whole, row.pieces)) or [nothing]) for row in different]
-        return self._assembly.stacked(values, width, [place[id(row)] for row in rows])
+        values = [self._assembly.joined(list(map(_whole, row.pieces)) or [nothing]) for row in sources.different]
+        return self._assembly.stacked(values, width, index.tolist())
 
     def _kept(self, steps: Sequence[RowStep], present: Any) -> Sequence[KeyValues | None]:
         """What the steps keep, copied, so that none of it holds on to the whole batch."""

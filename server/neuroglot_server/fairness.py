@@ -26,6 +26,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from operator import itemgetter
 from typing import NamedTuple
 
 from neuroglot_server.budget import Extent, Shape
@@ -56,15 +57,17 @@ class _Kind(NamedTuple):
     Attributes:
         extent: how long they are.
         begun: whether their requests have begun.
+        source: what they go on from, where others may go on from the same; None where each goes on from its own.
     """
 
     extent: Extent
     begun: bool
+    source: tuple[int, ...] | None
 
     @classmethod
     def of(cls, waiting: Waiting) -> _Kind:
         """That of a step."""
-        return cls(waiting.extent, waiting.submission.begun)
+        return cls(waiting.extent, waiting.submission.begun, waiting.step.source)
 
 
 class Batch(NamedTuple):
@@ -81,6 +84,40 @@ class Batch(NamedTuple):
     rows: list[Waiting]
     shape: Shape
     priority: Priority
+
+
+class _Filling:
+    """A batch that is being filled.
+
+    Attributes:
+        lane: where it runs.
+        head: of what kind the step is that heads it.
+        rows: its steps.
+        shape: how large it is.
+    """
+
+    def __init__(self, lane: Lane, kind: _Kind, rows: list[Waiting]) -> None:
+        """Begin with steps of one kind."""
+        self.lane = lane
+        self.head = kind
+        self.rows: list[Waiting] = []
+        self.shape = Shape()
+        self._sources: set[tuple[int, ...]] = set()
+        self.add(kind, rows)
+
+    def room(self, kind: _Kind, most: int) -> int:
+        """How many steps of a kind fit, with so many padded tokens at most."""
+        return self.lane.budget.room(self.shape, kind.extent, most, sources=self._more_sources(kind))
+
+    def add(self, kind: _Kind, rows: list[Waiting]) -> None:
+        """Add steps of one kind."""
+        self.shape = self.shape.grown(kind.extent, len(rows), sources=self._more_sources(kind))
+        self.rows += rows
+        if kind.source is not None:
+            self._sources.add(kind.source)
+
+    def _more_sources(self, kind: _Kind) -> int | None:
+        return None if kind.source is None else int(kind.source not in self._sources)
 
 
 @dataclass(eq=False)
@@ -109,14 +146,26 @@ class _Flow:
         others = [first for first in firsts if not first[2].begun]
         passed_over = bool(begun and others) and self.in_a_row < _BEGUN_IN_A_ROW
         self.in_a_row = self.in_a_row + 1 if passed_over else 0
-        _, lane, kind = min(begun if passed_over else others or begun)
+        _, lane, kind = min(begun if passed_over else others or begun, key=itemgetter(0))
         return lane, kind
 
-    def alike(self, lane: Lane, head: Extent) -> list[_Kind]:
-        """What waits in a lane, the most like the head last, and of equals those whose requests have begun."""
-        return sorted(
-            self.lanes.get(lane, ()), key=lambda kind: (head.unlikeness(kind.extent), not kind.begun), reverse=True
-        )
+    def alike(self, lane: Lane, head: _Kind) -> list[_Kind]:
+        """What waits in a lane, the most like the head last.
+
+        Of equals those whose requests have begun, then those that go on from what the head goes on from, then the
+        oldest.
+        """
+        buckets = self.lanes.get(lane, {})
+
+        def unlikeness(kind: _Kind) -> tuple[tuple[int, int], bool, bool, int]:
+            return (
+                head.extent.unlikeness(kind.extent),
+                not kind.begun,
+                kind.source != head.source,
+                buckets[kind][0][0],
+            )
+
+        return sorted(buckets, key=unlikeness, reverse=True)
 
     def take(self, lane: Lane, kind: _Kind, most: int) -> list[Waiting]:
         """The oldest steps of a kind, as many as there are and may be."""
@@ -208,14 +257,14 @@ class FairQueue:
         head.headed = next(self._batches)
         self._clocks[first] = max(self._clocks[first], head.served)
         lane, kind = head.head()
-        rows = head.take(lane, kind, 1)
-        shape = self._fill(lane, kind.extent, rows, Shape().grown(kind.extent), first, lane.budget.tokens)
-        second, most = Priority.BULK, 2 * shape.positions
+        batch = _Filling(lane, kind, head.take(lane, kind, 1))
+        self._fill(batch, first, lane.budget.tokens)
+        second, most = Priority.BULK, 2 * batch.shape.positions
         if first is Priority.BULK:
             second, most = Priority.INTERACTIVE, lane.budget.tokens
-        shape = self._fill(lane, kind.extent, rows, shape, second, most)
-        self._settle(lane, rows)
-        return Batch(lane, rows, shape, first)
+        self._fill(batch, second, most)
+        self._settle(lane, batch.rows)
+        return Batch(lane, batch.rows, batch.shape, first)
 
     def ran(self, batch: Batch, seconds: float, now: float) -> None:
         """Be told how long a batch took."""
@@ -232,33 +281,29 @@ class FairQueue:
             flow.served = max(flow.served, self._clocks[caller.priority])
         return flow
 
-    def _fill(
-        self, lane: Lane, head: Extent, rows: list[Waiting], shape: Shape, priority: Priority, most: int
-    ) -> Shape:
-        """Add rows of a priority while there is room for so many padded tokens; the shape that comes out."""
-        budget = lane.budget
+    def _fill(self, batch: _Filling, priority: Priority, most: int) -> None:
+        """Add rows of a priority while there is room for so many padded tokens."""
+        lane, budget = batch.lane, batch.lane.budget
         turns = [
-            (flow.served, flow.headed, place, flow, flow.alike(lane, head))
+            (flow.served, flow.headed, place, flow, flow.alike(lane, batch.head))
             for place, flow in enumerate(self._flows[priority].values())
             if lane in flow.lanes
         ]
         heapq.heapify(turns)
-        while turns and not budget.full(shape):
+        while turns and not budget.full(batch.shape):
             _, _, place, flow, kinds = heapq.heappop(turns)
             limit = turns[0][0] + _QUANTUM if turns else None
             while kinds and (limit is None or flow.served < limit):
                 kind = kinds[-1]
-                room = budget.room(shape, kind.extent, most)
+                room = batch.room(kind, most)
                 count = room if limit is None else min(room, -(-(limit - flow.served) // kind.extent.new))
                 taken = flow.take(lane, kind, count) if count else []
                 if len(taken) == room or len(taken) < count:
                     kinds.pop()  # no more of these fit, or none are left
                 if taken:
-                    rows += taken
-                    shape = shape.grown(kind.extent, len(taken))
+                    batch.add(kind, taken)
             if kinds:
                 heapq.heappush(turns, (flow.served, flow.headed, place, flow, kinds))
-        return shape
 
     def _settle(self, lane: Lane, rows: list[Waiting]) -> None:
         """Forget steps that were taken."""

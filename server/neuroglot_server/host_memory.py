@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from neuroglot_server.passes import Outputs
 from neuroglot_server.signature import Signature
-from neuroglot_server.steps import BLOCK, KeyValues, RowStep
+from neuroglot_server.steps import BLOCK, KeyValues, RowStep, Sources
 
 Arrays = Sequence[NDArray[np.floating]]
 """Keys and values of a batch, `[rows, heads, tokens, head_size]` each, in the order of the graph's outputs."""
@@ -33,25 +33,27 @@ class HostMemory:
         """Run one pass."""
         interface = self._signature.interface
         if interface.past:
-            feeds.update(zip(interface.past, self._together("past", [step.past for step in steps]), strict=True))
+            feeds.update(self._fed(interface.past, "past", [step.past for step in steps]))
         if interface.cross:
-            feeds.update(zip(interface.cross, self._together("cross", [step.cross for step in steps]), strict=True))
+            feeds.update(self._fed(interface.cross, "cross", [step.cross for step in steps]))
         present = interface.present if any(step.keep for step in steps) else ()
         arrays = self._session.run([*names, *present], feeds, options)
         return dict(zip(names, arrays, strict=False)), self._kept(steps, arrays[len(names) :])
 
-    def _together(self, kind: str, rows: Sequence[KeyValues]) -> NDArray[np.floating]:
-        """Keys and values of all rows, padded with zeros on the left: `[2 * layers, rows, heads, longest, head_size]`.
+    def _fed(self, names: Sequence[str], kind: str, rows: Sequence[KeyValues]) -> dict[str, NDArray[np.generic]]:
+        """The feeds of keys and values: once for all rows that go on from the same, where the graph picks them."""
+        if not self._signature.forks:
+            return dict(zip(names, self._together(kind, rows), strict=True))
+        sources = Sources.of(rows)
+        feeds: dict[str, NDArray[np.generic]] = {f"{kind}_rows": sources.places}
+        return feeds | dict(zip(names, self._together(kind, sources.different), strict=True))
 
-        Rows that fork from the same past follow each other as a rule: the first of them is copied to the others.
-        """
+    def _together(self, kind: str, rows: Sequence[KeyValues]) -> NDArray[np.floating]:
+        """Keys and values of rows, padded with zeros on the left: `[2 * layers, rows, heads, longest, head_size]`."""
         signature = self._signature
         width = max(row.length for row in rows)
         together = self._room(kind, (2 * signature.layers, len(rows), signature.heads, width, signature.head_size))
         for index, row in enumerate(rows):
-            if index and row is rows[index - 1]:
-                together[:, index] = together[:, index - 1]
-                continue
             column = width - row.length
             together[:, index, :, :column] = 0
             for piece in row.pieces:

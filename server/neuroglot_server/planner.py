@@ -171,11 +171,11 @@ class Planner:
         """Run some variants; one that does nothing to a row shares the baseline's case."""
         deriving: Callable[[], list[list[RowEdits]]] = partial(list, map(derive, variants))
         edits = await self._computed(deriving, len(baseline) * len(variants))
-        changed = [
+        changed = [  # those that fork from one prompt follow each other, so that it is brought into a pass once
             (variant, place)
-            for variant, of_rows in enumerate(edits)
-            for place, of_row in enumerate(of_rows)
-            if of_row.anywhere
+            for place in range(len(baseline))
+            for variant in range(len(variants))
+            if edits[variant][place].anywhere
         ]
         rows = [case.row for case in baseline]
         anew = [self.answering.reader.changed(edits[variant][place]) for variant, place in changed]

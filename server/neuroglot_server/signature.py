@@ -97,6 +97,8 @@ class Signature:
         coefficients: whether coefficients are an output of their own (gated models).
         trailing: whether it gives keys and values from `present_from` on only, so that a long past does not come out
             again with every pass; graphs of older exports give all of them.
+        forks: whether rows may go on from keys and values that are fed once for several of them (`past_rows`,
+            `cross_rows`); graphs of older exports are fed those of every row.
     """
 
     interface: Interface
@@ -108,6 +110,7 @@ class Signature:
     position_ids: bool
     coefficients: bool
     trailing: bool
+    forks: bool
 
     @property
     def activation_names(self) -> list[str]:
@@ -161,4 +164,5 @@ def read_signature(
         position_ids="position_ids" in taken,
         coefficients=component.gated,
         trailing="present_from" in taken,
+        forks="past_rows" in taken,
     )

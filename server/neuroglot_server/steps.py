@@ -7,9 +7,10 @@ a prompt in one step, and what it keeps is the `cross` of the decoder's steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +76,11 @@ class KeyValues:
         """What they take up, in bytes; pieces that are shared count in each that shares them."""
         return sum(piece.nbytes for piece in self.pieces)
 
+    @cached_property
+    def identity(self) -> tuple[int, ...]:
+        """The same for those that consist of the same pieces, as long as they are in memory."""
+        return tuple(map(id, self.pieces))
+
     def extended(self, following: KeyValues) -> KeyValues:
         """These and those of the tokens that follow."""
         return KeyValues((*self.pieces, *following.pieces), following.ending)
@@ -103,6 +109,31 @@ class KeyValues:
 
 
 NO_TOKENS = KeyValues()
+
+
+class Sources(NamedTuple):
+    """Keys and values that the rows of a pass go on from.
+
+    Attributes:
+        different: each of them once, in the order in which rows come to them.
+        places: which of these each row goes on from, int64 `[rows]`.
+    """
+
+    different: list[KeyValues]
+    places: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Sequence[KeyValues]) -> Sources:
+        """Those of rows."""
+        known: dict[tuple[int, ...], int] = {}
+        different: list[KeyValues] = []
+        places = []
+        for row in rows:
+            place = known.setdefault(row.identity, len(different))
+            if place == len(different):
+                different.append(row)
+            places.append(place)
+        return cls(different, np.array(places))
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +224,16 @@ class RowStep:
     def cross_length(self) -> int:
         """Number of the encoder's tokens."""
         return self.cross.length
+
+    @cached_property
+    def source(self) -> tuple[int, ...] | None:
+        """The identity of the keys and values that others may share: the encoder's, or those that an answer forks from.
+
+        None where nobody does: a continuation's past is its own.
+        """
+        if self.cross_length:
+            return self.cross.identity
+        return self.past.identity if self.focus >= 0 and self.past_length else None
 
     @property
     def first_scored(self) -> int:

@@ -12,9 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from neuroglot_exporter.errors import RewriteError
 from neuroglot_exporter.families.family import FfnLayer
+from neuroglot_exporter.rewrite.early_shapes import early_shapes
 from neuroglot_exporter.rewrite.expose_ffn import expose_ffn
 from neuroglot_exporter.rewrite.fold_transposes import fold_transposes
-from neuroglot_exporter.rewrite.graph import scope_of
+from neuroglot_exporter.rewrite.fork_rows import fork_rows
+from neuroglot_exporter.rewrite.graph import scope_of, sort_nodes
 from neuroglot_exporter.rewrite.keep_sign import keep_sign
 from neuroglot_exporter.rewrite.keep_trailing import keep_trailing_logits, keep_trailing_outputs
 from neuroglot_exporter.rewrite.output_head import output_head
@@ -258,6 +260,91 @@ class TestKeepTrailing:
         (cut,) = [node for node in model.graph.node if node.op_type == "Slice"]
         head = next(node for node in model.graph.node if node.name == "/head/MatMul")
         assert (cut.input[0], head.input[0]) == ("hidden", cut.output[0])
+
+
+class TestForkRows:
+    """x, as queries and as new keys, beside the keys of a past `[sources, 1, positions, hidden]`."""
+
+    PAST = generator.normal(size=(3, 1, 2, HIDDEN)).astype(np.float32)
+
+    def model(self, *, alone: bool = False) -> onnx.ModelProto:
+        """Scores of the queries; of keys that come from elsewhere nothing is put beside them."""
+        beside = ["past.0.key"] if alone else ["past.0.key", "new"]
+        nodes = [
+            helper.make_node("Concat", beside, ["keys"], name="/Concat", axis=2),
+            helper.make_node("Shape", ["past.0.key"], ["shape"], name="/Shape"),
+            helper.make_node("Unsqueeze", ["x", "heads"], ["new"], name="/Unsqueeze"),
+            helper.make_node("Transpose", ["keys"], ["turned"], name="/Transpose", perm=[0, 1, 3, 2]),
+            helper.make_node("MatMul", ["new", "turned"], ["scores"], name="/MatMul"),
+        ]
+        floats = [("x", ["rows", "positions", HIDDEN]), ("past.0.key", ["rows", 1, "before", HIDDEN])]
+        graph = helper.make_graph(
+            nodes,
+            "graph",
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in floats],
+            [
+                helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["rows", 1, "positions", "both"]),
+                helper.make_tensor_value_info("shape", TensorProto.INT64, [4]),
+            ],
+            [numpy_helper.from_array(np.array([1]), "heads")],
+        )
+        sort_nodes(graph)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    @pytest.mark.parametrize("alone", [False, True], ids=["a past", "an encoder's"])
+    @pytest.mark.parametrize("rows", [None, [2, 0], [1, 1], [-1, 2], [-1, -1]])
+    def test_each_row_goes_on_from_the_one_that_is_named_or_from_its_own(
+        self, rows: list[int] | None, alone: bool
+    ) -> None:
+        model = self.model(alone=alone)
+        own = [place if row < 0 else row for place, row in enumerate(rows or [-1, -1])]
+        expected = run(model, **{"past.0.key": self.PAST[own]})
+        fork_rows(model, ["past.0.key"], "past_rows", "sources")
+        onnx.checker.check_model(model, full_check=True)
+        fed = self.PAST[:2] if rows is None else self.PAST
+        got = run(model, **{"past.0.key": fed}, **({} if rows is None else {"past_rows": np.array(rows)}))
+        assert np.array_equal(got["scores"], expected["scores"])
+        assert got["shape"][2] == 2
+
+    def test_keys_that_nothing_reads_are_refused(self) -> None:
+        model = self.model()
+        for node in model.graph.node:
+            node.input[:] = ["x" if name == "past.0.key" else name for name in node.input]
+        with pytest.raises(RewriteError, match=r"past\.0\.key has not one reader"):
+            fork_rows(model, ["past.0.key"], "past_rows", "sources")
+
+
+class TestEarlyShapes:
+    def test_a_transposed_tensor_is_left_to_its_product(self) -> None:
+        model = TestForkRows().model()
+        model.graph.node.append(helper.make_node("Shape", ["turned"], ["turned_shape"], name="/turned/Shape"))
+        model.graph.output.append(helper.make_tensor_value_info("turned_shape", TensorProto.INT64, [4]))
+        fed = {"past.0.key": TestForkRows.PAST[:2]}
+        before = run(model, **fed)
+        early_shapes(model)
+        onnx.checker.check_model(model, full_check=True)
+        after = run(model, **fed)
+        assert after["turned_shape"].tolist() == before["turned_shape"].tolist() == [2, 1, HIDDEN, 6]
+        assert np.array_equal(after["scores"], before["scores"])
+        assert [node.op_type for node in model.graph.node if "turned" in node.input] == ["MatMul"]
+
+    def test_other_shapes_stay(self) -> None:
+        model = TestForkRows().model()
+        before = model.SerializeToString()
+        early_shapes(model)
+        assert model.SerializeToString() == before
+
+
+def test_nodes_are_sorted_and_those_that_are_stay() -> None:
+    model = small_model()
+    names = [node.name for node in model.graph.node]
+    sort_nodes(model.graph)
+    assert [node.name for node in model.graph.node] == names
+    turned = list(reversed(model.graph.node))
+    del model.graph.node[:]
+    model.graph.node.extend(turned)
+    sort_nodes(model.graph)
+    onnx.checker.check_model(model, full_check=True)
 
 
 class TestOutputHead:

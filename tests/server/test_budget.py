@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,8 @@ from neuroglot_server.signature import Interface, Signature
 from neuroglot_server.steps import Edit, Edits, KeyValues, RowStep
 
 HUGE = 10**9
-SIZES = Sizes(key_values=7, activations=31, edits=62, logits=101)
+OLDER = Sizes(key_values=7, activations=31, edits=31, logits=101)
+SIZES = [OLDER, replace(OLDER, layers=2), replace(OLDER, layers=12)]
 
 EXTENTS = st.builds(
     Extent,
@@ -20,23 +23,33 @@ EXTENTS = st.builds(
     scored=st.integers(0, 4),
     tapped=st.integers(0, 2),
     masked=st.integers(0, 2),
+    added=st.booleans(),
     kept=st.booleans(),
 )
+SOURCES = st.integers(0, 3)
+"""What a row goes on from, if others may go on from the same; 0: from its own."""
 
 
-def needed(extents: list[Extent]) -> int:
+def needed(extents: list[Extent], sources: list[int], sizes: Sizes) -> int:
     """Bytes of a batch, read off its definition: each row is as long as the longest, in every respect."""
     rows = len(extents)
     new = max(one.new for one in extents)
     past = max(one.past for one in extents)
-    total = rows * (past + max(one.cross for one in extents)) * SIZES.key_values
+    cross = max(one.cross for one in extents)
+    if sizes.layers:
+        different = sources.count(0) + len(set(sources) - {0})
+        total = different * (cross or past) * sizes.key_values + (rows * past * sizes.key_values if cross else 0)
+        total += rows * ((past + cross) * sizes.key_values * min(3, sizes.layers) // sizes.layers)
+    else:
+        total = rows * (past + cross) * sizes.key_values
     if any(one.kept for one in extents):
-        total += rows * new * SIZES.key_values
-    total += rows * max(one.tapped for one in extents) * SIZES.activations
-    total += rows * max(one.scored for one in extents) * SIZES.logits
+        total += rows * new * sizes.key_values
+    total += rows * max(one.tapped for one in extents) * sizes.activations
+    total += rows * max(one.scored for one in extents) * sizes.logits
+    edits = sizes.edits * (2 if any(one.added for one in extents) else 1)
     if any(one.masked == 2 for one in extents):
-        return total + rows * new * SIZES.edits
-    return total + rows * any(one.masked for one in extents) * SIZES.edits
+        return total + rows * new * edits
+    return total + rows * any(one.masked for one in extents) * edits
 
 
 def padding(extents: list[Extent]) -> float:
@@ -45,29 +58,49 @@ def padding(extents: list[Extent]) -> float:
     return (len(extents) * max(one.new for one in extents) - 48 - real) / real
 
 
-@given(st.lists(EXTENTS, min_size=1, max_size=6), EXTENTS, st.integers(1, 4000), st.integers(1, 30_000))
-def test_room_is_for_as_many_as_fit_and_no_more(batch: list[Extent], extent: Extent, tokens: int, size: int) -> None:
-    budget = Budget(tokens, size, SIZES)
-
-    def fits(extents: list[Extent]) -> bool:
-        longest = max(one.new for one in extents)
-        return len(extents) * longest <= tokens and needed(extents) <= size and padding(extents) <= 1 / 8
-
-    room = budget.room(Shape.of(batch), extent, HUGE)
-    assert all(fits([*batch, *[extent] * count]) for count in range(1, room + 1))
-    assert not fits([*batch, *[extent] * (room + 1)])
+def shape_of(extents: list[Extent], sources: list[int]) -> Shape:
+    shape = Shape()
+    for place, (extent, source) in enumerate(zip(extents, sources, strict=True)):
+        shape = shape.grown(extent, sources=1 if not source else int(source not in sources[:place]))
+    return shape
 
 
-@given(st.lists(EXTENTS, min_size=1, max_size=6))
-def test_a_full_batch_has_no_room_for_anything(batch: list[Extent]) -> None:
+@given(
+    st.lists(st.tuples(EXTENTS, SOURCES), min_size=1, max_size=6),
+    EXTENTS,
+    SOURCES,
+    st.sampled_from(SIZES),
+    st.integers(1, 4000),
+    st.integers(1, 30_000),
+)
+def test_room_is_for_as_many_as_fit_and_no_more(
+    batch: list[tuple[Extent, int]], extent: Extent, source: int, sizes: Sizes, tokens: int, size: int
+) -> None:
+    budget = Budget(tokens, size, sizes)
+    extents, sources = [extent for extent, _ in batch], [source for _, source in batch]
+
+    def fits(count: int) -> bool:
+        rows = [*extents, *[extent] * count]
+        longest = max(one.new for one in rows)
+        held = needed(rows, [*sources, *[source] * count], sizes)
+        return len(rows) * longest <= tokens and held <= size and padding(rows) <= 1 / 8
+
+    more = None if source == 0 else int(source not in sources)
+    room = budget.room(shape_of(extents, sources), extent, HUGE, sources=more)
+    assert all(map(fits, range(1, room + 1)))
+    assert not fits(room + 1)
+
+
+@given(st.lists(EXTENTS, min_size=1, max_size=6), st.sampled_from(SIZES))
+def test_a_full_batch_has_no_room_for_anything(batch: list[Extent], sizes: Sizes) -> None:
     shape = Shape.of(batch)
-    budget = Budget(shape.positions, shape.rows * SIZES.row(shape.longest), SIZES)
+    budget = Budget(shape.positions, sizes.batch(shape), sizes)
     assert budget.full(shape)
-    assert all(budget.room(shape, extent, HUGE) == 0 for extent in batch)
+    assert all(budget.room(shape, extent, HUGE, sources=0) == 0 for extent in batch)
 
 
 def test_fewer_tokens_than_the_budget_may_be_asked_for() -> None:
-    budget = Budget(100, HUGE, SIZES)
+    budget = Budget(100, HUGE, OLDER)
     shape = Shape().grown(Extent(5))
     assert budget.room(shape, Extent(5), HUGE) == 19
     assert budget.room(shape, Extent(5), 20) == 3
@@ -76,7 +109,7 @@ def test_fewer_tokens_than_the_budget_may_be_asked_for() -> None:
 def test_a_step_that_is_too_large_is_refused_with_the_limit() -> None:
     budget = Budget(100, 10 * 2**20, Sizes(key_values=2**20))
     assert budget.refusal(Extent(10)) == ""
-    assert Budget(5, HUGE, SIZES).refusal(Extent(10)) == "", "a row by itself may be longer"
+    assert Budget(5, HUGE, OLDER).refusal(Extent(10)) == "", "a row by itself may be longer"
     assert "takes up 21.0 MiB in one batch (10 tokens before 1 new ones), and a batch may take up 10.0 MiB" in (
         budget.refusal(Extent(1, past=10, kept=True))
     )
@@ -91,6 +124,14 @@ def test_the_past_counts_twice_where_it_comes_out_again() -> None:
     several, one = Extent(4, past=20, kept=True), Extent(1, past=20, kept=True)
     assert (trailing.row(several), whole.row(several)) == (24, 44)
     assert trailing.row(one) == whole.row(one) == 41, "a device keeps the whole for the next pass"
+
+
+def test_rows_that_go_on_from_the_same_count_it_once() -> None:
+    budget = Budget(HUGE, 1000, Sizes(key_values=1, layers=10))
+    fork = Extent(1, past=100)  # of which a layer's share is 10, and a layer holds three times that
+    assert budget.room(Shape(), fork, HUGE, sources=1) == 30
+    assert budget.room(Shape().grown(fork, 5, sources=1), fork, HUGE, sources=0) == 25
+    assert budget.room(Shape(), fork, HUGE) == 7, "each from its own"
 
 
 def test_extents_say_what_a_step_asks_for() -> None:
@@ -109,6 +150,8 @@ def test_extents_say_what_a_step_asks_for() -> None:
     assert Extent.of(RowStep(tokens, focus=1, edits=at_last)).masked == 2
     assert Extent.of(RowStep(tokens, focus=-1, edits=at_last)).masked == 0, "it acts in the past"
     assert Extent.of(RowStep((5,), focus=0, edits=at_last)).masked == 1
+    factor = Edits(at=replace(edit, override=np.zeros((1, 4), np.float32)))
+    assert [Extent.of(RowStep((5,), edits=edits)).added for edits in (at_last, factor)] == [True, False]
 
 
 def test_bytes_are_those_of_the_arrays_that_are_fed() -> None:
@@ -123,6 +166,7 @@ def test_bytes_are_those_of_the_arrays_that_are_fed() -> None:
         position_ids=False,
         coefficients=False,
         trailing=True,
+        forks=False,
     )
     sizes = Sizes.of(signature, signature, vocabulary_size=17)
     edit = Edit((0, 1), np.ones((2, 11), np.float32), np.ones((2, 11), np.float32))
@@ -131,6 +175,6 @@ def test_bytes_are_those_of_the_arrays_that_are_fed() -> None:
     edits = sum(array.nbytes for name, array in inputs(steps, signature).items() if name.startswith("ffn"))
     padded_past = np.zeros((4, 2, 3, 6, 5), np.float32).nbytes
     shape = Shape.of(map(Extent.of, steps))
-    assert shape.rows * sizes.row(shape.longest) == edits + padded_past
+    assert sizes.batch(shape) == edits + padded_past
     assert sizes.logits == 17 * 4
     assert sizes.activations == 2 * 11 * 4

@@ -16,7 +16,7 @@ from neuroglot_server.costs import Costs
 from neuroglot_server.text import EncodedRow
 from tests.server.serving import CAPITALS, analyze
 
-SIZES = Sizes(key_values=100, activations=40, edits=80, logits=10)
+SIZES = Sizes(key_values=100, activations=40, edits=40, logits=10)
 ROWS = [EncodedRow("en", (1,) * 30, (5, 6), True, ("Paris",)), EncodedRow("th", (1,) * 50, (), False, ())]
 GENERATED = Analysis(prediction=Prediction(generate=True))
 
@@ -40,7 +40,7 @@ def test_parts_hold_everything_in_its_order_and_no_more_than_they_may(
     assert [place for one in variants for place in range(count)[one]] == list(range(count))
     assert [place for one in rows for place in range(len(changed))[one]] == list(range(len(changed)))
     for one in variants:
-        assert one.stop - one.start <= 1 or (one.stop - one.start) * len(ROWS) * SIZES.edits <= part
+        assert one.stop - one.start <= 1 or (one.stop - one.start) * len(ROWS) * 2 * SIZES.edits <= part
     for one in rows:
         assert one.stop - one.start <= 1 or held(costs, changed[one]) <= part
 

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from itertools import count
 from time import perf_counter
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from neuroglot_server.budget import Budget, Extent, Shape, Sizes
 from neuroglot_server.core import Caller, Priority
 from neuroglot_server.fairness import Batch, FairQueue
-from neuroglot_server.steps import RowStep, StepResult
+from neuroglot_server.steps import NO_TOKENS, KeyValues, RowStep, StepResult
 from neuroglot_server.waiting import Lane, Submission, Waiting
 
 INTERACTIVE, BULK = Priority.INTERACTIVE, Priority.BULK
@@ -43,13 +44,20 @@ class House:
         priority: Priority = INTERACTIVE,
         *,
         begun: bool = False,
+        past: KeyValues = NO_TOKENS,
     ) -> Submission:
         caller = Caller(tenant, priority)
         submission = Submission(caller, begun, [None] * len(extents), len(extents), self.loop.create_future())
         self.queue.add(
             lane,
             [
-                Waiting(RowStep((5,)), extent if isinstance(extent, Extent) else Extent(extent), submission, place, 0.0)
+                Waiting(
+                    RowStep((5,), past),
+                    extent if isinstance(extent, Extent) else Extent(extent),
+                    submission,
+                    place,
+                    0.0,
+                )
                 for place, extent in enumerate(extents)
             ],
             self.now,
@@ -369,3 +377,23 @@ def test_every_step_runs_once_within_the_budget_unless_it_was_dropped(
         assert ran == +expected
         assert set(ran.values()) <= {1}
         assert one.queue.submissions() == []
+
+
+def test_forks_of_one_prompt_run_together_and_their_prompt_counts_once() -> None:
+    sizes = Sizes(key_values=1, layers=10)
+    decoder = lane(budget=Budget(tokens=100, bytes=1000, sizes=sizes))
+    pasts = [KeyValues((np.zeros((2, 1, 100, 1), np.float32),)) for _ in range(3)]
+    fork = Extent(1, past=100)
+    with house() as it:
+        for _ in range(10):  # in turns, as many groups ask for them
+            for past in pasts:
+                it.add(decoder, "a", [fork], past=past)
+        batches = [it.take() for _ in range(2)]
+    of_prompts = [Counter(pasts.index(waiting.step.past) for waiting in batch.rows) for batch in batches]
+    assert of_prompts == [{0: 10, 1: 10, 2: 3}, {2: 7}]
+    assert [batch.shape.sources for batch in batches] == [3, 1]
+    assert all(sizes.batch(batch.shape) <= 1000 for batch in batches)
+    with house() as it:
+        for _ in range(9):
+            it.add(decoder, "a", [fork])
+        assert len(it.take().rows) == 7, "each goes on from its own"

@@ -16,7 +16,7 @@ from neuroglot_server.device_memory import DevicePiece
 from neuroglot_server.engine import Engine
 from neuroglot_server.passes import inputs
 from neuroglot_server.signature import interfaces
-from neuroglot_server.steps import BLOCK, NO_TOKENS, Edit, Edits, KeyValues, Piece, RowStep, StepResult
+from neuroglot_server.steps import BLOCK, NO_TOKENS, Edit, Edits, KeyValues, Piece, RowStep, Sources, StepResult
 from tests.checkpoints import CONFIGS, RandomModel
 from tests.server.reference import CAUSAL, COMPONENTS, ENCODER_DECODERS
 
@@ -348,26 +348,60 @@ def unlinked(step: RowStep) -> RowStep:
     return replace(step, past=KeyValues(step.past.pieces))
 
 
+def test_rows_that_fork_from_one_prompt_give_what_each_gives_alone(engines: Engines) -> None:
+    """Of two prompts of different lengths, in turns, and beside a row that has nothing before it."""
+    if not engines.engine.signature.interface.past:
+        return
+    steps = Steps(engines, seed=13)
+    prompts = [steps.step(1, 7, 4), steps.step(1, 3)]
+    wanted = {"taps": True, "thresholds": THRESHOLDS, "capture": True, "scored": True, "keep": True}
+    forks = [
+        replace(prompt, tokens=steps.tokens(new), targets=(5,) * new, edits=Edits(at=steps.edit(0, 1)), **wanted)
+        for new in (1, 2, 1)
+        for prompt in prompts
+    ]
+    batch = [*forks[:3], steps.step(2, targets=(7, 8), **wanted), *forks[3:]]
+    assert len({step.source for step in forks}) == len(prompts)
+    for got, step in zip(engines.engine.run(batch), batch, strict=True):
+        (expected,) = engines.engine.run([step])
+        assert_same(got, expected)
+
+
+def test_what_rows_fork_from_is_fed_once(random_model: Callable[[str], RandomModel]) -> None:
+    for family in CONFIGS:
+        engine, encoder = started(random_model, family, "decoder", bound=False)
+        steps = Steps(Engines(engine, encoder), seed=14)
+        prompts = [steps.step(1, 5), steps.step(1, 9)]
+        places = [0, 1, 1, 0, 1]
+        kind = "cross" if encoder else "past"
+        found = Sources.of([getattr(prompts[place], kind) for place in places])
+        assert found.places.tolist() == places
+        assert [source.identity for source in found.different] == [getattr(one, kind).identity for one in prompts]
+        assert engine.signature.forks
+
+
 @pytest.mark.parametrize("bound", [False, True], ids=["host", "device"])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_graph_that_always_gives_all_keys_and_values_gives_the_same(
-    family: str, bound: bool, random_model: Callable[[str], RandomModel], tmp_path: Path
+@pytest.mark.parametrize("lacking", [{"present_from"}, {"past_rows", "cross_rows"}], ids=["present", "rows"])
+def test_a_graph_of_an_older_export_gives_the_same(
+    lacking: set[str], family: str, bound: bool, random_model: Callable[[str], RandomModel], tmp_path: Path
 ) -> None:
-    """As those of older exports do."""
+    """One that always gives all keys and values, and one that is fed those of every row."""
     today = started(random_model, family, "decoder", bound=bound)
     bundle = random_model(family).bundle
     (part,) = [part for part in read_manifest(bundle).model.components if part.name == "decoder"]
     graph = onnx.load(bundle / part.graph, load_external_data=False)
     for node in graph.graph.node:
-        node.input[:] = ["older" if name == "present_from" else name for name in node.input]
+        node.input[:] = [f"older.{name}" if name in lacking else name for name in node.input]
     for info in (*graph.graph.input, *graph.graph.initializer):
-        info.name = "older" if info.name == "present_from" else info.name
+        info.name = f"older.{info.name}" if info.name in lacking else info.name
     onnx.save(graph, tmp_path / part.graph)
     shutil.copyfile(bundle / WEIGHTS, tmp_path / WEIGHTS)
     interface = interfaces(read_manifest(bundle).model)["decoder"]
     older = today._replace(engine=Engine(tmp_path / part.graph, part, interface, threads=1, bound=bound))
-    assert today.engine.signature.trailing
-    assert not older.engine.signature.trailing
+    for engine, there in ((today.engine, True), (older.engine, False)):
+        assert engine.signature.trailing is (there or "present_from" not in lacking)
+        assert engine.signature.forks is (there or "past_rows" not in lacking)
     for got, expected in zip(older.engine.run(mixed_batch(older)), today.engine.run(mixed_batch(today)), strict=True):
         assert_same(got, expected)
 

@@ -36,6 +36,8 @@ _OPTIONAL = {
     r"ffn\.\d+\.override": ("ffn.i.override", "is added after the mask; optional, 0"),
     r"activations_from": ("activations_from", "first kept position of the taps; optional, -1"),
     r"logits_from": ("logits_from", "first kept position of the logits; optional, -1"),
+    r"past_rows": ("past_rows", "which row of past_key_values each row goes on from; optional, -1: its own"),
+    r"cross_rows": ("cross_rows", "the same of the encoder's keys and values; optional, -1: its own"),
     r"present_from": ("present_from", "first kept position of present keys and values; optional, 0: all"),
 }
 """Viewers list no input that has a default, so these stand in the metadata, too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -72,6 +73,29 @@ def insert_after(graph: onnx.GraphProto, additions: Mapping[str, Iterable[onnx.N
         nodes.append(node)
         for output in node.output:
             nodes.extend(additions.get(output, ()))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Bring nodes into a topological order; those that stand in one stay as they stand, but for what they wait for."""
+    made = {output for node in graph.node for output in node.output}
+    waits = {place: {name for name in node.input if name in made} for place, node in enumerate(graph.node)}
+    readers: dict[str, list[int]] = defaultdict(list)
+    for place, names in waits.items():
+        for name in names:
+            readers[name].append(place)
+    ready = [place for place, names in waits.items() if not names]
+    order = []
+    while ready:
+        node = graph.node[place := heapq.heappop(ready)]
+        order.append(place)
+        for output in node.output:
+            for reader in readers[output]:
+                waits[reader].discard(output)
+                if not waits[reader]:
+                    heapq.heappush(ready, reader)
+    nodes = [graph.node[place] for place in order]
     del graph.node[:]
     graph.node.extend(nodes)
 
