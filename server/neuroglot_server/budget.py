@@ -112,8 +112,8 @@ class Shape(NamedTuple):
         return Shape(self.rows + count, longest, self.real + count * extent.new, self.sources + more)
 
 
-_TIMES_A_LAYER = 3
-"""Of what rows go on from, a layer holds what it picks, the same beside the new tokens', and the keys turned around."""
+_TIMES_A_LAYER = 2
+"""Of what rows go on from, a layer holds what it picks, and the same beside the new tokens'."""
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,9 @@ def describe(manifest: Manifest, settings: Settings, name: str, budgets: Mapping
 def _longest_row(budgets: Mapping[str, Budget], most: int) -> int:
     """The longest row, of up to `most` tokens, whose prompt can be read and whose first token can be scored."""
     decoder = budgets[DECODER]
-    answer = Extent(1, scored=1, tapped=1, masked=1, kept=True)
+    answer = Extent(1, scored=1, tapped=1, masked=1, added=True, kept=True)
     if ENCODER in budgets:
         most = budgets[ENCODER].longest_row(lambda tokens: Extent(tokens, tapped=1, kept=True), most)
         return decoder.longest_row(lambda tokens: answer._replace(cross=tokens), most)
-    most = decoder.longest_row(lambda tokens: Extent(tokens, scored=1, tapped=1, masked=1, kept=True), most)
+    most = decoder.longest_row(lambda tokens: answer._replace(new=tokens), most)
     return decoder.longest_row(lambda tokens: answer._replace(past=tokens - 1), most)

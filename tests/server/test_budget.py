@@ -39,7 +39,7 @@ def needed(extents: list[Extent], sources: list[int], sizes: Sizes) -> int:
     if sizes.layers:
         different = sources.count(0) + len(set(sources) - {0})
         total = different * (cross or past) * sizes.key_values + (rows * past * sizes.key_values if cross else 0)
-        total += rows * ((past + cross) * sizes.key_values * min(3, sizes.layers) // sizes.layers)
+        total += rows * ((past + cross) * sizes.key_values * min(2, sizes.layers) // sizes.layers)
     else:
         total = rows * (past + cross) * sizes.key_values
     if any(one.kept for one in extents):
@@ -128,10 +128,10 @@ def test_the_past_counts_twice_where_it_comes_out_again() -> None:
 
 def test_rows_that_go_on_from_the_same_count_it_once() -> None:
     budget = Budget(HUGE, 1000, Sizes(key_values=1, layers=10))
-    fork = Extent(1, past=100)  # of which a layer's share is 10, and a layer holds three times that
-    assert budget.room(Shape(), fork, HUGE, sources=1) == 30
-    assert budget.room(Shape().grown(fork, 5, sources=1), fork, HUGE, sources=0) == 25
-    assert budget.room(Shape(), fork, HUGE) == 7, "each from its own"
+    fork = Extent(1, past=100)  # of which a layer's share is 10, and a layer holds it twice
+    assert budget.room(Shape(), fork, HUGE, sources=1) == 45
+    assert budget.room(Shape().grown(fork, 5, sources=1), fork, HUGE, sources=0) == 40
+    assert budget.room(Shape(), fork, HUGE) == 8, "each from its own"
 
 
 def test_extents_say_what_a_step_asks_for() -> None:
