@@ -7,7 +7,7 @@ the next ones, when the caller has taken the first.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,12 @@ from neuroglot_server.prefixes import Prefix, joined
 from neuroglot_server.steps import NO_TOKENS, KeyValues, RowStep
 from neuroglot_server.text import EncodedRow
 from neuroglot_server.validation import refuse
+
+LARGEST_LAYER_BYTES = 60 * 2**20
+"""Most that what is wanted of one layer takes up: it is sent in one message, of at most 64 MiB."""
+
+_POSITION_BYTES = 4
+"""What the number of a position takes up beside its values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +79,7 @@ class Capturing:
         """Plan what has been validated, but for its positions.
 
         Raises:
-            InvalidRequest: the prompt does not have a position.
+            InvalidRequest: the prompt does not have a position, or one layer is more than a message holds.
         """
         component = next(part for part in self.components if capture.component in ("", part.name))
         alone = len(self.components) == 1
@@ -84,6 +90,7 @@ class Capturing:
         layers = capture.layers or tuple(range(component.layers))
         neurons = len(capture.neurons) or component.neurons
         of_layer = len(positions) * neurons * self.answering.dtype.itemsize
+        refuse(_too_large(of_layer + len(positions) * _POSITION_BYTES, len(positions), neurons))
         at_once = max(1, self.most_bytes // of_layer)
         groups = [layers[start : start + at_once] for start in range(0, len(layers), at_once)]
         read = row.prompt if component.name == DECODER and not alone else ()
@@ -157,6 +164,15 @@ class Capturing:
             return left
         budget = self.budgets[DECODER]
         return max(1, budget.longest_row(lambda new: Extent(new, past=tokens - new, tapped=new, kept=True), left))
+
+
+def _too_large(size: int, positions: int, neurons: int) -> Iterator[Violation]:
+    if size > LARGEST_LAYER_BYTES:
+        yield Violation(
+            "positions",
+            f"make a layer of {size / 2**20:.0f} MiB ({positions} positions of {neurons} neurons), expected one of at "
+            f"most {LARGEST_LAYER_BYTES // 2**20} MiB: ask for fewer positions, or for some of the neurons",
+        )
 
 
 def _positions(asked: Sequence[int], length: int) -> NDArray[np.int64]:

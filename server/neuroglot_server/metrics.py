@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 
@@ -16,6 +18,9 @@ _SERVICE = service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"]
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _RATIOS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
+
+
+_Metric = TypeVar("_Metric", Counter, Histogram)
 
 
 class Metrics:
@@ -81,6 +86,7 @@ class Metrics:
             ("model", "cache", "found"),
             registry=registry,
         )
+        self._series = cache(_series)
         self._known: set[str] = set()
         self._up = Gauge(
             "neuroglot_model_up", "1 where a model answers, 0 where a pass hangs.", ("model",), registry=registry
@@ -88,13 +94,13 @@ class Metrics:
 
     def started(self, method: str) -> None:
         """A call has come in."""
-        self._started.labels(_KIND[method], _SERVICE.full_name, method).inc()
+        self._series(self._started, _KIND[method], _SERVICE.full_name, method).inc()
 
     def handled(self, method: str, code: str, seconds: float) -> None:
         """A call has ended with a status, `OK` or another."""
         call = (_KIND[method], _SERVICE.full_name, method)
-        self._handled.labels(*call, code).inc()
-        self._handling.labels(*call).observe(seconds)
+        self._series(self._handled, *call, code).inc()
+        self._series(self._handling, *call).observe(seconds)
 
     def held(self, size: int) -> None:
         """So many bytes of requests and results are held by the transport now."""
@@ -139,14 +145,15 @@ class _ModelMetrics:
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics = metrics
         self._model = model
+        self._series = cache(_series)
 
     def batch(self, run: BatchRun) -> None:
         """A batch has run."""
         part = (self._model, run.component)
-        self._metrics.rows.labels(*part).observe(run.rows)
-        self._metrics.padding.labels(*part).observe(1 - run.tokens / run.positions)
-        self._metrics.running.labels(*part).observe(run.seconds)
-        waited = self._metrics.waited.labels(self._model)
+        self._series(self._metrics.rows, *part).observe(run.rows)
+        self._series(self._metrics.padding, *part).observe(1 - run.tokens / run.positions)
+        self._series(self._metrics.running, *part).observe(run.seconds)
+        waited = self._series(self._metrics.waited, self._model)
         for seconds in run.queue_seconds:
             waited.observe(seconds)
 
@@ -160,8 +167,13 @@ class _ModelMetrics:
 
     def cached(self, cache: str, hit_tokens: int, missed_tokens: int) -> None:
         """Of a step's tokens so many were found in a cache, and so many were not."""
-        self._metrics.cached.labels(self._model, cache, "hit").inc(hit_tokens)
-        self._metrics.cached.labels(self._model, cache, "miss").inc(missed_tokens)
+        self._series(self._metrics.cached, self._model, cache, "hit").inc(hit_tokens)
+        self._series(self._metrics.cached, self._model, cache, "miss").inc(missed_tokens)
+
+
+def _series(metric: _Metric, *labels: str) -> _Metric:
+    """What is counted under these labels; looking it up takes as long as counting."""
+    return metric.labels(*labels)
 
 
 _KIND = {

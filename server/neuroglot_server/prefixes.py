@@ -7,15 +7,14 @@ tokens share.
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise, takewhile
 
-import numpy as np
-
+from neuroglot_server.lazy import lazy
 from neuroglot_server.sharing import Link, Whole
 from neuroglot_server.steps import BLOCK, NO_TOKENS, KeyValues, RowStep, StepResult
 
@@ -27,17 +26,17 @@ class Prefix:
     tokens: tuple[int, ...]
     cache: str = "prefix"
 
-    @cached_property
+    @property
     def _bounds(self) -> list[tuple[int, int]]:
         return list(pairwise((*range(0, len(self.tokens), BLOCK), len(self.tokens))))
 
-    @cached_property
+    @lazy
     def links(self) -> Sequence[Link]:
         """Its blocks; the key of each is a hash of all tokens up to its end."""
-        ids = np.array(self.tokens, dtype="<i8")
-        found, digest = [], blake2b(digest_size=16)
-        for start, stop in self._bounds:
-            digest.update(ids[start:stop].tobytes())
+        found: list[Link] = []
+        digest = blake2b(digest_size=16)
+        for start, stop in self._bounds if self.tokens else ():
+            digest.update(struct.pack(f"<{stop - start}q", *self.tokens[start:stop]))
             found.append(Link(digest.digest(), stop - start))
         return found
 
@@ -74,7 +73,7 @@ class Opening:
     answer: Whole
     cache: str = "prefix"
 
-    @cached_property
+    @lazy
     def links(self) -> Sequence[Link]:
         """Those of the prefix, and the answer's."""
         (answer,) = self.answer.links
@@ -94,7 +93,7 @@ class Opening:
         if step.keep:
             assert result.kept is not None
             kept = result.kept.part(result.kept.length - len(step.tokens), result.kept.length)
-        return (*blocks, replace(result, kept=kept))
+        return (*blocks, result if kept is result.kept else replace(result, kept=kept))
 
     def worth_waiting(self, running: int, left: int) -> bool:
         """As for a prefix."""

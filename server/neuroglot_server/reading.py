@@ -143,9 +143,13 @@ class Prefill:
         ends = []
         for prompt, prefix in zip(prompts, prefixes, strict=True):
             shared = self.sightings.shared(prefix, tenant)
-            answer = Whole(DECODER, prompt, RowStep(prompt[-1:], taps=True))
-            ends.append(0 if 2 * shared < len(prompt) or self.sharing.knows(answer, caller) else shared)
+            worth_it = 2 * shared >= len(prompt) and not self._knows_answer(prompt, caller)
+            ends.append(shared if worth_it else 0)
         return ends
+
+    def _knows_answer(self, prompt: tuple[int, ...], caller: Caller) -> bool:
+        """Whether what comes out at the prompt's last token is kept."""
+        return self.sharing.knows(Whole(DECODER, prompt, RowStep(prompt[-1:], taps=True)), caller)
 
     def _wanted(self, case: Case, thresholds: tuple[float, ...]) -> Wanted:
         prompt = case.row.prompt

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import blake2b
 from time import monotonic
 from typing import NamedTuple, Protocol
@@ -19,6 +18,7 @@ from typing import NamedTuple, Protocol
 from neuroglot_server.batcher import Batcher, Timing
 from neuroglot_server.cache import Cache
 from neuroglot_server.core import Caller, Observer, Priority
+from neuroglot_server.lazy import lazy
 from neuroglot_server.steps import RowStep, StepResult
 
 _Key = tuple[str, bytes]
@@ -76,7 +76,7 @@ class Whole:
     read: tuple[int, ...] = ()
     cache: str = "steps"
 
-    @cached_property
+    @lazy
     def links(self) -> Sequence[Link]:
         """The step is its only link."""
         step, key = self.step, None
@@ -254,9 +254,12 @@ class Sharing:
 
     def _worth_waiting_for(self, one: _Pending, priority: Priority) -> _Flight | None:
         """Who is computing so much of what is missing that it is better to wait."""
+        missing = one.missing
+        if missing[0] not in self._flights:  # as a rule
+            return None
         links = one.wanted.links[len(one.found) :]
         running, last = 0, None
-        for link, key in zip(links, one.missing, strict=True):
+        for link, key in zip(links, missing, strict=True):
             flight = None if key is None else self._flights.get(key)
             if flight is None or flight.priority < priority:
                 break

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot_server.kernels.scoring import NextTokens
+from neuroglot_server.lazy import lazy
 
 BLOCK = 16
 """Tokens of a block, from a row's first token on: what is known of prompts is known in blocks, see `prefixes`."""
@@ -69,14 +69,14 @@ class KeyValues:
     @property
     def length(self) -> int:
         """Number of tokens."""
-        return sum(piece.shape[2] for piece in self.pieces)
+        return sum(piece.shape[2] for piece in self.pieces) if self.pieces else 0
 
     @property
     def nbytes(self) -> int:
         """What they take up, in bytes; pieces that are shared count in each that shares them."""
         return sum(piece.nbytes for piece in self.pieces)
 
-    @cached_property
+    @lazy
     def identity(self) -> tuple[int, ...]:
         """The same for those that consist of the same pieces, as long as they are in memory."""
         return tuple(map(id, self.pieces))
@@ -150,7 +150,7 @@ class Edit:
     mask: NDArray[np.floating]
     override: NDArray[np.floating]
 
-    @cached_property
+    @lazy
     def adds(self) -> bool:
         """Whether it does more than to multiply."""
         return bool(self.override.any())
@@ -215,17 +215,17 @@ class RowStep:
 
     # The batcher asks for these again and again.
 
-    @cached_property
+    @lazy
     def past_length(self) -> int:
         """Number of tokens of the past."""
         return self.past.length
 
-    @cached_property
+    @lazy
     def cross_length(self) -> int:
         """Number of the encoder's tokens."""
         return self.cross.length
 
-    @cached_property
+    @lazy
     def source(self) -> tuple[int, ...] | None:
         """The identity of the keys and values that others may share: the encoder's, or those that an answer forks from.
 
@@ -240,7 +240,7 @@ class RowStep:
         """The index among the new tokens of the first that is scored, if any is."""
         return max(self.focus, 0)
 
-    @cached_property
+    @lazy
     def uniform(self) -> bool:
         """Whether the same is done at all new tokens, so that a single position can stand for all."""
         return len({id(edit) for _, edit in self.edited}) == 1
@@ -277,7 +277,7 @@ class StepResult:
     scores: NextTokens | None = None
     kept: KeyValues | None = None
 
-    @property
+    @lazy
     def nbytes(self) -> int:
         """What it takes up, in bytes."""
         arrays = [self.activations, self.ever, *(self.captured or ())]

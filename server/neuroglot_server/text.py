@@ -14,6 +14,9 @@ from neuroglot.gold import GoldTokens, answer_tokens, gold_tokens, r_index
 from neuroglot.groups import default_separator
 from neuroglot_server.core import Row, TokenizedText
 
+_WORTH_THREADS = 2**11
+"""Characters. The tokenizer's threads take as long to be woken as fewer do to be encoded."""
+
 
 @dataclass(frozen=True)
 class EncodedRow:
@@ -107,11 +110,14 @@ class Text:
     def together(self, rows: Iterable[Row]) -> Encode:
         """`encode`, of all texts that these rows are read by; they are encoded at once.
 
-        Every call of the tokenizer lets go of the interpreter, and beside busy threads it takes milliseconds to have it
-        back: one call a request, and not three a row.
+        The tokenizer lets go of the interpreter for a batch, and beside busy threads it takes milliseconds to have it
+        back: one batch a request, and none where there is little to encode.
         """
         texts = list(dict.fromkeys(text for row in rows for text in self._texts(row)))
-        encodings = self._tokenizer.encode_batch_fast(texts)
+        if sum(map(len, texts)) < _WORTH_THREADS:
+            encodings = [self._tokenizer.encode(text) for text in texts]
+        else:
+            encodings = self._tokenizer.encode_batch_fast(texts)
         known = {text: tuple(encoding.ids) for text, encoding in zip(texts, encodings, strict=True)}
         return known.__getitem__
 

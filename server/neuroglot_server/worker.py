@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
 from time import monotonic
@@ -227,28 +227,50 @@ class Worker:
         start = monotonic()
         self._pass = running = _Pass(lane, rows)
         with self._watchdog.watching():
-            ended = asyncio.get_running_loop().run_in_executor(self._thread, running)
-            await asyncio.wait([ended])
+            outcome = await self._on_thread(running)
         self._pass = None
         seconds = monotonic() - start
         for submission in {waiting.submission for waiting in rows}:
             submission.timing.compute += seconds
-        error = ended.exception()
-        if error is None:
-            for waiting, result in zip(rows, ended.result(), strict=True):
+        if not isinstance(outcome, BaseException):
+            for waiting, result in zip(rows, outcome, strict=True):
                 waiting.deliver(result, start)
             self._observer.batch(_report(lane, rows, shape, start, seconds))
         elif self._closed:
             for waiting in rows:
                 waiting.submission.fail(ModelClosed("the model went down while it ran this request: ask again"))
-        elif isinstance(error, Stopped):
+        elif isinstance(outcome, Stopped):
             await self._run_parts(lane, [rows])
         elif len(rows) == 1:
-            rows[0].submission.fail(error)
+            rows[0].submission.fail(outcome)
             self._queue.drop(rows[0].submission)
         else:
             half = len(rows) // 2
             await self._run_parts(lane, [rows[:half], rows[half:]])
+
+    async def _on_thread(self, running: _Pass) -> list[StepResult] | BaseException:
+        """Run a pass on the thread; what came out, or what it raised.
+
+        What comes back wakes this up at once; by `run_in_executor` it takes two more turns of the loop.
+        """
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[list[StepResult] | BaseException] = loop.create_future()
+
+        def end(outcome: list[StepResult] | BaseException) -> None:
+            if not ended.done():
+                ended.set_result(outcome)
+
+        def work() -> None:
+            outcome: list[StepResult] | BaseException
+            try:
+                outcome = running()
+            except BaseException as error:  # noqa: BLE001 - whoever waits for the pass is told of each
+                outcome = error
+            with suppress(RuntimeError):  # nobody waits where the loop has ended
+                loop.call_soon_threadsafe(end, outcome)
+
+        self._thread.submit(work)
+        return await ended
 
     async def _run_parts(self, lane: Lane, parts: Sequence[Sequence[Waiting]]) -> None:
         """Run again what somebody still waits for."""

@@ -5,32 +5,24 @@ Each test says what the caller was told, and what the server holds afterwards: t
 
 from __future__ import annotations
 
-import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import grpc
-import psutil
 import pytest
 
 import neuroglot as ng
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2, service_pb2_grpc
-
-PROMPT = "The capital of France is "
-SMALL = ng.Group({"en": PROMPT, "es": "La capital de Francia es"}, id="small")
+from tests.end_to_end.processes import PROMPT, SMALL, Process, process, raw, until, works
 
 
 def heavy(name: str = "heavy", rows: int = 30) -> ng.Group:
@@ -49,80 +41,13 @@ EVERYWHERE = {
 }
 
 
-class Process:
-    """`neuroglot serve` on a bundle."""
-
-    def __init__(self, bundle: Path, *options: str, port: int = 0) -> None:
-        self.bundle, self.options = bundle, options
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._metrics = f"127.0.0.1:{probe.getsockname()[1]}"
-        arguments = ["serve", str(bundle), "--address", f"127.0.0.1:{port}", "--metrics-address", self._metrics]
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "neuroglot", *arguments, "--threads", "1", "--log-level", "warning", *options],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        try:
-            self.address = self._listens()
-        except BaseException:
-            self.end()
-            raise
-
-    def _listens(self) -> str:
-        assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            if found := re.fullmatch(r"listening on (\S+)\n", line):
-                return found[1]
-        raise AssertionError(f"the server ended with status {self.popen.wait()}")
-
-    def depth(self) -> float:
-        """Tokens that wait or run."""
-        with urllib.request.urlopen(f"http://{self._metrics}/metrics", timeout=5) as page:
-            found = re.findall(r"^neuroglot_queue_depth_tokens\{[^}]*\} (\S+)$", page.read().decode(), re.MULTILINE)
-        return sum(map(float, found))
-
-    def resident_bytes(self) -> int:
-        return int(psutil.Process(self.popen.pid).memory_info().rss)
-
-    def end(self) -> None:
-        self.popen.kill()
-        self.popen.wait()
-        assert self.popen.stdout is not None
-        self.popen.stdout.close()
-
-
-@contextmanager
-def process(bundle: Path, *options: str) -> Iterator[Process]:
-    running = Process(bundle, *options)
-    try:
-        yield running
-    finally:
-        running.end()
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    """Whether it comes true in time."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.02)
-    return condition()
-
-
 @pytest.fixture(scope="module")
 def server(bloom_bundle: Path) -> Iterator[Process]:
     with process(bloom_bundle) as running:
         yield running
 
 
-@contextmanager
-def raw(address: str) -> Iterator[service_pb2_grpc.NeuroglotServiceStub]:
-    with grpc.insecure_channel(address) as channel:
-        yield service_pb2_grpc.NeuroglotServiceStub(channel)
-
-
-def request_of(server: Process, group: ng.Group, **wanted: Any) -> service_pb2.AnalyzeGroupRequest:
+def request_of(server: Process, group: ng.Group) -> service_pb2.AnalyzeGroupRequest:
     """What the client would send, to be sent by a call that can be cancelled."""
     rows = [group_pb2.Row(label=label, text=text) for label, text in group.prompts.items()]
     analysis = analysis_pb2.Analysis(prediction={"generate": True, "max_tokens": 16})
@@ -135,11 +60,6 @@ def request_of(server: Process, group: ng.Group, **wanted: Any) -> service_pb2.A
         analysis.variants.append(variant)
     group_message = group_pb2.Group(id=group.id, rows=rows)
     return service_pb2.AnalyzeGroupRequest(model=server.bundle.name, group=group_message, analysis=analysis)
-
-
-def works(server: Process) -> bool:
-    with ng.connect(server.address) as client:
-        return client.model().analyze(SMALL).group_id == "small"
 
 
 def test_cancelled_while_it_waits_and_while_it_runs(server: Process) -> None:
@@ -242,9 +162,7 @@ def test_sigterm_under_load(bloom_bundle: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_server_that_goes_in_the_middle_of_a_stream_costs_nothing(bloom_bundle: Path, how: signal.Signals) -> None:
-    groups = [
-        ng.Group({"en": f"Number {n} is", "es": f"El {n} es"}, answers={"en": "odd"}, id=str(n)) for n in range(90)
-    ]
+    groups = numbered(90)
     variants = {"w/o": ng.deactivate(ng.PARTIAL_SHARED)}
     with ng.connect(bloom_bundle) as alone:
         expected = {one.group_id: one for one in alone.model().analyze_many(groups, variants=variants)}
@@ -321,9 +239,7 @@ def test_rows_that_overflow_cost_nobody_else(server: Process) -> None:
     """Poisoned and sound requests at once, which share batches: the sound ones come out as alone."""
     poison = {"poison": ng.override(ng.union(*ng.NeuronType), 3e38), "sound": ng.deactivate(ng.SPECIFIC)}
     sound = {"sound": ng.deactivate(ng.SPECIFIC)}
-    groups = [
-        ng.Group({"en": f"Number {n} is", "es": f"El {n} es"}, answers={"en": "odd"}, id=str(n)) for n in range(12)
-    ]
+    groups = numbered(12)
     with ng.connect(server.address) as client, ThreadPoolExecutor(12) as callers:
         model = client.model()
         alone = [model.analyze(group, variants=sound) for group in groups]
@@ -341,8 +257,7 @@ def test_rows_that_overflow_cost_nobody_else(server: Process) -> None:
                 assert "overflow" in got.predictions["poison"]["en"].error
 
 
-def test_models_come_and_go_under_traffic(bloom_bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "other").symlink_to(bloom_bundle)
+def test_models_come_and_go_under_traffic(bloom_bundle: Path) -> None:
     with process(bloom_bundle, "--bundles-folder", str(bloom_bundle.parent)) as server, raw(server.address) as stub:
         stopping = threading.Event()
         answered: list[str] = []

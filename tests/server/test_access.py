@@ -16,7 +16,7 @@ from neuroglot.v1 import service_pb2, service_pb2_grpc
 from neuroglot_server.adapter.identity import Access, CertificateError, Unauthenticated, credentials, request_id
 from neuroglot_server.adapter.room import TransportLimits
 from neuroglot_server.address import Address
-from neuroglot_server.core import Priority, Quota
+from neuroglot_server.core import Priority, Quota, Settings
 from neuroglot_server.deployment import Certificates, Deployment
 from neuroglot_server.lifecycle import Started, run
 from neuroglot_server.tenants import NewToken, Tenant, Tenants, new_token
@@ -150,6 +150,56 @@ def test_a_tenant_has_its_share_of_the_calls_and_leaves_the_others_theirs(bloom_
             await live.stub.ListModels(service_pb2.ListModelsRequest(), metadata=bearer(ALICE.token))
             for call in (*of_alice[1:], *of_bob):
                 call.cancel()
+
+    asyncio.run(conversation())
+
+
+def test_a_tenant_has_its_tokens_of_a_minute_and_leaves_the_others_theirs(bloom_bundle: Path, tokens: Path) -> None:
+    tokens.write_text(tokens.read_text().replace("60000", "100"))
+
+    async def conversation() -> None:
+        access = Access(Tenants(tokens))
+        async with serving(load(bloom_bundle, Settings(threads=1, cache_bytes=0)), access=access) as live:
+
+            def ask(who: NewToken) -> grpc.aio.UnaryUnaryCall:
+                return live.stub.AnalyzeGroup(request(), metadata=bearer(who.token))
+
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                for _ in range(100):
+                    await ask(ALICE)
+            answer = said(caught.value)
+            assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "your quota of 100 tokens a minute is used up" in answer.message
+            assert answer.retry_seconds is not None
+            assert 0 < answer.retry_seconds <= 60
+            for _ in range(10):
+                assert (await ask(BOB)).result.group_id == "FR"
+
+    asyncio.run(conversation())
+
+
+def test_a_token_that_is_withdrawn_or_new_counts_without_a_restart(bloom_bundle: Path, tokens: Path) -> None:
+    """And what is in the middle of a stream goes on."""
+
+    async def conversation() -> None:
+        async with serving(load(bloom_bundle), access=Access(Tenants(tokens))) as live:
+
+            async def code(who: NewToken) -> grpc.StatusCode:
+                return await live.stub.ListModels(service_pb2.ListModelsRequest(), metadata=bearer(who.token)).code()
+
+            stream = live.stub.AnalyzeGroups(metadata=bearer(BOB.token))
+            await stream.write(service_pb2.AnalyzeGroupsRequest(model=NAME, group=group("before")))
+            assert (await stream.read()).result.group_id == "before"
+            carol = new_token()
+            assert [await code(who) for who in (BOB, carol)] == [grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED]
+            tokens.write_text(tokens.read_text().replace(BOB.sha256, carol.sha256))
+            async with asyncio.timeout(10):
+                while await code(carol) is not grpc.StatusCode.OK:
+                    await asyncio.sleep(0.05)
+            assert [await code(who) for who in (ALICE, BOB)] == [grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED]
+            await stream.write(service_pb2.AnalyzeGroupsRequest(group=group("after")))
+            await stream.done_writing()
+            assert (await stream.read()).result.group_id == "after"
 
     asyncio.run(conversation())
 

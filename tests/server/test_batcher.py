@@ -343,6 +343,10 @@ def test_a_batch_that_fails_is_halved_until_the_culprit_is_alone(gate: Gate) -> 
                 await guilty
             assert batcher.waiting == 0
             assert (await first)[0].finite
+            failed = [len(batch) for batch in gate.batches if (CULPRIT,) in batch]
+            assert failed == [9, 5, 3, 2, 1]
+            sound = Counter(tokens for batch in gate.batches if (CULPRIT,) not in batch for tokens in batch)
+            assert all(sound[token,] == 2 for token in (5, 6, 7)), "what had run was not run again"
 
     within_a_minute(test)
 

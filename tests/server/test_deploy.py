@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
 import shlex
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from neuroglot.cli import main
 from neuroglot_server.command import serve
 from neuroglot_server.config import read
+from neuroglot_server.core import BatchRun
 from neuroglot_server.metrics import Metrics
 from neuroglot_server.options import OPTIONS
 from neuroglot_server.tenants import Tenants
@@ -44,6 +46,30 @@ def test_the_server_is_started_with_flags_that_it_has(where: str, command: list[
     assert given <= FLAGS
     if "--insecure" not in given:
         assert command[command.index("--address") + 1].startswith("127.0.0.1:")
+
+
+def test_whoever_stops_the_server_waits_for_longer_than_its_grace() -> None:
+    """Or running work would be killed in the middle of the time that it was promised."""
+    unit = configparser.ConfigParser(strict=False, interpolation=None)  # a key may stand there more than once
+    unit.optionxform = str
+    unit.read(DEPLOY / "neuroglot.service")
+    service = composed()["services"]["neuroglot"]
+    for patience, command in (
+        (unit["Service"]["TimeoutStopSec"], shlex.split(unit["Service"]["ExecStart"])),
+        (service["stop_grace_period"].removesuffix("s"), service["command"]),
+    ):
+        grace = float(re.search(r"--grace[ =](\S+)", " ".join(command))[1])
+        assert grace < float(patience)
+
+
+def test_the_unit_hands_over_the_files_that_its_configuration_asks_for() -> None:
+    unit = (DEPLOY / "neuroglot.service").read_text()
+    credentials = dict(re.findall(r"^LoadCredential=([^:]+):(\S+)$", unit, re.MULTILINE))
+    (configuration,) = re.findall(r"--config \$\{CREDENTIALS_DIRECTORY\}/(\S+)", unit)
+    assert {Path(source).name for source in credentials.values()} == credentials.keys()
+    assert all((DEPLOY / name).exists() for name in credentials)
+    tokens_file = Path(read(DEPLOY / configuration).values["tokens_file"])
+    assert tokens_file.relative_to(DEPLOY).name in credentials, "a relative path is so to the configuration's folder"
 
 
 @pytest.mark.parametrize("file", sorted(DEPLOY.glob("*.Dockerfile")), ids=lambda file: file.name)
@@ -85,13 +111,23 @@ def test_what_compose_mounts_is_there_and_what_prometheus_asks_is_where_the_serv
     assert f"--metrics-address=0.0.0.0:{port}" in services["neuroglot"]["command"]
 
 
-def exported() -> set[str]:
-    """Names of all series of a server."""
-    names = {"up", "process_resident_memory_bytes"}  # of Prometheus itself, and of processes that it can see
-    for family in Metrics().registry.collect():
-        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(family.type, [""])
-        names |= {family.name + suffix for suffix in suffixes}
-    return names
+def exported() -> dict[str, set[str]]:
+    """The labels of all series of a server to which something has happened, by their names."""
+    metrics = Metrics()
+    metrics.started("AnalyzeGroup")
+    metrics.handled("AnalyzeGroup", "OK", 0.1)
+    metrics.models({"m": True})
+    model = metrics.of_model("m")
+    model.queued(3)
+    model.admitted("alice", 3)
+    model.batch(BatchRun("decoder", 1, 3, 3, 0.1, (0.1,)))
+    model.cached("prefix", 1, 2)
+    # Of Prometheus itself, and of processes that it can see.
+    labels = {"up": {"job", "instance"}, "process_resident_memory_bytes": {"job", "instance"}}
+    for family in metrics.registry.collect():
+        for sample in family.samples:
+            labels[sample.name] = {*sample.labels, "job", "instance"}
+    return labels
 
 
 def expressions() -> Iterator[str]:
@@ -102,10 +138,16 @@ def expressions() -> Iterator[str]:
 
 
 def test_dashboard_and_alerts_ask_for_numbers_that_the_server_gives() -> None:
+    known = exported()
     asked = set()
     for expression in expressions():
-        asked |= set(re.findall(r"\b(?:neuroglot_[a-z_]+|grpc_server_[a-z_]+|process_[a-z_]+)", expression))
-    assert asked <= exported()
+        series = set(re.findall(r"\b(?:neuroglot_[a-z_]+|grpc_server_[a-z_]+|process_[a-z_]+|up\b)", expression))
+        assert series
+        assert series <= known.keys()
+        by = {label for found in re.findall(r"\bby \(([^)]*)\)", expression) for label in found.split(", ")}
+        matched = set(re.findall(r"[{,]\s*(\w+)\s*=", expression))
+        assert by | matched <= set.intersection(*(known[name] for name in series)), expression
+        asked |= series
     assert {name for name in asked if name.startswith("neuroglot")} >= {
         "neuroglot_queue_depth_tokens",
         "neuroglot_tokens_total",

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from neuroglot.bundle import read_manifest
-from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
+from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2, service_pb2_grpc
+from neuroglot_server.core import Settings
 from neuroglot_server.model import Model
 from tests.server.live import NAME, PROMPTS, Live, group, load, said, serving, until
+from tests.server.serving import Recorder
 
 ROW = group_pb2.Row(label="en", text=PROMPTS["en"])
 
@@ -44,6 +46,32 @@ def test_activations_come_layer_by_layer_and_agree_with_the_analysis(bloom_bundl
         values = np.frombuffer(answer.values.data, "<f4").reshape(answer.values.shape)
         assert answer.positions[0] == 0
         assert np.count_nonzero(values[1] > 0) == count
+
+
+def test_a_layer_that_no_message_holds_is_refused_before_anything_runs(bloom_bundle: Path) -> None:
+    recorder = Recorder()
+    model = Model.load(bloom_bundle, NAME, Settings(threads=1), recorder)
+    rows_of_96 = 60 * 2**20 // (96 * 4 + 4)
+
+    async def ask(live: Live) -> tuple[grpc.aio.AioRpcError, int, list[int]]:
+        def asked(positions: int) -> service_pb2.CaptureActivationsRequest:
+            return service_pb2.CaptureActivationsRequest(model=NAME, row=ROW, layers=[1], positions=[-1] * positions)
+
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await live.stub.CaptureActivations(asked(rows_of_96 + 1)).read()
+        ran = recorder.tokens
+        async with grpc.aio.insecure_channel(live.target, [("grpc.max_receive_message_length", 64 * 2**20)]) as wide:
+            largest = service_pb2_grpc.NeuroglotServiceStub(wide).CaptureActivations(asked(rows_of_96))
+            return caught.value, ran, [answer.ByteSize() async for answer in largest]
+
+    refused, ran, sizes = converse(model, ask)
+    answer = said(refused)
+    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "make a layer of 60 MiB" in answer.violations["positions"]
+    assert "ask for fewer positions" in answer.message
+    assert ran == 0
+    (size,) = sizes
+    assert 58 * 2**20 < size < 64 * 2**20
 
 
 def test_tokens_come_one_by_one_and_are_those_of_the_analysis(bloom_bundle: Path) -> None:

@@ -44,6 +44,17 @@ def test_neither_truncation_nor_padding_of_the_file_is_done(text: Text) -> None:
     assert 0 not in ids
 
 
+@pytest.mark.parametrize("times", [1, 200])
+def test_texts_are_encoded_together_as_they_are_alone(file: Path, times: int) -> None:
+    text = Text.load(file, encoder_decoder=False)
+    rows = [Row(label, f"{label} {PROMPT} " * times, ("Paris",)) for label in ("en", "fr")]
+    encode = text.together(rows)
+    for row in rows:
+        assert isinstance(row.prompt, str)
+        for one in (row.prompt, f"{row.prompt} Paris"):
+            assert encode(one) == text.encode(one)
+
+
 @pytest.mark.parametrize("separator", [None, "", " "])
 @pytest.mark.parametrize("label", ["en", "th"])
 def test_the_gold_tokens_of_an_encoder_decoder_are_those_of_the_answer_alone(

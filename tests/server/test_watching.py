@@ -9,10 +9,12 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -28,6 +30,7 @@ from neuroglot_server.metrics import Metrics
 from neuroglot_server.model import Model
 from neuroglot_server.tenants import Tenants, new_token
 from neuroglot_server.tracing import Tracing
+from tests.end_to_end.processes import process, works
 from tests.server.live import NAME, PROMPTS, Held, group, load, said, serving, until
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -219,6 +222,34 @@ def test_spans_go_on_with_the_caller_s_trace(bloom_bundle: Path, spans: tuple[Tr
     assert all(span.attributes["neuroglot.compute_ms"] >= 0 for span in groups)
     told = "".join(span.to_json() for span in exporter.get_finished_spans())
     assert PROMPTS["en"] not in told
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Takes spans as a collector of OpenTelemetry does."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def Export(  # noqa: N802 - the contract's name
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        self.names += [span.name for of in request.resource_spans for scope in of.scope_spans for span in scope.spans]
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+def test_the_program_sends_its_spans_to_a_collector(bloom_bundle: Path) -> None:
+    collector, server = Collector(), grpc.server(ThreadPoolExecutor(2))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        with process(bloom_bundle, "--tracing-endpoint", endpoint) as program:
+            assert works(program)
+            program.popen.terminate()
+            assert program.popen.wait(20) == 0
+        assert "neuroglot.v1.NeuroglotService/AnalyzeGroup" in collector.names, "what was left was sent in the end"
+    finally:
+        server.stop(0).wait()
 
 
 def test_without_its_packages_tracing_is_refused(bloom_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -22,6 +22,7 @@ from neuroglot_server.tenants import Tenant
 _logger = logging.getLogger("neuroglot_server.requests")
 
 Context = grpc.aio.ServicerContext[bytes, Message]
+_Answered = TypeVar("_Answered")
 
 
 class TransportObserver(Protocol):
@@ -99,6 +100,11 @@ class Call:
         self._context = context
         self._writing = asyncio.Lock()
 
+    def at_end(self, callback: Callable[[], None]) -> None:
+        """Have something done once the last of the answer is on its way, or nobody is left to read it."""
+        # To the stubs a callback is a class of theirs.
+        self._context.add_done_callback(cast(Any, lambda _: callback()))
+
     def caller(self, priority: Priority) -> Caller:
         """Who asks, in the core's words."""
         return Caller(self.tenant.name, priority, self.tenant.quota, self.request_id)
@@ -123,14 +129,17 @@ class Call:
                 raise asyncio.CancelledError from None
 
 
-Answer = Callable[[Call], Awaitable[None]]
+Answer = Callable[[Call], Awaitable[Message]]
+"""Gives the one answer to a call."""
+AnswerInParts = Callable[[Call], Awaitable[None]]
+"""Writes answers to a call, or none."""
 
 
 class Calls:
     """Takes calls in: gives each a name, finds out whose it is, lets it through the gate, and notes how it ends.
 
-    To gRPC every method is a stream in both directions, which looks the same on the wire: so all this happens before
-    the first byte of a message is read, and nobody who may not come in can have us hold one.
+    To gRPC the requests of every method are a stream, which looks the same on the wire: so all this happens before the
+    first byte of a message is read, and nobody who may not come in can have us hold one.
     """
 
     def __init__(self, gate: Gate, access: Access, observer: TransportObserver, tracer: Tracer) -> None:
@@ -140,19 +149,27 @@ class Calls:
         self._observer = observer
         self._tracer = tracer
 
-    def method(self, name: str, answer: Answer) -> grpc.RpcMethodHandler[Any, Any]:
-        """A method that answers calls by this function."""
+    def one(self, name: str, answer: Answer) -> grpc.RpcMethodHandler[Any, Any]:
+        """A method of one answer, which goes out together with the call's status."""
+        return grpc.stream_unary_rpc_method_handler(self._behaviour(name, answer), response_serializer=_serialized)
 
-        async def behave(_: object, context: Context) -> None:
+    def many(self, name: str, answer: AnswerInParts) -> grpc.RpcMethodHandler[Any, Any]:
+        """A method of any number of answers."""
+        return grpc.stream_stream_rpc_method_handler(self._behaviour(name, answer), response_serializer=_serialized)
+
+    def _behaviour(
+        self, name: str, answer: Callable[[Call], Awaitable[_Answered]]
+    ) -> Callable[[object, Context], Awaitable[_Answered]]:
+        async def behave(_: object, context: Context) -> _Answered:
             metadata = metadata_of(context)
             call = Call(name, request_id(metadata), context)
             current_request.set(call.request_id)  # gRPC has made a task of its own for this call
             context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
 
-            async def work() -> None:
+            async def work() -> _Answered:
                 call.tenant = self._access.tenant(metadata, context.auth_context())
                 with self._gate.enter(call.tenant):
-                    await answer(call)
+                    return await answer(call)
 
             with self._noted(call, metadata, context) as ended:
                 outcome = await attempt(work(), call.request_id)
@@ -160,8 +177,9 @@ class Calls:
                     ended(outcome.code)
                     await abort(context, outcome)
                 ended(grpc.StatusCode.OK)
+                return outcome
 
-        return grpc.stream_stream_rpc_method_handler(behave, response_serializer=_serialized)
+        return behave
 
     def part(self, name: str) -> AbstractContextManager[Describe]:
         """A part of the running call, for its trace."""
@@ -199,8 +217,9 @@ class Calls:
                     "compute_ms": round(call.compute_ms, 3),
                 }
                 describe({f"neuroglot.{key}": value for key, value in fields.items()})
-                text = " ".join(f"{key}={value}" for key, value in fields.items() if value != "")
-                _logger.info("%s", text, extra={FIELDS: fields})
+                if _logger.isEnabledFor(logging.INFO):
+                    text = " ".join(f"{key}={value}" for key, value in fields.items() if value != "")
+                    _logger.info("%s", text, extra={FIELDS: fields})
 
 
 def _serialized(message: Message) -> bytes:

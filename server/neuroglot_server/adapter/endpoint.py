@@ -64,7 +64,8 @@ class Endpoint:
         self._known_models: set[str] = set()
         self._watching: asyncio.Task[None] | None = None
         calls = Calls(self._gate, access or Access(), observer, tracer or Untraced())
-        servicer = Servicer(registry, calls, self._gate, Room(limits.bytes, observer.held))
+        self._room = Room(limits.bytes, observer.held)
+        servicer = Servicer(registry, calls, self._gate, self._room)
         self._server = grpc.aio.server(options=_options(limits))
         self._server.add_generic_rpc_handlers((servicer.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -106,7 +107,9 @@ class Endpoint:
         for model in self._registry.models:
             model.drain()
         try:
-            await asyncio.wait_for(self._gate.empty(), grace_seconds)
+            async with asyncio.timeout(grace_seconds):
+                await self._gate.empty()
+                await self._room.empty()  # the last answers are on their way
         except TimeoutError:
             _logger.warning("requests still run after %g s of grace: cutting them off", grace_seconds)
             return

@@ -38,10 +38,16 @@ class Room:
         self._held = 0
         self._free = asyncio.Event()
         self._free.set()
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     async def free(self) -> None:
         """Come back when there is room."""
         await self._free.wait()
+
+    async def empty(self) -> None:
+        """Come back when nothing is held."""
+        await self._empty.wait()
 
     def hold(self, size: int) -> Held:
         """Hold so many bytes until they are let go."""
@@ -53,6 +59,10 @@ class Room:
             self._free.set()
         else:
             self._free.clear()
+        if self._held:
+            self._empty.clear()
+        else:
+            self._empty.set()
         self._changed(self._held)
 
 

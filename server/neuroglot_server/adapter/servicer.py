@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
@@ -13,7 +14,7 @@ from google.protobuf.message import Message
 from neuroglot.errors import Violation
 from neuroglot.v1 import model_pb2, result_pb2, service_pb2
 from neuroglot_server.adapter import requests, responses, wire
-from neuroglot_server.adapter.calls import Answer, Call, Calls
+from neuroglot_server.adapter.calls import Answer, AnswerInParts, Call, Calls
 from neuroglot_server.adapter.gate import Gate
 from neuroglot_server.adapter.identity import PermissionDenied
 from neuroglot_server.adapter.room import Room
@@ -54,21 +55,23 @@ class Servicer:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The methods, to be added to a server."""
-        methods: dict[str, Answer] = {
+        of_one: dict[str, Answer] = {
             "ListModels": self._one(service_pb2.ListModelsRequest, self.list_models),
             "GetModel": self._one(service_pb2.GetModelRequest, self.get_model),
             "Tokenize": self._one(service_pb2.TokenizeRequest, self.tokenize),
             "AnalyzeGroup": self._one(service_pb2.AnalyzeGroupRequest, self.analyze_group),
-            "AnalyzeGroups": self.analyze_groups,
-            "CaptureActivations": self._many(service_pb2.CaptureActivationsRequest, self.capture_activations),
-            "Generate": self._many(service_pb2.GenerateRequest, self.generate),
             "UploadNeuronSet": self._one(service_pb2.UploadNeuronSetRequest, self.upload_neuron_set),
             "LoadModel": self._one(service_pb2.LoadModelRequest, self.load_model),
             "UnloadModel": self._one(service_pb2.UnloadModelRequest, self.unload_model),
         }
-        return grpc.method_handlers_generic_handler(
-            SERVICE_NAME, {name: self._calls.method(name, answer) for name, answer in methods.items()}
-        )
+        of_many: dict[str, AnswerInParts] = {
+            "AnalyzeGroups": self.analyze_groups,
+            "CaptureActivations": self._many(service_pb2.CaptureActivationsRequest, self.capture_activations),
+            "Generate": self._many(service_pb2.GenerateRequest, self.generate),
+        }
+        methods = {name: self._calls.one(name, answer) for name, answer in of_one.items()}
+        methods |= {name: self._calls.many(name, answer) for name, answer in of_many.items()}
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
     async def list_models(self, call: Call, _: service_pb2.ListModelsRequest) -> service_pb2.ListModelsResponse:
         """Describe all models."""
@@ -201,16 +204,17 @@ class Servicer:
     def _one(self, kind: type[_Request], method: Callable[[Call, _Request], Awaitable[Message]]) -> Answer:
         """A method of one request and one answer."""
 
-        async def answer(call: Call) -> None:
+        async def answer(call: Call) -> Message:
             raw, request = await _request(call, kind)
-            with self._room.hold(len(raw)) as held:
-                response = await method(call, request)
-                held.resize(len(raw) + response.ByteSize())
-                await call.write(response)
+            held = self._room.hold(len(raw))
+            call.at_end(partial(held.resize, 0))  # which is after the call, since gRPC writes what it gives
+            response = await method(call, request)
+            held.resize(len(raw) + response.ByteSize())
+            return response
 
         return answer
 
-    def _many(self, kind: type[_Request], method: Callable[[Call, _Request], AsyncIterator[Message]]) -> Answer:
+    def _many(self, kind: type[_Request], method: Callable[[Call, _Request], AsyncIterator[Message]]) -> AnswerInParts:
         """A method of one request and many answers, each of which is made when the one before it is on its way."""
 
         async def answer(call: Call) -> None:

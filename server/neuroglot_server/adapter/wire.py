@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple, TypeVar, cast
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -80,11 +80,25 @@ def _in_message(message: Message, prefix: str) -> Iterator[Violation]:
             continue
         path = f"{prefix}{field.name}"
         value = getattr(message, field.name)
-        if field.enum_type is not None:
-            yield from _in_enum(field.enum_type, value, path)
+        if field.enum is not None:
+            yield from _in_enum(field.enum, value, path)
         else:
             for place, item in _messages(value):
                 yield from _in_message(item, f"{path}{place}.")
+
+
+class _Field(NamedTuple):
+    """A field that holds enums or messages.
+
+    Attributes:
+        name: its name.
+        has_presence: whether it may be there or not.
+        enum: which enum it holds; None where it holds messages.
+    """
+
+    name: str
+    has_presence: bool
+    enum: EnumDescriptor | None
 
 
 class _Rules(NamedTuple):
@@ -100,7 +114,7 @@ class _Rules(NamedTuple):
     message: str
     oneofs: Mapping[str, str]
     must_be_set: Sequence[str]
-    looked_into: Sequence[FieldDescriptor]
+    looked_into: Sequence[_Field]
 
 
 @cache
@@ -115,7 +129,11 @@ def _rules(kind: Descriptor) -> _Rules:
             if not oneof.name.startswith("_")
         },
         must_be_set=_MUST_BE_SET.get(kind.full_name, ()),
-        looked_into=[field for field in kind.fields if field.enum_type is not None or field.message_type is not None],
+        looked_into=[
+            _Field(field.name, field.has_presence, field.enum_type)
+            for field in kind.fields
+            if field.enum_type is not None or field.message_type is not None
+        ],
     )
 
 
@@ -130,9 +148,15 @@ def _messages(value: object) -> Iterator[tuple[str, Message]]:
         yield from ((f"[{index}]", item) for index, item in enumerate(value))
 
 
+@cache
+def _allowed(enum: EnumDescriptor) -> Sequence[int]:
+    """The numbers of an enum that have a meaning."""
+    return [number for number in enum.values_by_number if number != 0 or enum.full_name in _ZERO_HAS_A_MEANING]
+
+
 def _in_enum(enum: EnumDescriptor, value: int | Iterable[int], path: str) -> Iterator[Violation]:
     """The numbers in an enum field that have no name or no meaning."""
-    allowed = [number for number in enum.values_by_number if number != 0 or enum.full_name in _ZERO_HAS_A_MEANING]
+    allowed = _allowed(enum)
     numbers = [("", value)] if isinstance(value, int) else ((f"[{i}]", number) for i, number in enumerate(value))
     for place, number in numbers:
         if number not in allowed:

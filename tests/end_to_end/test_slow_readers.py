@@ -1,0 +1,132 @@
+"""Callers that stop reading in the middle of an answer: what the server holds for them, and what they find after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
+from tests.end_to_end.processes import PROMPT, Process, process, raw, until, works
+
+ROW = group_pb2.Row(label="en", text=PROMPT)
+NARROW = {"http2__lookahead_bytes": 1024, "http2__bdp_probe": 0, "max_receive_message_length": 64 * 2**20}
+"""A channel that takes a kilobyte at a time from each call, so that nothing is hidden in its buffers."""
+
+QUEUE_BYTES = 128 * 2**20
+
+
+@pytest.fixture(scope="module")
+def server(bloom_bundle: Path) -> Iterator[Process]:
+    """One that runs everything anew, and goes on with a stream a group at a time beyond a megabyte."""
+    options = ("--cache-bytes", "0", "--queue-bytes", str(QUEUE_BYTES), "--transport-bytes", "1MiB")
+    with process(bloom_bundle, *options) as running:
+        yield running
+
+
+def settled(measure: Callable[[], float]) -> float:
+    """A number once it has not changed for half a second."""
+    last, since = measure(), time.monotonic()
+    while time.monotonic() - since < 0.5:
+        time.sleep(0.05)
+        if (now := measure()) != last:
+            last, since = now, time.monotonic()
+    return last
+
+
+def test_a_text_waits_for_its_reader(server: Process) -> None:
+    asked = service_pb2.GenerateRequest(model=server.bundle.name, row=ROW, max_tokens=300, past_newlines=True)
+    with raw(server.address, **NARROW) as stub:
+        before = server.number("neuroglot_batch_seconds_count")
+        slow = stub.Generate(asked)
+        tokens = [next(slow)]
+        ahead = settled(lambda: server.number("neuroglot_batch_seconds_count")) - before
+        assert ahead < 200, "it is a kilobyte ahead of its reader, not the whole text"
+        assert server.depth() > 0, "it keeps its place"
+        assert works(server)
+        tokens += slow
+        assert slow.code() is grpc.StatusCode.OK
+        assert until(lambda: server.depth() == 0)
+    with raw(server.address) as stub:
+        quick = list(stub.Generate(asked))
+    assert len(quick) == 300
+    assert [token.token_id for token in tokens] == [token.token_id for token in quick]
+    assert "".join(token.text for token in tokens) == "".join(token.text for token in quick)
+
+
+def test_captures_wait_for_their_readers_and_their_bytes_are_bounded(server: Process) -> None:
+    """Twelve at once of 15 MB a layer: as many as the house has bytes for are let in, the others are sent away."""
+    few = service_pb2.CaptureActivationsRequest(model=server.bundle.name, row=ROW)
+    positions = np.arange(40_000) % 5
+    many = service_pb2.CaptureActivationsRequest(model=server.bundle.name, row=ROW, positions=positions.tolist())
+    with raw(server.address, **NARROW) as stub:
+        expected = [values(layer) for layer in stub.CaptureActivations(few)]
+        before = server.resident_bytes()
+        slow = [stub.CaptureActivations(many) for _ in range(12)]
+        grown = settled(lambda: round((server.resident_bytes() - before) / 2**22)) * 2**22
+        inside = [call for call in slow if call.is_active()]
+        refused = [call for call in slow if not call.is_active()]
+        assert inside
+        assert refused
+        for call in refused:
+            assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "the queue is full" in call.details()
+            assert retry_seconds(call) > 0
+        assert grown < 3 * QUEUE_BYTES, "what is let in, and one layer of each once more as a message"
+        assert works(server)
+        for call in inside:
+            assert_captured(list(call), expected, positions)
+        assert until(lambda: server.depth() == 0)
+        assert_captured(list(stub.CaptureActivations(many)), expected, positions)  # who comes again is let in
+
+
+def test_groups_wait_for_their_reader(server: Process) -> None:
+    total = 80
+    rows = [group_pb2.Row(label=str(n), text=PROMPT) for n in range(60)]
+    analysis = analysis_pb2.Analysis(active_bitmaps=True, type_map=True, thresholds=[n / 100 for n in range(32)])
+
+    def requests() -> Iterator[service_pb2.AnalyzeGroupsRequest]:
+        for number in range(total):
+            group = group_pb2.Group(id=str(number), rows=rows)
+            yield service_pb2.AnalyzeGroupsRequest(model=server.bundle.name, group=group, analysis=analysis)
+
+    with raw(server.address, **NARROW) as stub:
+        before = server.number("neuroglot_tokens_total")
+        slow = stub.AnalyzeGroups(requests())
+        answers = [next(slow)]
+        taken_in = settled(lambda: server.number("neuroglot_tokens_total")) - before
+        assert works(server)
+        answers += slow
+        assert slow.code() is grpc.StatusCode.OK
+    assert taken_in < (server.number("neuroglot_tokens_total") - before) / 2, "the sender was held back"
+    assert sorted(int(answer.group_id) for answer in answers) == list(range(total)), "none is lost or comes twice"
+    first = answers[0].result.components
+    assert all(answer.result.components == first for answer in answers), "they are of the same prompts"
+    assert until(lambda: server.depth() == 0)
+
+
+def assert_captured(
+    layers: Sequence[service_pb2.CaptureActivationsResponse], expected: Sequence[np.ndarray], positions: np.ndarray
+) -> None:
+    """Every layer is there, once, with the values that each position has."""
+    assert [layer.layer for layer in layers] == [0, 1, 2]
+    for layer, of_all in zip(layers, expected, strict=True):
+        np.testing.assert_allclose(values(layer), of_all[positions], atol=1e-5)
+
+
+def values(layer: service_pb2.CaptureActivationsResponse) -> np.ndarray:
+    """`[positions, neurons]`."""
+    return np.frombuffer(layer.values.data, "<f4").reshape(layer.values.shape)
+
+
+def retry_seconds(call: grpc.RpcError) -> float:
+    """When the server said to come again."""
+    trailing = dict(call.trailing_metadata())
+    details = status_pb2.Status.FromString(trailing["grpc-status-details-bin"]).details
+    (retry,) = (detail for detail in details if detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR))
+    return error_details_pb2.RetryInfo.FromString(retry.value).retry_delay.ToMilliseconds() / 1000
