@@ -76,7 +76,7 @@ class Engine:
         self.signature = read_signature(graph, component, interface, taken, session.get_outputs())
         bind = bound or where.kind != "cpu"
         self._make_memory: Callable[[Any, Signature], Memory] = (
-            partial(DeviceMemory, device=where) if bind else HostMemory
+            partial(DeviceMemory, device=where) if bind else partial(HostMemory, threads=threads)
         )
         self._memory: Memory = self._make_memory(session, self.signature)
         self._packing = Packing(graph, threads, self) if later else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +20,25 @@ Arrays = Sequence[NDArray[np.floating]]
 """Keys and values of a batch, `[rows, heads, tokens, head_size]` each, in the order of the graph's outputs."""
 
 
+_WORTH_THREADS = 2**23
+"""Bytes. Fewer are copied by one thread in less time than it takes to wake others."""
+
+_MOST_COPIERS = 4
+"""Threads that copy. Memory is not written faster by more of them; new pages are, which one thread gets one by one."""
+
+_Item = TypeVar("_Item")
+_Copied = TypeVar("_Copied")
+
+
 class HostMemory:
     """Runs passes of a session whose inputs and outputs are numpy arrays; see `Memory`."""
 
-    def __init__(self, session: Any, signature: Signature) -> None:
-        """Prepare passes of a session of ONNX Runtime."""
+    def __init__(self, session: Any, signature: Signature, threads: int) -> None:
+        """Prepare passes of a session of ONNX Runtime, with as many threads as it has; 0 for one a core."""
         self._session = session
         self._signature = signature
+        copiers = min(threads or os.cpu_count() or 1, _MOST_COPIERS)
+        self._copiers = ThreadPoolExecutor(copiers, thread_name_prefix="copies")
         self._rooms: dict[str, NDArray[np.floating]] = {}
 
     def run(
@@ -53,13 +67,17 @@ class HostMemory:
         signature = self._signature
         width = max(row.length for row in rows)
         together = self._room(kind, (2 * signature.layers, len(rows), signature.heads, width, signature.head_size))
-        for index, row in enumerate(rows):
+
+        def copy(index: int) -> None:
+            row = rows[index]
             column = width - row.length
             together[:, index, :, :column] = 0
             for piece in row.pieces:
                 assert isinstance(piece, np.ndarray)
                 together[:, index, :, column : column + piece.shape[2]] = piece
                 column += piece.shape[2]
+
+        self._each(copy, range(len(rows)), together.nbytes)
         return together
 
     def _room(self, kind: str, shape: tuple[int, ...]) -> NDArray[np.floating]:
@@ -75,7 +93,15 @@ class HostMemory:
         """What the steps keep, copied, so that none of it holds on to the whole batch."""
         if not present:
             return [None] * len(steps)
-        return [_blocks(row, step, present) if step.keep else None for row, step in enumerate(steps)]
+
+        def copied(row: int) -> KeyValues | None:
+            return _blocks(row, steps[row], present) if steps[row].keep else None
+
+        return self._each(copied, range(len(steps)), sum(array.nbytes for array in present))
+
+    def _each(self, copy: Callable[[_Item], _Copied], items: Sequence[_Item], size: int) -> list[_Copied]:
+        """Copy of each item what there is, so many bytes of all."""
+        return list((map if size < _WORTH_THREADS else self._copiers.map)(copy, items))
 
 
 def _blocks(row: int, step: RowStep, present: Arrays) -> KeyValues:

@@ -58,7 +58,7 @@ def measures(model: Path, parts: tuple[str, ...], scale: int) -> Iterator[Measur
                 rounds = [prompter.facts(scale) for _ in range(2)]
                 yield work.variants(server, bare, rounds, "short prompts", 2.5)
             if "repeated" in parts:
-                yield work.repeated(server, bare, prompter, passes=8)
+                yield work.repeated(server, bare, prompter, rounds=5, passes=4)
         if "long" in parts:  # which takes most; what came before it has left its traces
             yield memory.peak(server, model)
 
@@ -67,7 +67,7 @@ def _embedded() -> Iterator[Measure]:
     with TemporaryDirectory() as folder:
         embedded = Path(folder) / "bloom"
         export("embedded:bloom", embedded)
-        yield answers.overhead(embedded, rounds=6, calls=20)
+        yield answers.overhead(embedded, rounds=12, calls=20)
         print(f"  {answers.groups_a_second(embedded, 300):.0f} groups/s of facts on one stream", flush=True)
 
 

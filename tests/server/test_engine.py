@@ -70,7 +70,7 @@ def test_keys_and_values_of_all_layers_are_not_held_at_once_in_a_pass(bloom_bund
     inputs = [*session.get_inputs(), *session.get_overridable_initializers()]
     signature = read_signature(graph, component, interface, inputs, session.get_outputs())
     steps = [RowStep((5, 6, 7), taps=True)]
-    HostMemory(session, signature).run(
+    HostMemory(session, signature, threads=1).run(
         steps, passes.inputs(steps, signature), passes.output_names(steps, signature), RunOptions()
     )
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

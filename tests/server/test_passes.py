@@ -367,6 +367,21 @@ def test_rows_that_fork_from_one_prompt_give_what_each_gives_alone(engines: Engi
         assert_same(got, expected)
 
 
+def test_threads_copy_what_one_does(
+    random_model: Callable[[str], RandomModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large keys and values, that is; here all count as large."""
+    for family in ("bloom", "mt0"):
+        found = started(random_model, family, "decoder", bound=False)
+        batch = mixed_batch(found)
+        alone = found.engine.run(batch)
+        with monkeypatch.context() as patch:
+            patch.setattr("neuroglot_server.host_memory._WORTH_THREADS", 0)
+            together = found.engine.run(batch)
+        for got, expected in zip(together, alone, strict=True):
+            assert_same(got, expected)
+
+
 def test_what_rows_fork_from_is_fed_once(random_model: Callable[[str], RandomModel]) -> None:
     for family in CONFIGS:
         engine, encoder = started(random_model, family, "decoder", bound=False)
