@@ -2,7 +2,7 @@
 
 A block is known by its own tokens and all before them, so prompts that begin alike share their first blocks: those of a
 task's template, or of its examples. The tokens after the last whole block are a block of their own, which only the same
-tokens share.
+tokens share. Of the block in which prompts part, those that come later take the first tokens, as far as they are alike.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hashlib import blake2b
 from itertools import pairwise, takewhile
 
 from neuroglot_server.lazy import lazy
-from neuroglot_server.sharing import Link, Whole
+from neuroglot_server.sharing import Continuation, Link, Whole
 from neuroglot_server.steps import BLOCK, NO_TOKENS, KeyValues, RowStep, StepResult
 
 
@@ -34,24 +34,30 @@ class Prefix:
     def links(self) -> Sequence[Link]:
         """Its blocks; the key of each is a hash of all tokens up to its end."""
         found: list[Link] = []
-        digest = blake2b(digest_size=16)
+        digest, before = blake2b(digest_size=16), None
         for start, stop in self._bounds if self.tokens else ():
-            digest.update(struct.pack(f"<{stop - start}q", *self.tokens[start:stop]))
-            found.append(Link(digest.digest(), stop - start))
+            ids = self.tokens[start:stop]
+            digest.update(struct.pack(f"<{stop - start}q", *ids))
+            key = digest.digest()
+            found.append(Link(key, stop - start, None if before is None else Continuation(before, ids)))
+            before = key
         return found
 
-    def rest(self, found: Sequence[StepResult]) -> RowStep:
+    def rest(self, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS) -> RowStep:
         """The step over the tokens after those that were found."""
-        past = joined(found)
+        past = joined(found).extended(begun)
         new = self.tokens[past.length :]
         return RowStep(new, past=past, focus=len(new), keep=True)
 
-    def split(self, result: StepResult, found: Sequence[StepResult]) -> Sequence[StepResult]:
+    def split(
+        self, result: StepResult, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS
+    ) -> Sequence[StepResult]:
         """The new blocks, each by itself, so that one of them does not hold on to the others."""
         assert result.kept is not None
+        kept = begun.copied().extended(result.kept)
         bounds = self._bounds[len(found) :]
         first = bounds[0][0]
-        return [StepResult(True, kept=result.kept.part(start - first, stop - first)) for start, stop in bounds]
+        return [StepResult(True, kept=kept.part(start - first, stop - first)) for start, stop in bounds]
 
     def worth_waiting(self, running: int, left: int) -> bool:
         """Where it spares at least half of what is left: a step of its own would take about as long as the wait."""
@@ -79,16 +85,18 @@ class Opening:
         (answer,) = self.answer.links
         return (*self.prefix.links, Link(answer.key, len(self.unread) + answer.tokens))
 
-    def rest(self, found: Sequence[StepResult]) -> RowStep:
-        """The step over all tokens after the blocks that were found."""
-        past, step = joined(found), self.answer.step
+    def rest(self, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS) -> RowStep:
+        """The step over all tokens after those that were found."""
+        past, step = joined(found).extended(begun), self.answer.step
         before = (*self.prefix.tokens[past.length :], *self.unread)
         keep = step.keep or past.length < len(self.prefix.tokens)
         return replace(step, tokens=(*before, *step.tokens), past=past, focus=len(before), keep=keep)
 
-    def split(self, result: StepResult, found: Sequence[StepResult]) -> Sequence[StepResult]:
+    def split(
+        self, result: StepResult, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS
+    ) -> Sequence[StepResult]:
         """The new blocks, which are as they are whatever the last token gave, and the answer's beginning."""
-        blocks = self.prefix.split(result, found) if len(found) < len(self.prefix.links) else ()
+        blocks = self.prefix.split(result, found, begun) if len(found) < len(self.prefix.links) else ()
         step, kept = self.answer.step, None
         if step.keep:
             assert result.kept is not None

@@ -16,13 +16,27 @@ from time import monotonic
 from typing import NamedTuple, Protocol
 
 from neuroglot_server.batcher import Batcher, Timing
+from neuroglot_server.beginnings import Beginnings
 from neuroglot_server.cache import Cache
 from neuroglot_server.core import Caller, Observer, Priority
 from neuroglot_server.lazy import lazy
-from neuroglot_server.steps import RowStep, StepResult
+from neuroglot_server.steps import NO_TOKENS, KeyValues, RowStep, StepResult
 
 _Key = tuple[str, bytes]
 """A tenant, and what is known under a link's key."""
+
+
+class Continuation(NamedTuple):
+    """How a link's tokens go on from the link before it.
+
+    Attributes:
+        before: that link's key.
+        ids: the tokens. What is kept of a link is keys and values of its tokens, of which the first stand for
+            themselves.
+    """
+
+    before: bytes
+    ids: tuple[int, ...]
 
 
 class Link(NamedTuple):
@@ -31,10 +45,13 @@ class Link(NamedTuple):
     Attributes:
         key: under which it is kept; None where it is of use to nobody else.
         tokens: how many tokens are run for it.
+        continuation: what its first tokens may be known by, if another goes on alike for a while; None where no others
+            are looked for.
     """
 
     key: bytes | None
     tokens: int
+    continuation: Continuation | None = None
 
 
 class Wanted(Protocol):
@@ -48,10 +65,17 @@ class Wanted(Protocol):
     def links(self) -> Sequence[Link]:
         """Its links, the first one first."""
 
-    def rest(self, found: Sequence[StepResult]) -> RowStep:
-        """The step that computes the links after those that were found."""
+    def rest(self, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS) -> RowStep:
+        """The step that computes the links after those that were found.
 
-    def split(self, result: StepResult, found: Sequence[StepResult]) -> Sequence[StepResult]:
+        Args:
+            found: results of the first links.
+            begun: keys and values of the first tokens of the link after those.
+        """
+
+    def split(
+        self, result: StepResult, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS
+    ) -> Sequence[StepResult]:
         """The results of these links, one each."""
 
     def worth_waiting(self, running: int, left: int) -> bool:
@@ -86,11 +110,13 @@ class Whole:
             key = blake2b(repr((self.component, self.prompt, self.read, wanted)).encode(), digest_size=16).digest()
         return (Link(key, len(step.tokens)),)
 
-    def rest(self, found: Sequence[StepResult]) -> RowStep:
+    def rest(self, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS) -> RowStep:
         """The step."""
         return self.step
 
-    def split(self, result: StepResult, found: Sequence[StepResult]) -> Sequence[StepResult]:
+    def split(
+        self, result: StepResult, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS
+    ) -> Sequence[StepResult]:
         """Its result."""
         return (result,)
 
@@ -124,13 +150,15 @@ class _Pending:
         wanted: what.
         keys: of its links.
         found: the results of its first links.
-        hit: how many tokens those stand for.
+        begun: keys and values of the next link's first tokens, where another link has begun alike.
+        hit: how many tokens the results stand for.
         flight: who computes the next link, where it is waited for.
     """
 
     wanted: Wanted
     keys: Sequence[_Key | None]
     found: list[StepResult] = field(default_factory=list)
+    begun: KeyValues = NO_TOKENS
     hit: int = 0
     flight: _Flight | None = None
 
@@ -160,6 +188,7 @@ class Sharing:
         self._observer = observer
         self._shared = shared
         self._flights: dict[_Key, _Flight] = {}
+        self._beginnings = Beginnings()
 
     @property
     def keeps(self) -> bool:
@@ -201,7 +230,7 @@ class Sharing:
             flight = _Flight(caller.priority)
             try:
                 running = self._board(pending, flight)
-                steps = [one.wanted.rest(one.found) for one in running]
+                steps = [one.wanted.rest(one.found, one.begun) for one in running]
                 for one, result in zip(running, await batcher.run(steps, timing, caller), strict=True):
                     self._land(one, result, flight)
             finally:
@@ -251,6 +280,21 @@ class Sharing:
             known.append(key)
         for key in reversed(known):  # the first links are to be dropped last: without them nothing else is found
             self._cache.get(key)
+        one.begun = self._begun(one)
+
+    def _begun(self, one: _Pending) -> KeyValues:
+        """What is known of the first tokens of the next link, since another has begun alike."""
+        if not one.found or not one.missing:
+            return NO_TOKENS
+        continuation, key = one.wanted.links[len(one.found)].continuation, one.missing[0]
+        if continuation is None or key is None:
+            return NO_TOKENS
+        tenant, _ = key
+        alike = self._beginnings.alike((tenant, continuation.before), continuation.ids)
+        known = None if alike is None else self._cache.get(alike.key)
+        if alike is None or known is None or known.kept is None:
+            return NO_TOKENS
+        return known.kept.first(alike.tokens)
 
     def _worth_waiting_for(self, one: _Pending, priority: Priority) -> _Flight | None:
         """Who is computing so much of what is missing that it is better to wait."""
@@ -269,14 +313,23 @@ class Sharing:
 
     def _land(self, one: _Pending, result: StepResult, flight: _Flight) -> None:
         """Take a result in, keep it, and hand it to those that wait."""
-        found = one.wanted.split(result, one.found)
-        known = [(key, of_link) for key, of_link in zip(one.missing, found, strict=True) if key is not None]
+        found = one.wanted.split(result, one.found, one.begun)
+        links = one.wanted.links[len(one.found) :]
+        known = [
+            (key, link, of_link)
+            for key, link, of_link in zip(one.missing, links, found, strict=True)
+            if key is not None
+        ]
         if known:
-            self._observer.cached(one.wanted.cache, one.hit, sum(link.tokens for link in one.wanted.links) - one.hit)
+            hit = one.hit + one.begun.length
+            self._observer.cached(one.wanted.cache, hit, sum(link.tokens for link in one.wanted.links) - hit)
         # The first links last, as in looking up.
-        for key, of_link in reversed(known):
+        for key, link, of_link in reversed(known):
             flight.landed[key] = of_link
             self._cache.put(key, of_link)
+            if link.continuation is not None:
+                tenant, _ = key
+                self._beginnings.note((tenant, link.continuation.before), link.continuation.ids, key)
         one.found += found
 
     def _end(self, flight: _Flight) -> None:

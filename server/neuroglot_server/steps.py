@@ -95,6 +95,10 @@ class KeyValues:
             tokens -= piece.shape[2]
         return KeyValues(tuple(pieces))
 
+    def copied(self) -> KeyValues:
+        """These, by themselves."""
+        return KeyValues(tuple(piece.copy() for piece in self.pieces))
+
     def part(self, start: int, stop: int) -> KeyValues:
         """Those of some of the tokens: whole pieces as they are, and copies, which do not hold on to the others."""
         if (start, stop) == (0, self.length):

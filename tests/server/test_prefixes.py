@@ -46,6 +46,24 @@ def test_an_opening_runs_what_is_not_known_and_keeps_each_part_by_itself(end: in
     assert tokens_of(whole[-1]) == ([PROMPT[-1], 91, 92] if keep else [])
 
 
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("end", [2 * BLOCK, len(PROMPT) - 1])
+def test_a_block_that_another_has_begun_alike_is_only_ended(end: int, keep: bool) -> None:
+    wanted = opening(end, keep=keep)
+    first, second, *others = wanted.split(ran(wanted.rest(())), ())
+    assert second.kept is not None
+    begun = second.kept.first(5)
+    step = wanted.rest([first], begun)
+    assert step.past.length == BLOCK + 5
+    assert step.tokens == (*PROMPT[BLOCK + 5 :], 91, 92)
+    assert step.tokens[step.focus] == PROMPT[-1]
+    ended, *rest = wanted.split(ran(step), [first], begun)
+    assert tokens_of(ended) == tokens_of(second)
+    assert list(map(tokens_of, rest)) == list(map(tokens_of, others))
+    assert ended.kept is not None
+    assert not any(np.shares_memory(np.asarray(a), np.asarray(b)) for a in ended.kept.pieces for b in begun.pieces)
+
+
 def test_what_came_in_the_blocks_of_a_prompt_is_not_copied() -> None:
     wanted = opening(len(PROMPT) - 1)
     ids = np.array(wanted.rest(()).tokens, np.float32).reshape(1, 1, -1, 1)

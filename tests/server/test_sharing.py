@@ -33,6 +33,7 @@ from neuroglot_server.core import (
 from neuroglot_server.model import Model
 from neuroglot_server.steps import BLOCK
 from tests.checkpoints import CONFIGS, RandomModel
+from tests.server.reference import CAUSAL
 from tests.server.serving import CAPITALS, Recorder, served
 
 ACTIVE = ByType((NeuronType.ALL_SHARED, NeuronType.PARTIAL_SHARED))
@@ -141,6 +142,41 @@ async def once(model: Model) -> GroupResult:
 def alone(bloom_bundle: Path) -> int:
     """How many tokens one request takes."""
     return tokens_run(bloom_bundle, once)[0].tokens
+
+
+@pytest.mark.parametrize("causal", CAUSAL)
+def test_prompts_share_what_is_alike_in_the_block_in_which_they_part(
+    causal: str, random_model: Callable[[str], RandomModel]
+) -> None:
+    """As long as they share a whole block before it; and no other tenant shares it."""
+    bundle = random_model(causal).bundle
+    common = numbered(2 * BLOCK + 6)
+    prompts = [common + numbered(length, first) for length, first in ((20, 40), (20, 80), (4, 120))]
+    groups = [prompts_of(prompt, answer="Paris") for prompt in (*prompts, numbered(6) + numbered(9, 200))]
+    runs: list[int] = []
+
+    async def one_after_the_other(model: Model) -> list[GroupResult]:
+        answers = []
+        for group, tenant in [*zip(groups, "aaaa", strict=True), (groups[0], "b")]:
+            before = recorder.tokens
+            answers.append(await model.analyze(group, Analysis(prediction=Prediction()), Caller(tenant)))
+            runs.append(recorder.tokens - before)
+        return answers
+
+    recorder = Recorder()
+
+    async def run(observer: Recorder | None, settings: Settings) -> list[GroupResult]:
+        async with served(bundle, settings, observer) as model:
+            return await one_after_the_other(model)
+
+    shared = asyncio.run(run(recorder, Settings(threads=1)))
+    whole = [len(group.rows[0].prompt) for group in groups]
+    gold = [len(answer.rows[0].gold_token_ids) - 1 for answer in shared]
+    spared = [0, len(common), len(common), 0, 0]
+    assert runs == [tokens + more - less for tokens, more, less in zip([*whole, whole[0]], gold, spared, strict=True)]
+    for got, expected in zip(shared, asyncio.run(run(None, Settings(threads=1, cache_bytes=0))), strict=True):
+        (said,), (known,) = got.variants[0].predictions, expected.variants[0].predictions
+        assert said.gold_log_probability == pytest.approx(known.gold_log_probability, abs=1e-5)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
