@@ -389,7 +389,9 @@ class CaptureActivationsRequest(_message.Message):
 
     @_builtins.property
     def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Positions of the prompt, negative ones counted from its end, -1 being the last token. Empty: all."""
+        """Positions of the prompt, negative ones counted from its end, -1 being the last token. Empty: all.
+        One layer may take up 60 MiB, 4 bytes for the number of each position included.
+        """
 
     def __init__(
         self,
