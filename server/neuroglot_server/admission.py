@@ -116,7 +116,9 @@ class Admission:
         self._empty.set()
 
     @contextmanager
-    def admit(self, cost: Cost, caller: Caller, shares: Mapping[bytes, int] = NO_SHARES) -> Iterator[None]:
+    def admit(
+        self, cost: Cost, caller: Caller, shares: Mapping[bytes, int] = NO_SHARES, field: str = "group"
+    ) -> Iterator[None]:
         """Hold a place for a request.
 
         Tokens count against the tenant's minute when they are let in, whether or not they are run in the end.
@@ -125,12 +127,13 @@ class Admission:
             cost: what it takes.
             caller: who asks.
             shares: how many of its bytes it holds together with those of the tenant's requests that name the same key.
+            field: what of the request takes so much, for messages.
 
         Raises:
             InvalidRequest: it could never be let in.
             QueueFull: there is no room; it says when there is likely to be.
         """
-        self._require_possible(cost, caller)
+        self._require_possible(cost, caller, field)
         # What is urgent does not wait for the same being computed with less urgency, and is held beside it.
         holds = {(caller.tenant, caller.priority, key): size for key, size in shares.items()}
         alone = cost.minus(Cost(0, sum(holds.values())))
@@ -220,15 +223,15 @@ class Admission:
             bucket = self._buckets[caller.tenant] = Bucket(most, self._clock)
         return bucket
 
-    def _require_possible(self, cost: Cost, caller: Caller) -> None:
+    def _require_possible(self, cost: Cost, caller: Caller, field: str) -> None:
         """Refuse what could never be let in."""
         if cost.bytes > self._most.bytes:
             raise InvalidRequest(
                 [
                     Violation(
-                        "group",
+                        field,
                         f"takes up to {cost.bytes / 2**20:.1f} MiB at once, expected at most "
-                        f"{self._most.bytes / 2**20:.1f} MiB (queue_bytes): ask for fewer rows, or for shorter ones",
+                        f"{self._most.bytes / 2**20:.1f} MiB (queue_bytes): ask for less, or of shorter rows",
                     )
                 ]
             )
@@ -237,9 +240,8 @@ class Admission:
             raise InvalidRequest(
                 [
                     Violation(
-                        "group",
-                        f"is {cost.tokens} tokens over all its variants, and your quota is {most} at once: ask for "
-                        "fewer rows or variants",
+                        field,
+                        f"is {cost.tokens} tokens over all its variants, and your quota is {most} at once: ask for less",
                     )
                 ]
             )

@@ -195,7 +195,8 @@ class Model:
         check(group, analysis, self.description)
         paths = {f"group.rows[{index}]": row for index, row in enumerate(group.rows)}
         rows = encode_rows(paths, analysis.prediction, self._text, self.description.limits.tokens_per_row)
-        with self._admitted(self._planner.cost(rows, analysis), caller, self._planner.shares(rows, analysis)):
+        cost, shares = self._planner.cost(rows, analysis), self._planner.shares(rows, analysis)
+        with self._admitted(cost, caller, shares, "group"):
             return await self._planner.run(group.id, rows, analysis, caller)
 
     async def capture(self, row: Row, capture: Capture, caller: Caller = ANYONE) -> AsyncGenerator[CapturedLayer, None]:
@@ -269,7 +270,9 @@ class Model:
         self._planner.kernels.shutdown(wait=False)
 
     @contextmanager
-    def _admitted(self, cost: Cost, caller: Caller, shares: Mapping[bytes, int] = NO_SHARES) -> Iterator[None]:
+    def _admitted(
+        self, cost: Cost, caller: Caller, shares: Mapping[bytes, int] = NO_SHARES, field: str = "row"
+    ) -> Iterator[None]:
         """Let a request in for the length of a block.
 
         Raises:
@@ -277,7 +280,7 @@ class Model:
             QueueFull: too much is waiting.
             ModelClosed: the model is down.
         """
-        with self._admission.admit(cost, caller, shares), self._worker.expecting(caller):
+        with self._admission.admit(cost, caller, shares, field), self._worker.expecting(caller):
             yield
 
 

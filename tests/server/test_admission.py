@@ -132,8 +132,9 @@ def test_a_request_that_could_never_fit_in_memory_is_invalid() -> None:
     admission = Admission(cost(10**6, 100 * 2**20))
     with pytest.raises(
         InvalidRequest, match=r"takes up to 101.0 MiB at once, expected at most 100.0 MiB \(queue_bytes\)"
-    ):
-        admission.admit(cost(1, 101 * 2**20), ANYONE).__enter__()
+    ) as refusal:
+        admission.admit(cost(1, 101 * 2**20), ANYONE, field="row").__enter__()
+    assert [violation.field for violation in refusal.value.violations] == ["row"]
 
 
 def test_a_request_that_fails_gives_its_place_back() -> None:
