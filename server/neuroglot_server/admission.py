@@ -241,7 +241,8 @@ class Admission:
                 [
                     Violation(
                         field,
-                        f"is {cost.tokens} tokens over all its variants, and your quota is {most} at once: ask for less",
+                        f"is {cost.tokens} tokens over all its variants, and your quota is {most} at once: "
+                        "ask for less",
                     )
                 ]
             )
