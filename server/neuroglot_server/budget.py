@@ -124,7 +124,7 @@ class Sizes:
         key_values: keys and values of all layers.
         activations: activations of all layers, and coefficients where they differ.
         edits: masks of all layers, and as much again of overrides.
-        logits: scores of all words.
+        logits: scores of all words, twice: the work space of the runtime, which they fill, grows by doubling.
         layers: how many there are, where rows that go on from the same keys and values share what is fed; 0 where
             those of every row are fed.
         past_comes_out: whether a pass of several tokens a row gives keys and values of the past, too.
@@ -152,7 +152,7 @@ class Sizes:
             key_values=2 * decoder.layers * decoder.heads * decoder.head_size * decoder.dtype.itemsize,
             activations=neurons * (2 if signature.coefficients else 1),
             edits=neurons,
-            logits=vocabulary_size * item if signature.interface.logits else 0,
+            logits=2 * vocabulary_size * item if signature.interface.logits else 0,
             layers=signature.layers if signature.forks else 0,
             past_comes_out=not signature.trailing,
         )

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,23 +94,42 @@ class HostMemory:
         if not present:
             return [None] * len(steps)
 
-        def copied(row: int) -> KeyValues | None:
-            return _blocks(row, steps[row], present) if steps[row].keep else None
-
-        return self._each(copied, range(len(steps)), sum(array.nbytes for array in present))
+        kept: list[KeyValues | None] = []
+        blocks: list[_Block] = []
+        for row, step in enumerate(steps):
+            of_row = _blocks(row, step, present) if step.keep else []
+            kept.append(KeyValues(tuple(block.piece for block in of_row)) if step.keep else None)
+            blocks += of_row
+        self._each(_Block.fill, blocks, sum(block.piece.nbytes for block in blocks))
+        return kept
 
     def _each(self, copy: Callable[[_Item], _Copied], items: Sequence[_Item], size: int) -> list[_Copied]:
         """Copy of each item what there is, so many bytes of all."""
         return list((map if size < _WORTH_THREADS else self._copiers.map)(copy, items))
 
 
-def _blocks(row: int, step: RowStep, present: Arrays) -> KeyValues:
+class _Block(NamedTuple):
+    """Keys and values of some of a row's new tokens, to be copied.
+
+    Attributes:
+        piece: where to, `[2 * layers, heads, tokens, head_size]`. All are made on one thread, for what several threads
+            get of the system goes back to it late.
+        sources: from where, `[heads, tokens, head_size]` each.
+    """
+
+    piece: NDArray[np.floating]
+    sources: list[NDArray[np.floating]]
+
+    def fill(self) -> None:
+        """Copy."""
+        np.stack(self.sources, out=self.piece)
+
+
+def _blocks(row: int, step: RowStep, present: Arrays) -> list[_Block]:
     """Keys and values of a step's new tokens, in the blocks that others may need: so they are copied only once."""
     new = len(step.tokens)
-    bounds = (0, *range(BLOCK - step.past_length % BLOCK, new, BLOCK), new)
-    return KeyValues(
-        tuple(
-            np.stack([array[row, :, array.shape[2] - new + start : array.shape[2] - new + stop] for array in present])
-            for start, stop in pairwise(bounds)
-        )
-    )
+    blocks = []
+    for start, stop in pairwise((0, *range(BLOCK - step.past_length % BLOCK, new, BLOCK), new)):
+        sources = [array[row, :, array.shape[2] - new + start : array.shape[2] - new + stop] for array in present]
+        blocks.append(_Block(np.empty((len(present), *sources[0].shape), sources[0].dtype), sources))
+    return blocks

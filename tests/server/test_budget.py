@@ -176,5 +176,5 @@ def test_bytes_are_those_of_the_arrays_that_are_fed() -> None:
     padded_past = np.zeros((4, 2, 3, 6, 5), np.float32).nbytes
     shape = Shape.of(map(Extent.of, steps))
     assert sizes.batch(shape) == edits + padded_past
-    assert sizes.logits == 17 * 4
+    assert sizes.logits == 2 * 17 * 4
     assert sizes.activations == 2 * 11 * 4

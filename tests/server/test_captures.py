@@ -55,7 +55,7 @@ def test_little_room_changes_nothing(
     bundle = random_model(family).bundle
     some, every = Capture(layers=(0, 2), neurons=(1, 5, 60), positions=positions), Capture(positions=positions)
     cramped = Recorder()
-    little, much = (captured(bundle, one, Settings(threads=1, batch_bytes=65_500), cramped) for one in (some, every))
+    little, much = (captured(bundle, one, Settings(threads=1, batch_bytes=66_800), cramped) for one in (some, every))
     everything = captured(bundle, Capture())
     chosen = [position % len(PROMPT) for position in positions] or list(range(len(PROMPT)))
     assert [layer.layer for layer in little] == [0, 2]
