@@ -15,6 +15,7 @@ from neuroglot_server.device_memory import DeviceMemory
 from neuroglot_server.devices import Device, runtime, session_options, start_session
 from neuroglot_server.host_memory import HostMemory
 from neuroglot_server.memory import Memory
+from neuroglot_server.packed import saved
 from neuroglot_server.passes import inputs, output_names, results
 from neuroglot_server.resident import resident
 from neuroglot_server.signature import Interface, Signature, read_signature
@@ -38,7 +39,12 @@ class Stopped(Exception):
 
 
 class Engine:
-    """Runs batches of steps of one component; one at a time, on the thread that calls it."""
+    """Runs batches of steps of one component; one at a time, on the thread that calls it.
+
+    Attributes:
+        signature: what the graph takes and gives.
+        layer_by_layer: whether a pass holds the past of its rows, as they pick it, of one layer at a time.
+    """
 
     def __init__(
         self,
@@ -80,6 +86,8 @@ class Engine:
         )
         self._memory: Memory = self._make_memory(session, self.signature)
         self._packing = Packing(graph, threads, self) if later else None
+        # A graph that was saved with its packed weights has lost its order, see `session_options`.
+        self.layer_by_layer = not later or saved(graph) is None
         self._most_bytes = _room() if where.kind == "cpu" else math.inf
         self._looked = -math.inf
         self._running: Any = None
