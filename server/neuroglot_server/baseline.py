@@ -27,7 +27,7 @@ class Baseline:
         coefficients: what multiplies the value rows, of the same shape; the activations themselves where not gated.
         norms: of the value rows, float32 `[layers, neurons]`.
         threshold: above which a neuron is active to selections by type, to controls and to `Convert`.
-        results: what the rows' steps gave.
+        results: what the rows' steps gave; held, for `Comparison` knows a baseline by their identities.
     """
 
     component: str

@@ -125,8 +125,8 @@ class Sizes:
         activations: activations of all layers, and coefficients where they differ.
         edits: masks of all layers, and as much again of overrides.
         logits: scores of all words, twice: the work space of the runtime, which they fill, grows by doubling.
-        layers: how many there are, where rows that go on from the same keys and values share what is fed; 0 where
-            those of every row are fed.
+        layers: where rows that go on from the same keys and values share what is fed: in how many parts a pass picks
+            it for them, one held at a time; 0 where keys and values of every row are fed.
         past_comes_out: whether a pass of several tokens a row gives keys and values of the past, too.
     """
 

@@ -15,7 +15,6 @@ from neuroglot_server.device_memory import DeviceMemory
 from neuroglot_server.devices import Device, runtime, session_options, start_session
 from neuroglot_server.host_memory import HostMemory
 from neuroglot_server.memory import Memory
-from neuroglot_server.packed import saved
 from neuroglot_server.passes import inputs, output_names, results
 from neuroglot_server.resident import resident
 from neuroglot_server.signature import Interface, Signature, read_signature
@@ -87,7 +86,7 @@ class Engine:
         self._memory: Memory = self._make_memory(session, self.signature)
         self._packing = Packing(graph, threads, self) if later else None
         # A graph that was saved with its packed weights has lost its order, see `session_options`.
-        self.layer_by_layer = not later or saved(graph) is None
+        self.layer_by_layer = self._packing is None or not self._packing.from_saved
         self._most_bytes = _room() if where.kind == "cpu" else math.inf
         self._looked = -math.inf
         self._running: Any = None

@@ -27,7 +27,6 @@ _MOST_COPIERS = 4
 """Threads that copy. Memory is not written faster by more of them; new pages are, which one thread gets one by one."""
 
 _Item = TypeVar("_Item")
-_Copied = TypeVar("_Copied")
 
 
 class HostMemory:
@@ -93,7 +92,6 @@ class HostMemory:
         """What the steps keep, copied, so that none of it holds on to the whole batch."""
         if not present:
             return [None] * len(steps)
-
         kept: list[KeyValues | None] = []
         blocks: list[_Block] = []
         for row, step in enumerate(steps):
@@ -103,9 +101,10 @@ class HostMemory:
         self._each(_Block.fill, blocks, sum(block.piece.nbytes for block in blocks))
         return kept
 
-    def _each(self, copy: Callable[[_Item], _Copied], items: Sequence[_Item], size: int) -> list[_Copied]:
-        """Copy of each item what there is, so many bytes of all."""
-        return list((map if size < _WORTH_THREADS else self._copiers.map)(copy, items))
+    def _each(self, copy: Callable[[_Item], None], items: Sequence[_Item], size: int) -> None:
+        """Copy every item, so many bytes of all."""
+        for _ in (map if size < _WORTH_THREADS else self._copiers.map)(copy, items):
+            pass  # what a thread raised is raised here
 
 
 class _Block(NamedTuple):

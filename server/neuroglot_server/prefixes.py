@@ -11,10 +11,10 @@ import struct
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise, takewhile
 
-from neuroglot_server.lazy import lazy
 from neuroglot_server.sharing import Continuation, Link, Whole
 from neuroglot_server.steps import BLOCK, NO_TOKENS, KeyValues, RowStep, StepResult
 
@@ -30,7 +30,7 @@ class Prefix:
     def _bounds(self) -> list[tuple[int, int]]:
         return list(pairwise((*range(0, len(self.tokens), BLOCK), len(self.tokens))))
 
-    @lazy
+    @cached_property
     def links(self) -> Sequence[Link]:
         """Its blocks; the key of each is a hash of all tokens up to its end."""
         found: list[Link] = []
@@ -79,7 +79,7 @@ class Opening:
     answer: Whole
     cache: str = "prefix"
 
-    @lazy
+    @cached_property
     def links(self) -> Sequence[Link]:
         """Those of the prefix, and the answer's."""
         (answer,) = self.answer.links

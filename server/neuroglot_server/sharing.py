@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from time import monotonic
 from typing import NamedTuple, Protocol
@@ -19,7 +20,6 @@ from neuroglot_server.batcher import Batcher, Timing
 from neuroglot_server.beginnings import Beginnings
 from neuroglot_server.cache import Cache
 from neuroglot_server.core import Caller, Observer, Priority
-from neuroglot_server.lazy import lazy
 from neuroglot_server.steps import NO_TOKENS, KeyValues, RowStep, StepResult
 
 _Key = tuple[str, bytes]
@@ -100,7 +100,7 @@ class Whole:
     read: tuple[int, ...] = ()
     cache: str = "steps"
 
-    @lazy
+    @cached_property
     def links(self) -> Sequence[Link]:
         """The step is its only link."""
         step, key = self.step, None

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot_server.kernels.scoring import NextTokens
-from neuroglot_server.lazy import lazy
 
 BLOCK = 16
 """Tokens of a block, from a row's first token on: what is known of prompts is known in blocks, see `prefixes`."""
@@ -76,7 +76,7 @@ class KeyValues:
         """What they take up, in bytes; pieces that are shared count in each that shares them."""
         return sum(piece.nbytes for piece in self.pieces)
 
-    @lazy
+    @cached_property
     def identity(self) -> tuple[int, ...]:
         """The same for those that consist of the same pieces, as long as they are in memory."""
         return tuple(map(id, self.pieces))
@@ -154,7 +154,7 @@ class Edit:
     mask: NDArray[np.floating]
     override: NDArray[np.floating]
 
-    @lazy
+    @cached_property
     def adds(self) -> bool:
         """Whether it does more than to multiply."""
         return bool(self.override.any())
@@ -219,17 +219,17 @@ class RowStep:
 
     # The batcher asks for these again and again.
 
-    @lazy
+    @cached_property
     def past_length(self) -> int:
         """Number of tokens of the past."""
         return self.past.length
 
-    @lazy
+    @cached_property
     def cross_length(self) -> int:
         """Number of the encoder's tokens."""
         return self.cross.length
 
-    @lazy
+    @cached_property
     def source(self) -> tuple[int, ...] | None:
         """The identity of the keys and values that others may share: the encoder's, or those that an answer forks from.
 
@@ -244,7 +244,7 @@ class RowStep:
         """The index among the new tokens of the first that is scored, if any is."""
         return max(self.focus, 0)
 
-    @lazy
+    @cached_property
     def uniform(self) -> bool:
         """Whether the same is done at all new tokens, so that a single position can stand for all."""
         return len({id(edit) for _, edit in self.edited}) == 1
@@ -281,7 +281,7 @@ class StepResult:
     scores: NextTokens | None = None
     kept: KeyValues | None = None
 
-    @lazy
+    @cached_property
     def nbytes(self) -> int:
         """What it takes up, in bytes."""
         arrays = [self.activations, self.ever, *(self.captured or ())]

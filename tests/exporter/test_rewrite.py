@@ -310,7 +310,7 @@ class TestForkRows:
         model = self.model()
         for node in model.graph.node:
             node.input[:] = ["x" if name == "past.0.key" else name for name in node.input]
-        with pytest.raises(RewriteError, match=r"past\.0\.key has not one reader"):
+        with pytest.raises(RewriteError, match=r"past\.0\.key is read by nothing"):
             fork_rows(model, ["past.0.key"], "past_rows", "sources")
 
 
@@ -333,6 +333,20 @@ class TestEarlyShapes:
         before = model.SerializeToString()
         early_shapes(model)
         assert model.SerializeToString() == before
+
+
+def test_keys_that_several_read_are_refused() -> None:
+    model = TestForkRows().model()
+    model.graph.node.append(helper.make_node("Identity", ["past.0.key"], ["again"], name="/again"))
+    with pytest.raises(RewriteError, match=r"past\.0\.key is read by /Concat, /again"):
+        fork_rows(model, ["past.0.key"], "past_rows", "sources")
+
+
+def test_nodes_that_wait_for_each_other_are_refused() -> None:
+    model = small_model()
+    model.graph.node[0].input.append("logits")
+    with pytest.raises(RewriteError, match="cycle"):
+        sort_nodes(model.graph)
 
 
 def test_nodes_are_sorted_and_those_that_are_stay() -> None:

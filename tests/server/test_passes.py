@@ -14,9 +14,10 @@ import pytest
 from neuroglot.bundle import WEIGHTS, read_manifest
 from neuroglot_server.device_memory import DevicePiece
 from neuroglot_server.engine import Engine
+from neuroglot_server.host_memory import HostMemory
 from neuroglot_server.passes import inputs
 from neuroglot_server.signature import interfaces
-from neuroglot_server.steps import BLOCK, NO_TOKENS, Edit, Edits, KeyValues, Piece, RowStep, Sources, StepResult
+from neuroglot_server.steps import BLOCK, NO_TOKENS, Edit, Edits, KeyValues, Piece, RowStep, StepResult
 from tests.checkpoints import CONFIGS, RandomModel
 from tests.server.reference import CAUSAL, COMPONENTS, ENCODER_DECODERS
 
@@ -382,17 +383,27 @@ def test_threads_copy_what_one_does(
             assert_same(got, expected)
 
 
-def test_what_rows_fork_from_is_fed_once(random_model: Callable[[str], RandomModel]) -> None:
-    for family in CONFIGS:
-        engine, encoder = started(random_model, family, "decoder", bound=False)
-        steps = Steps(Engines(engine, encoder), seed=14)
-        prompts = [steps.step(1, 5), steps.step(1, 9)]
-        places = [0, 1, 1, 0, 1]
-        kind = "cross" if encoder else "past"
-        found = Sources.of([getattr(prompts[place], kind) for place in places])
-        assert found.places.tolist() == places
-        assert [source.identity for source in found.different] == [getattr(one, kind).identity for one in prompts]
-        assert engine.signature.forks
+@pytest.mark.parametrize("family", CONFIGS)
+def test_what_rows_fork_from_is_fed_once(family: str, random_model: Callable[[str], RandomModel]) -> None:
+    engine, encoder = started(random_model, family, "decoder", bound=False)
+    steps = Steps(Engines(engine, encoder), seed=14)
+    prompts = [steps.step(1, 5), steps.step(1, 9)]
+    fed: dict[str, np.ndarray] = {}
+
+    class Session:
+        """Gives nothing, and keeps what it is fed."""
+
+        def run(self, _: list[str], feeds: dict[str, np.ndarray], __: None) -> list[np.ndarray]:
+            fed.update(feeds)
+            return []
+
+    places = [0, 1, 1, 0, 1]
+    HostMemory(Session(), engine.signature, threads=1).run([prompts[place] for place in places], {}, [], None)
+    interface = engine.signature.interface
+    for kind, names in (("past", interface.past), ("cross", interface.cross)):
+        if names:
+            assert fed[f"{kind}_rows"].tolist() == places
+            assert {fed[name].shape[0] for name in names} == {len(prompts)}
 
 
 @pytest.mark.parametrize("bound", [False, True], ids=["host", "device"])

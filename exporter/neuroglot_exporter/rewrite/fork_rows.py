@@ -48,7 +48,7 @@ def fork_rows(model: onnx.ModelProto, pasts: Iterable[str], rows: str, sources: 
         if layer not in indexed:
             indexed[layer] = f"{layer}.{rows}"
             graph.node.extend(_index(rows, indexed[layer], _beside(index, past)))
-        (reader,) = _readers(index, past)  # but for what asks how many positions there are, the same for all rows
+        reader = _reader(index, past)
         reader.input[list(reader.input).index(past)] = f"{past}.picked"
         graph.node.append(
             helper.make_node("Gather", [past, indexed[layer]], [f"{past}.picked"], name=f"/{past}/Gather", axis=0)
@@ -60,17 +60,25 @@ def fork_rows(model: onnx.ModelProto, pasts: Iterable[str], rows: str, sources: 
 def _beside(index: GraphIndex, past: str) -> str:
     """The tensor of the pass's own rows that keys or values meet first, whose first dimension is the rows."""
     tensor = past
-    while len(readers := _readers(index, tensor)) == 1:
-        (node,) = readers
+    while True:
+        node = _reader(index, tensor)
         others = [name for name in node.input if name != tensor]
         if node.op_type in _JOINS and others:
             return others[0]
         tensor = node.output[0]
-    raise RewriteError(f"{past} meets no tensor of the new tokens on its way: {tensor} has not one reader")
 
 
-def _readers(index: GraphIndex, tensor: str) -> list[onnx.NodeProto]:
-    return [node for node in index.consumers[tensor] if node.op_type != "Shape"]
+def _reader(index: GraphIndex, tensor: str) -> onnx.NodeProto:
+    """The node that reads a tensor, but for what asks how many positions there are: those are the same for all rows.
+
+    Raises:
+        RewriteError: there is none, or there are several.
+    """
+    readers = [node for node in index.consumers[tensor] if node.op_type != "Shape"]
+    if len(readers) != 1:
+        names = ", ".join(node.name for node in readers) or "nothing"
+        raise RewriteError(f"{tensor} is read by {names}, expected one node on the way to the pass's own rows")
+    return readers[0]
 
 
 def _index(rows: str, name: str, beside: str) -> list[onnx.NodeProto]:

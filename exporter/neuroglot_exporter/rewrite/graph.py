@@ -78,7 +78,11 @@ def insert_after(graph: onnx.GraphProto, additions: Mapping[str, Iterable[onnx.N
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Bring nodes into a topological order; those that stand in one stay as they stand, but for what they wait for."""
+    """Bring nodes into a topological order; those that stand in one stay as they stand, but for what they wait for.
+
+    Raises:
+        RewriteError: nodes wait for each other.
+    """
     made = {output for node in graph.node for output in node.output}
     waits = {place: {name for name in node.input if name in made} for place, node in enumerate(graph.node)}
     readers: dict[str, list[int]] = defaultdict(list)
@@ -95,6 +99,9 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
                 waits[reader].discard(output)
                 if not waits[reader]:
                     heapq.heappush(ready, reader)
+    if len(order) < len(graph.node):
+        stuck = next(graph.node[place].name for place, names in waits.items() if names)
+        raise RewriteError(f"{stuck} waits for what it makes itself, by way of other nodes: the graph has a cycle")
     nodes = [graph.node[place] for place in order]
     del graph.node[:]
     graph.node.extend(nodes)
