@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 import pandas as pd
@@ -33,7 +37,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--enable-logging=stderr",
-    "--virtual-time-budget=5000",
+    "--remote-debugging-port=0",  # or it ends when the page is there
 )
 
 WIDTHS = (375, 1000)
@@ -66,38 +70,66 @@ setTimeout(async () => { // when they have told that they are open
   told.down = read();
   document.querySelector("button.download[data-table=types_by_layer]").click();
   told.csv = await saved[0].text();
-  parent.postMessage(JSON.stringify(told), "*");
+  fetch("told", { method: "POST", body: JSON.stringify(told) });
 }, 100);
 """
 
 
+class _Desk(SimpleHTTPRequestHandler):
+    """Gives the pages of a folder to a browser, and keeps what a page sends back."""
+
+    def __init__(self, *args: Any, told: SimpleQueue[bytes], **named: Any) -> None:
+        self.told = told
+        super().__init__(*args, **named)
+
+    def do_POST(self) -> None:
+        self.told.put(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing: the browser says what goes wrong."""
+
+
+@contextmanager
+def desk(folder: Path) -> Iterator[tuple[str, SimpleQueue[bytes]]]:
+    """An address at which a folder's pages are, and what they send back."""
+    told: SimpleQueue[bytes] = SimpleQueue()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Desk, directory=str(folder), told=told)) as server:
+        Thread(target=server.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", told
+        finally:
+            server.shutdown()
+
+
 def look(page: str, folder: Path) -> list[dict[str, Any]]:
     """What the probe tells of the page in a frame of each width."""
+    site = folder / "site"
+    site.mkdir()
     watch = "<script>const errors = []; addEventListener('error', (event) => errors.push(event.message));</script>"
     page = page.replace("<head>", f"<head>{watch}").replace("</body>", f"<script>{PROBE}</script></body>")
-    (folder / "page.html").write_text(page, encoding="utf-8")
+    (site / "page.html").write_text(page, encoding="utf-8")
     frames = "".join(
         f'<iframe src="page.html" style="width:{width}px;height:5000px;border:0"></iframe>' for width in WIDTHS
     )
-    (folder / "frames.html").write_text(
-        f'{frames}<pre id="told"></pre><script>const told = []; addEventListener("message", (event) => {{'
-        'told.push(event.data); document.getElementById("told").textContent = `[${told}]`; });</script>',
-        encoding="utf-8",
-    )
+    (site / "frames.html").write_text(frames, encoding="utf-8")
     assert CHROMIUM is not None
-    ended = subprocess.run(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", (folder / "frames.html").as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=True,
-    )
-    assert "CONSOLE" not in ended.stderr, ended.stderr
-    found = re.search(r'<pre id="told">(.+?)</pre>', ended.stdout, re.DOTALL)
-    assert found, ended.stderr[-2000:]
-    told: list[dict[str, Any]] = json.loads(html.unescape(found[1]))
-    assert sorted(one["width"] for one in told) == sorted(WIDTHS)
-    return sorted(told, key=lambda one: one["width"])
+    with desk(site) as (address, told), (folder / "browser.log").open("w+") as log:
+        command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"{address}/frames.html"]
+        browser = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            answers: list[dict[str, Any]] = [json.loads(told.get(timeout=90)) for _ in WIDTHS]
+        except Empty:
+            pytest.fail(f"a page sent nothing back: {(folder / 'browser.log').read_text()[-2000:]}")
+        finally:
+            browser.terminate()
+            browser.wait(timeout=30)
+        log.seek(0)
+        said = log.read()
+    assert "CONSOLE" not in said, said
+    assert sorted(one["width"] for one in answers) == sorted(WIDTHS)
+    return sorted(answers, key=lambda one: one["width"])
 
 
 def check(told: dict[str, Any], rows: int) -> None:
