@@ -138,16 +138,13 @@ class Sizes:
     past_comes_out: bool = False
 
     @classmethod
-    def of(
-        cls, signature: Signature, decoder: Signature, vocabulary_size: int, *, layer_by_layer: bool = True
-    ) -> Sizes:
+    def of(cls, signature: Signature, decoder: Signature, vocabulary_size: int) -> Sizes:
         """Those of a component.
 
         Args:
             signature: the component's.
             decoder: the decoder's, whose keys and values an encoder gives.
             vocabulary_size: how wide logits are.
-            layer_by_layer: whether a pass holds what rows pick of one layer at a time, and not of all.
         """
         item = signature.dtype.itemsize
         neurons = signature.layers * signature.neurons * item
@@ -156,7 +153,7 @@ class Sizes:
             activations=neurons * (2 if signature.coefficients else 1),
             edits=neurons,
             logits=2 * vocabulary_size * item if signature.interface.logits else 0,
-            layers=(signature.layers if layer_by_layer else 1) if signature.forks else 0,
+            layers=signature.layers if signature.forks else 0,
             past_comes_out=not signature.trailing,
         )
 

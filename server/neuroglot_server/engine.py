@@ -42,7 +42,6 @@ class Engine:
 
     Attributes:
         signature: what the graph takes and gives.
-        layer_by_layer: whether a pass holds the past of its rows, as they pick it, of one layer at a time.
     """
 
     def __init__(
@@ -85,8 +84,6 @@ class Engine:
         )
         self._memory: Memory = self._make_memory(session, self.signature)
         self._packing = Packing(graph, threads, self) if later else None
-        # A graph that was saved with its packed weights has lost its order, see `session_options`.
-        self.layer_by_layer = self._packing is None or not self._packing.from_saved
         self._most_bytes = _room() if where.kind == "cpu" else math.inf
         self._looked = -math.inf
         self._running: Any = None

@@ -285,7 +285,7 @@ class Model:
 
 
 def _budget(engine: Engine, decoder: Engine, facts: ModelFacts, settings: Settings) -> Budget:
-    sizes = Sizes.of(engine.signature, decoder.signature, facts.vocabulary_size, layer_by_layer=engine.layer_by_layer)
+    sizes = Sizes.of(engine.signature, decoder.signature, facts.vocabulary_size)
     return Budget(settings.batch_tokens, settings.batch_bytes, sizes)
 
 

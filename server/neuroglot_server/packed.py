@@ -25,12 +25,15 @@ from pathlib import Path
 
 from neuroglot.bundle import HASH_ON_LOAD_BYTES, FileEntry, describe_files, hash_file, read_manifest
 from neuroglot_server.devices import Device, runtime, session_options, start_session
+from neuroglot_server.node_order import restore_order
 
 _logger = logging.getLogger(__name__)
 
 _ENTRY = "entry.json"
 _GRAPH = "graph.onnx"
 DATA = "graph.data"
+_LAYOUT = 2
+"""Of what is saved; 1 had the nodes in ONNX Runtime's order."""
 _IN_THE_GRAPH_BYTES = "1024"
 """Weights smaller than this are saved in the graph itself."""
 
@@ -46,7 +49,7 @@ def cache_folder() -> Path:
 def place_of(graph: Path) -> Path:
     """The folder for a bundle's graph on this machine, whether or not it exists."""
     version = runtime(Device("cpu")).__version__
-    decisive = (read_manifest(graph.parent).identity, graph.name, version, _processor())
+    decisive = (_LAYOUT, read_manifest(graph.parent).identity, graph.name, version, _processor())
     return cache_folder() / "packed" / hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
 
 
@@ -92,6 +95,7 @@ def save(graph: Path) -> Path:
         ):
             options.add_session_config_entry(name, value)
         start_session(graph, Device("cpu"), options)
+        restore_order(aside / _GRAPH, graph)
         files = {name: asdict(entry) for name, entry in describe_files(aside).items()}
         (aside / _ENTRY).write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(place, ignore_errors=True)  # what is there is damaged

@@ -75,11 +75,6 @@ class Packing:
         self._beginning = monotonic() + _FIRST_SECONDS
         Thread(target=self._run, name="packing").start()
 
-    @property
-    def from_saved(self) -> bool:
-        """Whether packed weights are there that were saved, with a graph of their own."""
-        return self._saved is not None
-
     @contextmanager
     def beside_a_pass(self) -> Iterator[None]:
         """Leave the machine to a pass for the length of a block, and to those that follow it at once."""

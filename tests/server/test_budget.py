@@ -178,11 +178,6 @@ def test_bytes_are_those_of_the_arrays_that_are_fed() -> None:
     assert sizes.batch(shape) == edits + padded_past
     assert sizes.logits == 2 * 17 * 4
     forking = replace(signature, forks=True)
-    in_turn, at_once = (
-        Sizes.of(forking, forking, 17, layer_by_layer=one).row(Extent(1, past=8)) for one in (True, False)
-    )
-    assert (in_turn, at_once) == (8 * sizes.key_values, 8 * sizes.key_values), "of two layers, what both hold of one"
-    deep = replace(forking, layers=8)
-    in_turn, at_once = (Sizes.of(deep, deep, 17, layer_by_layer=one).row(Extent(1, past=8)) for one in (True, False))
-    assert at_once == 4 * in_turn
+    shallow, deep = (Sizes.of(one, one, 17).row(Extent(1, past=8)) for one in (forking, replace(forking, layers=8)))
+    assert shallow == deep == 8 * sizes.key_values, "what a layer of it takes up, as often as a pass holds one"
     assert sizes.activations == 2 * 11 * 4

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -68,6 +69,20 @@ def test_it_is_mapped_and_answers_are_equal_bit_for_bit(bloom_bundle: Path, tmp_
     got, mapped = answers(bloom_bundle)
     assert mapped
     assert_equal(got, expected)
+
+
+def test_each_layer_gives_its_keys_before_the_next_takes_any(place: Path, bloom_bundle: Path) -> None:
+    graph = onnx.load(place / "graph.onnx", load_external_data=False).graph
+    given = {name: number for number, node in enumerate(graph.node) for name in node.output}
+    taken = {name: number for number, node in reversed([*enumerate(graph.node)]) for name in node.input}
+    (component,) = read_manifest(bloom_bundle).model.components
+    for layer in range(1, component.layers):
+        for which in ("key", "value"):
+            assert given[f"present.{layer - 1}.{which}"] < taken[f"past_key_values.{layer}.{which}.picked"]
+    known = {node.name for node in graph.input} | {weight.name for weight in graph.initializer} | {""}
+    for node in graph.node:
+        assert known.issuperset(node.input)
+        known.update(node.output)
 
 
 def test_what_was_saved_is_not_saved_again(place: Path, bloom_bundle: Path) -> None:
