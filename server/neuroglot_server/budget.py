@@ -124,7 +124,7 @@ class Sizes:
         key_values: keys and values of all layers.
         activations: activations of all layers, and coefficients where they differ.
         edits: masks of all layers, and as much again of overrides.
-        logits: scores of all words, twice: the work space of the runtime, which they fill, grows by doubling.
+        logits: scores of all words.
         layers: where rows that go on from the same keys and values share what is fed: in how many parts a pass picks
             it for them, one held at a time; 0 where keys and values of every row are fed.
         past_comes_out: whether a pass of several tokens a row gives keys and values of the past, too.
@@ -138,13 +138,12 @@ class Sizes:
     past_comes_out: bool = False
 
     @classmethod
-    def of(cls, signature: Signature, decoder: Signature, vocabulary_size: int) -> Sizes:
+    def of(cls, signature: Signature, decoder: Signature) -> Sizes:
         """Those of a component.
 
         Args:
             signature: the component's.
             decoder: the decoder's, whose keys and values an encoder gives.
-            vocabulary_size: how wide logits are.
         """
         item = signature.dtype.itemsize
         neurons = signature.layers * signature.neurons * item
@@ -152,7 +151,7 @@ class Sizes:
             key_values=2 * decoder.layers * decoder.heads * decoder.head_size * decoder.dtype.itemsize,
             activations=neurons * (2 if signature.coefficients else 1),
             edits=neurons,
-            logits=2 * vocabulary_size * item if signature.interface.logits else 0,
+            logits=signature.vocabulary * item,
             layers=signature.layers if signature.forks else 0,
             past_comes_out=not signature.trailing,
         )

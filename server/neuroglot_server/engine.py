@@ -105,6 +105,7 @@ class Engine:
         options.log_severity_level = _SILENT
         if self._has_grown():
             options.add_run_config_entry(_SHRINKING, "cpu:0")
+            self._memory.let_go()
         self._running = options
         names = output_names(steps, self.signature)
         feeds = inputs(steps, self.signature)

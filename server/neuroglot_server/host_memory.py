@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot_server.passes import Outputs
+from neuroglot_server.devices import Device, runtime
+from neuroglot_server.passes import Outputs, scored_positions
 from neuroglot_server.signature import Signature
 from neuroglot_server.steps import BLOCK, KeyValues, RowStep, Sources
 
@@ -36,6 +37,7 @@ class HostMemory:
         """Prepare passes of a session of ONNX Runtime, with as many threads as it has; 0 for one a core."""
         self._session = session
         self._signature = signature
+        self._value = runtime(Device("cpu")).OrtValue.ortvalue_from_numpy
         copiers = min(threads or os.cpu_count() or 1, _MOST_COPIERS)
         self._copiers = ThreadPoolExecutor(copiers, thread_name_prefix="copies")
         self._rooms: dict[str, NDArray[np.floating]] = {}
@@ -50,8 +52,21 @@ class HostMemory:
         if interface.cross:
             feeds.update(self._fed(interface.cross, "cross", [step.cross for step in steps]))
         present = interface.present if any(step.keep for step in steps) else ()
-        arrays = self._session.run([*names, *present], feeds, options)
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, self._value(np.ascontiguousarray(array)))
+        for name in (*names, *present):
+            if name == "logits":
+                binding.bind_ortvalue_output(name, self._value(self._logits(steps)))
+            else:
+                binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding, options)
+        arrays = [value.numpy() for value in binding.get_outputs()]
         return dict(zip(names, arrays, strict=False)), self._kept(steps, arrays[len(names) :])
+
+    def let_go(self) -> None:
+        """Give back what is kept for the next pass."""
+        self._rooms.clear()
 
     def _fed(self, names: Sequence[str], kind: str, rows: Sequence[KeyValues]) -> dict[str, NDArray[np.generic]]:
         """The feeds of keys and values: once for all rows that go on from the same, where the graph picks them."""
@@ -78,6 +93,10 @@ class HostMemory:
 
         self._each(copy, range(len(rows)), together.nbytes)
         return together
+
+    def _logits(self, steps: Sequence[RowStep]) -> NDArray[np.floating]:
+        """Where logits go: in the work space of the runtime, which grows by doubling, they would take up twice that."""
+        return self._room("logits", (len(steps), scored_positions(steps), self._signature.vocabulary))
 
     def _room(self, kind: str, shape: tuple[int, ...]) -> NDArray[np.floating]:
         """An array that the next pass uses again: getting new pages takes longer than writing on them."""

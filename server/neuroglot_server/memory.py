@@ -27,5 +27,9 @@ class Memory(Protocol):
             options: of the run.
 
         Returns:
-            Those outputs, and the keys and values of the new tokens of each step that keeps them.
+            Those outputs, and the keys and values of the new tokens of each step that keeps them. The next pass may
+            write on the outputs.
         """
+
+    def let_go(self) -> None:
+        """Give back what is kept for the next pass alone."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot.bundle import TOKENIZER, Component, ModelFacts, open_bundle
+from neuroglot.bundle import TOKENIZER, Component, open_bundle
 from neuroglot.errors import BundleError
 from neuroglot_server import continuing
 from neuroglot_server.admission import NO_SHARES, Admission, Cost
@@ -131,7 +131,7 @@ class Model:
             )
             for component in facts.components
         }
-        budgets = {name: _budget(engine, engines[DECODER], facts, settings) for name, engine in engines.items()}
+        budgets = {name: _budget(engine, engines[DECODER], settings) for name, engine in engines.items()}
         batchers = {
             name: Batcher(engine.run, budgets[name], worker, name, engine.stop) for name, engine in engines.items()
         }
@@ -284,8 +284,8 @@ class Model:
             yield
 
 
-def _budget(engine: Engine, decoder: Engine, facts: ModelFacts, settings: Settings) -> Budget:
-    sizes = Sizes.of(engine.signature, decoder.signature, facts.vocabulary_size)
+def _budget(engine: Engine, decoder: Engine, settings: Settings) -> Budget:
+    sizes = Sizes.of(engine.signature, decoder.signature)
     return Budget(settings.batch_tokens, settings.batch_bytes, sizes)
 
 

@@ -44,7 +44,7 @@ def inputs(steps: Sequence[RowStep], signature: Signature) -> dict[str, NDArray[
         feeds["position_ids"] = np.maximum(attention.cumsum(axis=1)[:, -new_width:] - 1, 0)
     feeds["activations_from"] = _start([trailing for step in steps if (trailing := _reaches(step))])
     if interface.logits:
-        feeds["logits_from"] = _start([len(step.tokens) - step.first_scored for step in steps if step.scored])
+        feeds["logits_from"] = np.array([-positions]) if (positions := scored_positions(steps)) else _NONE
     if signature.trailing:
         feeds["present_from"] = _start([len(step.tokens) for step in steps if step.keep])
     feeds.update(_edits(steps, signature))
@@ -68,6 +68,11 @@ def _reaches(step: RowStep) -> int:
     if step.capture or step.thresholds:
         return len(step.tokens)
     return _from_focus(step) if step.taps else 0
+
+
+def scored_positions(steps: Sequence[RowStep]) -> int:
+    """Of how many trailing positions logits are given, of every row."""
+    return max((len(step.tokens) - step.first_scored for step in steps if step.scored), default=0)
 
 
 def _start(trailing: Sequence[int]) -> NDArray[np.generic]:

@@ -97,6 +97,7 @@ class Signature:
         coefficients: whether coefficients are an output of their own (gated models).
         trailing: whether it gives keys and values from `present_from` on only, so that a long past does not come out
             again with every pass; graphs of older exports give all of them.
+        vocabulary: how wide logits are; 0 where none are given.
         forks: whether rows may go on from keys and values that are fed once for several of them (`past_rows`,
             `cross_rows`); graphs of older exports are fed those of every row.
     """
@@ -111,6 +112,7 @@ class Signature:
     coefficients: bool
     trailing: bool
     forks: bool
+    vocabulary: int
 
     @property
     def activation_names(self) -> list[str]:
@@ -165,4 +167,5 @@ def read_signature(
         coefficients=component.gated,
         trailing="present_from" in taken,
         forks="past_rows" in taken,
+        vocabulary=results["logits"].shape[-1] if interface.logits else 0,
     )

@@ -167,8 +167,9 @@ def test_bytes_are_those_of_the_arrays_that_are_fed() -> None:
         coefficients=False,
         trailing=True,
         forks=False,
+        vocabulary=17,
     )
-    sizes = Sizes.of(signature, signature, vocabulary_size=17)
+    sizes = Sizes.of(signature, signature)
     edit = Edit((0, 1), np.ones((2, 11), np.float32), np.ones((2, 11), np.float32))
     past = KeyValues((np.ones((4, 3, 6, 5), np.float32),))
     steps = [RowStep((1, 2), past, focus=1, edits=Edits(at=edit)), RowStep((3, 4, 5), focus=2)]
@@ -176,8 +177,8 @@ def test_bytes_are_those_of_the_arrays_that_are_fed() -> None:
     padded_past = np.zeros((4, 2, 3, 6, 5), np.float32).nbytes
     shape = Shape.of(map(Extent.of, steps))
     assert sizes.batch(shape) == edits + padded_past
-    assert sizes.logits == 2 * 17 * 4
+    assert sizes.logits == 17 * 4
     forking = replace(signature, forks=True)
-    shallow, deep = (Sizes.of(one, one, 17).row(Extent(1, past=8)) for one in (forking, replace(forking, layers=8)))
+    shallow, deep = (Sizes.of(one, one).row(Extent(1, past=8)) for one in (forking, replace(forking, layers=8)))
     assert shallow == deep == 8 * sizes.key_values, "what a layer of it takes up, as often as a pass holds one"
     assert sizes.activations == 2 * 11 * 4
