@@ -59,7 +59,7 @@ bench: $(INSTALLED)  ## the benchmarks of serving, half an hour, to docs/benchma
 	$(if $(ONLY),,$(BIN)/python -m tests.benchmarks.fact_probing --out build/bench)
 
 soak: $(INSTALLED)  ## mixed load on a server, cancellations and broken clients included (MINUTES=30 for the whole)
-	$(BIN)/python -m tests.benchmarks.serving.soak --out build/bench --minutes $(MINUTES)
+	$(BIN)/python -m tests.benchmarks.serving.soak --table docs/soak.md --minutes $(MINUTES)
 
 bench-export: $(INSTALLED)  ## an export of BLOOM-560m's geometry beside optimum's own
 	$(BIN)/python -m tests.benchmarks.exporting --out build/bench

@@ -1,6 +1,6 @@
 """Mixed load for minutes: streams, single requests, cancellations, clients that break; and what the server held.
 
-    make soak                three minutes, writes build/bench/soak.json
+    make soak                three minutes, writes docs/soak.md and .json
     make soak MINUTES=30     the whole
 
 Every stream counts its answers: none may be lost or come twice. Memory after the first third of the time may not grow.
@@ -9,28 +9,27 @@ Every stream counts its answers: none may be lost or come twice. Memory after th
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import socket
 import statistics
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import grpc
 
 import neuroglot as ng
 from neuroglot.tasks import capital_prompts as capitals
 from neuroglot_exporter import export
+from tests.benchmarks.serving.measures import Measure
 from tests.benchmarks.serving.servers import Server, serving
+from tests.benchmarks.serving.tables import write
 
-GROWTH_BYTES = 24 * 2**20
+GROWTH_MIB = 24.0
 """Most that memory may grow between the second and the last third of the time."""
 
 KILLED = """
@@ -149,23 +148,22 @@ class Load:
         self.stopping.wait(0.2)
 
 
-def watch(server: Server, stopping: threading.Event) -> list[tuple[float, int]]:
-    """Seconds and resident bytes, once a second."""
-    start = time.monotonic()
+def watch(server: Server, stopping: threading.Event) -> list[int]:
+    """Resident bytes, once a second."""
     found = []
     while not stopping.wait(1):
-        found.append((time.monotonic() - start, server.process.memory_info().rss))
+        found.append(server.process.memory_info().rss)
     return found
 
 
-def soak(minutes: float) -> dict[str, Any]:
-    """Run the load against a server of its own, and say what was seen."""
+def soak(minutes: float) -> tuple[list[Measure], list[str]]:
+    """Run the load against a server of its own: what is measured, and what went wrong."""
     with TemporaryDirectory() as folder:
         bundle = Path(folder) / "bloom"
         export("embedded:bloom", bundle)
         with serving(bundle, "--cache-bytes", str(32 * 2**20)) as server:
             load = Load(server.address)
-            watched: list[tuple[float, int]] = []
+            watched: list[int] = []
             watching = threading.Thread(target=lambda: watched.extend(watch(server, load.stopping)))
             watching.start()
             load.run(60 * minutes)
@@ -173,36 +171,45 @@ def soak(minutes: float) -> dict[str, Any]:
             with ng.connect(server.address) as client:  # after all that, it answers
                 client.model().analyze(next(capitals.groups()))
     third = len(watched) // 3
-    middle, last = (
-        statistics.median(held for _, held in watched[part]) for part in (slice(third, 2 * third), slice(-third, None))
-    )
-    return {
-        "minutes": minutes,
-        "seen": dict(load.seen),
-        "wrong": load.wrong,
-        "resident_bytes": {"second_third": middle, "last_third": last, "growth": last - middle},
-        "memory": watched,
-    }
+    middle, last = (statistics.median(watched[part]) for part in (slice(third, 2 * third), slice(-third, None)))
+    about = {"minutes": minutes, "seen": dict(load.seen)}
+    memory = {"second_third_bytes": middle, "last_third_bytes": last, "resident_bytes_by_half_minute": watched[::30]}
+    measures = [
+        Measure(
+            f"answers that were lost, came twice or were wrong in {minutes:g} minutes of mixed load",
+            len(load.wrong),
+            "answers",
+            0,
+            "most",
+            about,
+        ),
+        Measure(
+            f"growth in memory from the second third of {minutes:g} minutes to the last",
+            (last - middle) / 2**20,
+            "MiB",
+            GROWTH_MIB,
+            "most",
+            memory,
+        ),
+    ]
+    return measures, load.wrong
 
 
 def main() -> None:
     """Run, print, write; the exit code is 1 if anything was lost, came twice or grew."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("build/bench"))
+    parser.add_argument("--table", type=Path, default=Path("build/bench/soak.md"), help="where the table goes")
     parser.add_argument("--minutes", type=float, default=3.0)
     arguments = parser.parse_args()
-    result = soak(arguments.minutes)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "soak.json").write_text(json.dumps(result, indent=1) + "\n")
-    held = result["resident_bytes"]
-    print(f"{arguments.minutes:g} minutes: " + ", ".join(f"{n} {what}" for what, n in result["seen"].items()))
-    print(
-        f"memory: {held['second_third'] / 2**20:.0f} MiB in the second third, {held['last_third'] / 2**20:.0f} MiB in "
-        f"the last ({held['growth'] / 2**20:+.1f}, allowed {GROWTH_BYTES / 2**20:.0f})"
-    )
-    for line, times in Counter(result["wrong"]).most_common(20):
+    arguments.table.parent.mkdir(parents=True, exist_ok=True)
+    measures, wrong = soak(arguments.minutes)
+    write(arguments.table, "What a server stands", "make soak", "an embedded one", measures)
+    print(", ".join(f"{times} {what}" for what, times in measures[0].details["seen"].items()))
+    for one in measures:
+        print(f"{'met   ' if one.met else 'MISSED'} {one.value:10.3g} {one.unit:8} {one.name}")
+    for line, times in Counter(wrong).most_common(20):
         print(f"wrong, {times} x: {line}")
-    if result["wrong"] or held["growth"] > GROWTH_BYTES:
+    if not all(one.met for one in measures):
         sys.exit(1)
 
 
