@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from neuroglot.bundle import read_manifest
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_server.lifecycle import start_in_thread
+from tests.checkpoints import RandomModel
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"]
 REQUESTS = {method.name: GetMessageClass(method.input_type) for method in SERVICE.methods}
@@ -98,13 +100,20 @@ def damaged(draw: st.DrawFn, sound: Message) -> Message:
     return message
 
 
-def sound_requests(model: str) -> dict[str, Message]:
-    """One of each method that runs the model."""
+def sound_requests(bundle: Path) -> dict[str, Message]:
+    """One of each method that runs a bundle's model."""
+    model, components = bundle.name, read_manifest(bundle).model.components
+    first, decoder = components[0], components[-1]
     rows = [
         group_pb2.Row(label="en", text="The capital of France is", answers=["Paris"], choices=["Paris", "Rome"]),
         group_pb2.Row(label="es", text="La capital de Francia es", answers=["París"], distractor="Roma"),
     ]
-    neurons = analysis_pb2.NeuronSet(layers=3, neurons=96, bits=b"\x01" * 36)
+    neurons = analysis_pb2.NeuronSet(
+        component=decoder.name,
+        layers=decoder.layers,
+        neurons=decoder.neurons,
+        bits=b"\x01" * (decoder.layers * -(-decoder.neurons // 8)),
+    )
     by_type = analysis_pb2.Selection(types={"types": [analysis_pb2.NEURON_TYPE_SPECIFIC]})
     control = analysis_pb2.Control(of=by_type, kind=analysis_pb2.CONTROL_KIND_RANDOM_ACTIVE)
     explicit = analysis_pb2.Selection(neurons=neurons)
@@ -130,7 +139,12 @@ def sound_requests(model: str) -> dict[str, Message]:
         "AnalyzeGroups": service_pb2.AnalyzeGroupsRequest(model=model, group=group, analysis=analysis),
         "Tokenize": service_pb2.TokenizeRequest(model=model, texts=["one", "two"]),
         "CaptureActivations": service_pb2.CaptureActivationsRequest(
-            model=model, row=rows[0], layers=[0, 2], neurons=[1, 5], positions=[0, -1]
+            model=model,
+            component=first.name,
+            row=rows[0],
+            layers=[0, first.layers - 1],
+            neurons=[1, 5],
+            positions=[0, -1],
         ),
         "Generate": service_pb2.GenerateRequest(
             model=model, row=rows[0], interventions=interventions[2:3], max_tokens=3
@@ -140,8 +154,14 @@ def sound_requests(model: str) -> dict[str, Message]:
 
 
 @pytest.fixture(scope="module")
-def channel(bloom_bundle: Path) -> Iterator[grpc.Channel]:
-    with start_in_thread([bloom_bundle]) as server, grpc.insecure_channel(server.target) as open_channel:
+def bundles(random_model: Callable[[str], RandomModel]) -> list[Path]:
+    """A causal model and an encoder-decoder."""
+    return [random_model(family).bundle for family in ("bloom", "mt0")]
+
+
+@pytest.fixture(scope="module")
+def channel(bundles: list[Path]) -> Iterator[grpc.Channel]:
+    with start_in_thread(bundles) as server, grpc.insecure_channel(server.target) as open_channel:
         yield open_channel
 
 
@@ -164,49 +184,54 @@ def status_of(channel: grpc.Channel, method: str, raw: bytes) -> grpc.StatusCode
     return grpc.StatusCode.OK
 
 
-def goes_on(channel: grpc.Channel, bundle: Path) -> bool:
-    raw = sound_requests(bundle.name)["AnalyzeGroup"].SerializeToString()
-    return status_of(channel, "AnalyzeGroup", raw) is grpc.StatusCode.OK
+def goes_on(channel: grpc.Channel, bundles: list[Path]) -> bool:
+    sound = [sound_requests(bundle)["AnalyzeGroup"].SerializeToString() for bundle in bundles]
+    return all(status_of(channel, "AnalyzeGroup", raw) is grpc.StatusCode.OK for raw in sound)
 
 
 @pytest.mark.parametrize("method", ["AnalyzeGroup", "AnalyzeGroups", "Tokenize", "CaptureActivations", "Generate"])
-def test_sound_requests_are_sound(channel: grpc.Channel, bloom_bundle: Path, method: str) -> None:
-    raw = sound_requests(bloom_bundle.name)[method].SerializeToString()
-    assert status_of(channel, method, raw) is grpc.StatusCode.OK
+def test_sound_requests_are_sound(channel: grpc.Channel, bundles: list[Path], method: str) -> None:
+    for bundle in bundles:
+        raw = sound_requests(bundle)[method].SerializeToString()
+        assert status_of(channel, method, raw) is grpc.StatusCode.OK
 
 
 @pytest.mark.parametrize("method", sorted(REQUESTS))
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_no_request_is_a_fault_of_the_server(
-    channel: grpc.Channel, bloom_bundle: Path, method: str, data: st.DataObject
+    channel: grpc.Channel, bundles: list[Path], method: str, data: st.DataObject
 ) -> None:
     request = data.draw(messages(REQUESTS[method].DESCRIPTOR))
     if "model" in request.DESCRIPTOR.fields_by_name and data.draw(st.booleans()):
-        request.model = bloom_bundle.name
+        request.model = data.draw(st.sampled_from(bundles)).name
     if method != "UnloadModel":  # it would do what it was asked
         assert status_of(channel, method, request.SerializeToString()) not in FAULTS
-    assert goes_on(channel, bloom_bundle)
+    assert goes_on(channel, bundles)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_no_change_of_a_sound_request_is_a_fault_of_the_server(
-    channel: grpc.Channel, bloom_bundle: Path, data: st.DataObject
+    channel: grpc.Channel, bundles: list[Path], data: st.DataObject
 ) -> None:
-    requests = sound_requests(bloom_bundle.name)
+    requests = sound_requests(data.draw(st.sampled_from(bundles)))
     method = data.draw(st.sampled_from(sorted(requests)))
     request = data.draw(damaged(requests[method]))
     assert status_of(channel, method, request.SerializeToString()) not in FAULTS
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(method=st.sampled_from(sorted(REQUESTS)), raw=st.binary(max_size=60), cut=st.integers(1, 40))
 def test_no_bytes_are_a_fault_of_the_server(
-    channel: grpc.Channel, bloom_bundle: Path, method: str, raw: bytes, cut: int
+    channel: grpc.Channel, bundles: list[Path], method: str, raw: bytes, cut: int
 ) -> None:
-    sound = sound_requests(bloom_bundle.name).get(method)
+    sound = sound_requests(bundles[cut % len(bundles)]).get(method)
     whole = b"" if sound is None else sound.SerializeToString()
     for one in (raw, whole[:-cut], whole + raw, struct.pack("<I", cut) + whole):
         assert status_of(channel, method, one) not in FAULTS
-    assert goes_on(channel, bloom_bundle)
+    assert goes_on(channel, bundles)
