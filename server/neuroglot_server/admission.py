@@ -45,7 +45,7 @@ class Cost(NamedTuple):
 
     Attributes:
         tokens: that are run for it, over all of its variants.
-        bytes: that it holds at most while it is in the house: keys and values, taps, edits and its result.
+        bytes: that it holds at most while it is in the house: keys and values, taps, edits, its result and itself.
     """
 
     tokens: int

@@ -134,6 +134,7 @@ def _deployment(values: Mapping[str, Any], models: Mapping[str, ModelTable]) -> 
         tracing_endpoint=values["tracing_endpoint"],
         calls=values["calls"],
         transport_bytes=values["transport_bytes"],
+        reader_seconds=values["reader_seconds"],
         grace_seconds=values["grace"],
     )
 

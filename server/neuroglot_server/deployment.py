@@ -42,6 +42,7 @@ class Deployment:
         tracing_endpoint: the collector that spans are sent to; empty for none.
         calls: most calls at once.
         transport_bytes: about how much requests that were read and results that wait to be written may take up.
+        reader_seconds: how long a capture or a text waits for its reader before it loses its place.
         grace_seconds: how long requests that run may go on when the server is told to stop; by default not at all.
     """
 
@@ -56,6 +57,7 @@ class Deployment:
     tracing_endpoint: str = ""
     calls: int = 512
     transport_bytes: int = 256 * 2**20
+    reader_seconds: float = 300.0
     grace_seconds: float = 0.0
 
     @property

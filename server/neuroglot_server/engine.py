@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -11,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 from neuroglot.bundle import Component
+from neuroglot_server.core import MemoryTooSmall
 from neuroglot_server.device_memory import DeviceMemory
 from neuroglot_server.devices import Device, runtime, session_options, start_session
 from neuroglot_server.host_memory import HostMemory
@@ -23,6 +25,8 @@ from neuroglot_server.steps import RowStep, StepResult
 
 _SILENT = 4
 """A pass that is stopped is no error, and one that fails raises."""
+_NO_MEMORY = re.compile(r"allocate memory|bad[_ ]alloc|out of memory", re.IGNORECASE)
+"""What ONNX Runtime, the system and CUDA say; none of it has an exception of its own."""
 _SHRINKING = "memory.enable_memory_arena_shrinkage"
 _ROOM_BYTES = 2**30
 """By how much a process may grow before the runtime's work space goes back to the system after a pass.
@@ -99,6 +103,7 @@ class Engine:
 
         Raises:
             Stopped: `stop` was called meanwhile.
+            MemoryTooSmall: there is not enough for so many rows.
         """
         self._take_packed()
         options = self._run_options()
@@ -115,6 +120,8 @@ class Engine:
         except Exception as error:
             if options.terminate:
                 raise Stopped("the pass was ended: nobody waits for it any more") from error
+            if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+                raise MemoryTooSmall from error
             raise
         finally:
             self._running = None

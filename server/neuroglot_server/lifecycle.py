@@ -88,7 +88,7 @@ async def run(deployment: Deployment, stopping: asyncio.Event, started: Callable
                 Tenants(deployment.tokens) if deployment.tokens else None,
                 client_certificates=certificates is not None and certificates.client_ca is not None,
             ),
-            TransportLimits(deployment.calls, deployment.transport_bytes),
+            TransportLimits(deployment.calls, deployment.transport_bytes, deployment.reader_seconds),
             metrics,
             tracing,
         )

@@ -64,6 +64,9 @@ _MOST_PROJECTION_BYTES = 2**26
 _MOST_UPLOAD_BYTES = 2**26
 """Most that the uploaded sets of neurons of all tenants take up: a thousand, of 32 layers of 16,384 neurons."""
 
+_TIMES_READ = 8
+"""How much larger a request is once it was read: of four bytes a number becomes an object of 24, and a reference."""
+
 _LAST_WORDS_SECONDS = 10.0
 """How long requests have to leave the house once nothing runs any more."""
 
@@ -280,6 +283,7 @@ class Model:
             QueueFull: too much is waiting.
             ModelClosed: the model is down.
         """
+        cost = cost.plus(Cost(0, _TIMES_READ * caller.request_bytes))
         with self._admission.admit(cost, caller, shares, field), self._worker.expecting(caller):
             yield
 

@@ -151,6 +151,12 @@ OPTIONS = (
         "How much requests that were read and results that wait to be written may take up, before streams slow down.",
     ),
     Option(
+        "reader_seconds",
+        click.FloatRange(min=0, min_open=True),
+        Deployment.reader_seconds,
+        "How long a capture or a text waits for its reader before its place goes to others.",
+    ),
+    Option(
         "grace",
         click.FloatRange(min=0.0),
         30.0,

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from tests.end_to_end.processes import Process, process, raw, until, works
+from tests.server.live import said
 
 SERVICE = "neuroglot.v1.NeuroglotService"
 LONG = ("--row-tokens", "20000", "--cache-bytes", "0", "--batch-bytes", "2GiB", "--queue-bytes", "4GiB")
@@ -129,8 +130,10 @@ def test_a_batch_that_is_too_much_for_the_memory_is_run_in_halves(bloom_bundle: 
                 asked(9000, 1)
             in_halves, batches, rows = asked(1000, 16)
         at_once, of_one, all_rows = asked(1000, 16)
-        assert caught.value.code() is grpc.StatusCode.INTERNAL
-        assert "its log says why under" in caught.value.details()
+        refused = said(caught.value)
+        assert refused.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "memory is too small for a row of this request" in refused.message
+        assert refused.retry_seconds is None, "it is not to be sent again"
         assert (of_one, all_rows) == (1, 16)
         assert batches > 1
         assert rows == 16, "each of them ran once"

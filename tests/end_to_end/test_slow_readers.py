@@ -85,6 +85,28 @@ def test_captures_wait_for_their_readers_and_their_bytes_are_bounded(server: Pro
         assert_captured(list(stub.CaptureActivations(many)), expected, positions)  # who comes again is let in
 
 
+def test_a_reader_that_takes_nothing_loses_its_place(bloom_bundle: Path) -> None:
+    options = ("--cache-bytes", "0", "--queue-bytes", str(QUEUE_BYTES), "--reader-seconds", "1")
+    few = service_pb2.CaptureActivationsRequest(model=bloom_bundle.name, row=ROW)
+    positions = np.arange(40_000) % 5
+    many = service_pb2.CaptureActivationsRequest(model=bloom_bundle.name, row=ROW, positions=positions.tolist())
+    text = service_pb2.GenerateRequest(model=bloom_bundle.name, row=ROW, max_tokens=300, past_newlines=True)
+    with process(bloom_bundle, *options) as server, raw(server.address, **NARROW) as stub:
+        expected = [values(layer) for layer in stub.CaptureActivations(few)]
+        slow = [*(stub.CaptureActivations(many) for _ in range(12)), stub.Generate(text)]
+        assert until(lambda: server.depth() > 0)
+        assert until(lambda: server.depth() == 0), "all of them have lost their places"
+        with raw(server.address, max_receive_message_length=64 * 2**20) as others:
+            assert_captured(list(others.CaptureActivations(many)), expected, positions)
+        stopped = [call for call in slow if call.is_active()]
+        assert stopped
+        for call in stopped:
+            with pytest.raises(grpc.RpcError) as caught:
+                list(call)
+            assert caught.value.code() is grpc.StatusCode.ABORTED
+            assert "nothing of this answer was taken for 1 s" in caught.value.details()
+
+
 def test_groups_wait_for_their_reader(server: Process) -> None:
     total = 80
     rows = [group_pb2.Row(label=str(n), text=PROMPT) for n in range(60)]

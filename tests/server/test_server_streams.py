@@ -48,6 +48,34 @@ def test_activations_come_layer_by_layer_and_agree_with_the_analysis(bloom_bundl
         assert np.count_nonzero(values[1] > 0) == count
 
 
+@pytest.mark.parametrize("method", ["AnalyzeGroup", "CaptureActivations", "Generate"])
+def test_what_is_asked_counts_among_what_is_held(method: str, bloom_bundle: Path) -> None:
+    """A number of four bytes is eight times as large once it was read: many such requests would fill the memory."""
+    model = Model.load(bloom_bundle, NAME, Settings(threads=1, queue_bytes=24 * 2**20))
+
+    def request(size: int) -> Any:
+        row = group_pb2.Row(label="e" * size, text=PROMPTS["en"])
+        if method == "AnalyzeGroup":
+            return service_pb2.AnalyzeGroupRequest(model=NAME, group=group_pb2.Group(id="a", rows=[row]))
+        if method == "Generate":
+            return service_pb2.GenerateRequest(model=NAME, row=row, max_tokens=1)
+        return service_pb2.CaptureActivationsRequest(model=NAME, row=row, layers=[0], positions=[0])
+
+    async def ask(live: Live) -> grpc.aio.AioRpcError:
+        async def asked(size: int) -> None:
+            answer = getattr(live.stub, method)(request(size))
+            await (answer if method == "AnalyzeGroup" else answer.read())
+
+        await asked(2**20)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await asked(3 * 2**20)
+        return caught.value
+
+    answer = said(converse(model, ask))
+    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "expected at most 24.0 MiB (queue_bytes)" in answer.message
+
+
 def test_a_layer_that_no_message_holds_is_refused_before_anything_runs(bloom_bundle: Path) -> None:
     recorder = Recorder()
     model = Model.load(bloom_bundle, NAME, Settings(threads=1), recorder)

@@ -37,7 +37,9 @@ class NeuroglotServiceStub:
       PERMISSION_DENIED   the token's tenant may not do this.
       NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
       RESOURCE_EXHAUSTED  the queue is full, or the tenant's share of it; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+                          Without it, a row is too much for the server's memory: the same request fails again.
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
+      ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
       DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
       UNAVAILABLE         the server is going down.
       INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
@@ -84,7 +86,9 @@ class NeuroglotServiceAsyncStub(NeuroglotServiceStub):
       PERMISSION_DENIED   the token's tenant may not do this.
       NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
       RESOURCE_EXHAUSTED  the queue is full, or the tenant's share of it; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+                          Without it, a row is too much for the server's memory: the same request fails again.
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
+      ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
       DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
       UNAVAILABLE         the server is going down.
       INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
@@ -127,7 +131,9 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
       PERMISSION_DENIED   the token's tenant may not do this.
       NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
       RESOURCE_EXHAUSTED  the queue is full, or the tenant's share of it; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+                          Without it, a row is too much for the server's memory: the same request fails again.
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
+      ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
       DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
       UNAVAILABLE         the server is going down.
       INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.

@@ -83,6 +83,7 @@ class Call:
     Attributes:
         method: its name, `AnalyzeGroup`.
         request_id: its name in logs, traces and answers.
+        request_bytes: how long its one request is, once that is here; 0 for a stream.
         tenant: whose it is, once that is known.
         model: the model that it is about, once that is known to be served.
         queue_ms: how long its groups waited for batches, in all.
@@ -93,6 +94,7 @@ class Call:
         """A call that has just come in."""
         self.method = method
         self.request_id = name
+        self.request_bytes = 0
         self.tenant = Tenant()
         self.model = ""
         self.queue_ms = 0.0
@@ -107,7 +109,7 @@ class Call:
 
     def caller(self, priority: Priority) -> Caller:
         """Who asks, in the core's words."""
-        return Caller(self.tenant.name, priority, self.tenant.quota, self.request_id)
+        return Caller(self.tenant.name, priority, self.tenant.quota, self.request_id, self.request_bytes)
 
     async def read(self) -> bytes | None:
         """The next message; None after the last one."""

@@ -65,7 +65,7 @@ class Endpoint:
         self._watching: asyncio.Task[None] | None = None
         calls = Calls(self._gate, access or Access(), observer, tracer or Untraced())
         self._room = Room(limits.bytes, observer.held)
-        servicer = Servicer(registry, calls, self._gate, self._room)
+        servicer = Servicer(registry, calls, self._gate, self._room, limits.reader_seconds)
         self._server = grpc.aio.server(options=_options(limits))
         self._server.add_generic_rpc_handlers((servicer.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from neuroglot_server.core import RequestError
+
 
 @dataclass(frozen=True)
 class TransportLimits:
@@ -16,10 +18,23 @@ class TransportLimits:
             been looked at yet.
         bytes: of requests that were read and of results that wait to be written; over it, a stream goes on a group at
             a time.
+        reader_seconds: how long a capture or a text waits for its reader before it loses its place in the house.
     """
 
     calls: int = 512
     bytes: int = 256 * 2**20
+    reader_seconds: float = 300.0
+
+
+class ReaderTooSlow(RequestError):
+    """Nobody took the next part of an answer."""
+
+    def __init__(self, seconds: float) -> None:
+        """Say how long was waited."""
+        super().__init__(
+            f"nothing of this answer was taken for {seconds:g} s, so its place went to others: ask again, and read on "
+            "without a pause, or for fewer layers or tokens at once"
+        )
 
 
 class Room:

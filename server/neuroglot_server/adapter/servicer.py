@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -17,7 +18,7 @@ from neuroglot_server.adapter import requests, responses, wire
 from neuroglot_server.adapter.calls import Answer, AnswerInParts, Call, Calls
 from neuroglot_server.adapter.gate import Gate
 from neuroglot_server.adapter.identity import PermissionDenied
-from neuroglot_server.adapter.room import Room
+from neuroglot_server.adapter.room import ReaderTooSlow, Room
 from neuroglot_server.adapter.sizes import result_bytes
 from neuroglot_server.adapter.stream import GroupStream
 from neuroglot_server.core import Analysis, InvalidRequest, Limits, Priority
@@ -46,8 +47,17 @@ class Servicer:
     Requests are taken from gRPC as bytes and parsed here, so that malformed ones get a status of ours.
     """
 
-    def __init__(self, registry: Registry, calls: Calls, gate: Gate, room: Room) -> None:
-        """Answer the calls that are taken in, as long as the gate is open, for the models of a registry."""
+    def __init__(self, registry: Registry, calls: Calls, gate: Gate, room: Room, reader_seconds: float) -> None:
+        """Answer the calls that are taken in, as long as the gate is open, for the models of a registry.
+
+        Args:
+            registry: the models.
+            calls: takes calls in.
+            gate: who is inside.
+            room: counts what requests and answers take up.
+            reader_seconds: how long an answer in parts waits for its reader with its place in the house.
+        """
+        self._reader_seconds = reader_seconds
         self._registry = registry
         self._calls = calls
         self._gate = gate
@@ -220,13 +230,30 @@ class Servicer:
         async def answer(call: Call) -> None:
             raw, request = await _request(call, kind)
             with self._room.hold(len(raw)):
-                stream = cast(Any, method(call, request))
+                stream = cast(AsyncGenerator[Message, None], method(call, request))
                 async with aclosing(stream):
                     async for response in stream:
                         with self._room.hold(response.ByteSize()):
-                            await call.write(response)
+                            await self._write(call, response, stream)
 
         return answer
+
+    async def _write(self, call: Call, response: Message, stream: AsyncGenerator[Message, None]) -> None:
+        """Write a part of an answer. One that nobody takes is left waiting, without what there is to come.
+
+        Raises:
+            ReaderTooSlow: it was taken too late.
+        """
+        writing = asyncio.ensure_future(call.write(response))
+        try:
+            await asyncio.wait([writing], timeout=self._reader_seconds)
+            if writing.done():
+                return await writing
+            await stream.aclose()
+            await writing
+            raise ReaderTooSlow(self._reader_seconds)
+        finally:
+            writing.cancel()
 
 
 async def _request(call: Call, kind: type[_Request]) -> tuple[bytes, _Request]:
@@ -240,6 +267,7 @@ async def _request(call: Call, kind: type[_Request]) -> tuple[bytes, _Request]:
         raise InvalidRequest([Violation("request", f"is missing, expected one {kind.DESCRIPTOR.full_name}")])
     request = wire.parse(kind, raw)
     wire.check(request)
+    call.request_bytes = len(raw)
     return raw, request
 
 

@@ -17,6 +17,7 @@ from neuroglot_server.core.description import (
 )
 from neuroglot_server.core.errors import (
     InvalidRequest,
+    MemoryTooSmall,
     ModelClosed,
     ModelNotFound,
     NotFinite,
@@ -97,6 +98,7 @@ __all__ = [
     "InvalidRequest",
     "LeadingNeurons",
     "Limits",
+    "MemoryTooSmall",
     "ModelClosed",
     "ModelDescription",
     "ModelNotFound",

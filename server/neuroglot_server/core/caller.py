@@ -40,12 +40,15 @@ class Caller:
         priority: how urgently.
         quota: what the tenant may take up.
         request_id: the name of the request in logs and traces.
+        request_bytes: how long a request by itself was as it came; it is held until it is answered. Those of a stream
+            are bounded by the transport.
     """
 
     tenant: str = ""
     priority: Priority = Priority.INTERACTIVE
     quota: Quota = field(default_factory=Quota)
     request_id: str = ""
+    request_bytes: int = 0
 
 
 ANYONE = Caller()

@@ -5,6 +5,7 @@ RequestError
 ├── ModelNotFound     a model that is not served; names those that are
 ├── QueueFull         too much is waiting; says how long to wait
 ├── UploadNotFound    neurons that the tenant has not uploaded, or too long ago
+├── MemoryTooSmall    a row that the machine cannot run, not even alone
 ├── NotFinite         the baseline of a group has a NaN or an infinity: its neurons have no types
 └── ModelClosed       the model went down while the request waited
 """
@@ -66,6 +67,16 @@ class QueueFull(RequestError):
         self.retry_after_seconds = retry_after_seconds
         self.turn = turn
         super().__init__(message)
+
+
+class MemoryTooSmall(RequestError):
+    """A row takes more memory than there is."""
+
+    def __init__(self) -> None:
+        """Say what to do."""
+        super().__init__(
+            "the server's memory is too small for a row of this request, even alone: shorten it, or ask for less of it"
+        )
 
 
 class NotFinite(RequestError):
