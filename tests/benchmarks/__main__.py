@@ -38,6 +38,7 @@ def measures(model: Path, parts: tuple[str, ...], scale: int) -> Iterator[Measur
 
         def after(part: str) -> None:
             peaks[part] = server.peak_resident_bytes()
+            print(f"  most memory until here: {peaks[part] / 1e9:.2f} GB", flush=True)
 
         if "sizes" in parts:
             yield from answers.sizes(server, prompter)
