@@ -74,7 +74,7 @@ def starts(bundle: Path, rounds: int) -> Iterator[Measure]:
             _answers(started, bundle)
             answered = time.perf_counter() - start
             _packed(started, bundle)
-            peaks.append(peak(started, bundle))
+            peaks.append(peak(started, bundle, {}))
             return started.ready_seconds, answered
 
     plain(), server()  # the files are in memory from here on
