@@ -124,6 +124,7 @@ class Sizes:
         key_values: keys and values of all layers.
         activations: activations of all layers, and coefficients where they differ.
         edits: masks of all layers, and as much again of overrides.
+        neurons: a byte a neuron: masks that only switch neurons on and off, before they are fed.
         logits: scores of all words.
         layers: where rows that go on from the same keys and values share what is fed: in how many parts a pass picks
             it for them, one held at a time; 0 where keys and values of every row are fed.
@@ -133,6 +134,7 @@ class Sizes:
     key_values: int = 0
     activations: int = 0
     edits: int = 0
+    neurons: int = 0
     logits: int = 0
     layers: int = 0
     past_comes_out: bool = False
@@ -146,11 +148,12 @@ class Sizes:
             decoder: the decoder's, whose keys and values an encoder gives.
         """
         item = signature.dtype.itemsize
-        neurons = signature.layers * signature.neurons * item
+        neurons = signature.layers * signature.neurons
         return cls(
             key_values=2 * decoder.layers * decoder.heads * decoder.head_size * decoder.dtype.itemsize,
-            activations=neurons * (2 if signature.coefficients else 1),
-            edits=neurons,
+            activations=neurons * item * (2 if signature.coefficients else 1),
+            edits=neurons * item,
+            neurons=neurons,
             logits=signature.vocabulary * item,
             layers=signature.layers if signature.forks else 0,
             past_comes_out=not signature.trailing,

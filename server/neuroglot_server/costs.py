@@ -6,15 +6,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from neuroglot_server.budget import Sizes
-from neuroglot_server.core import Analysis, Prediction
+from neuroglot_server.core import Analysis, Deactivate, Prediction, Scale
 from neuroglot_server.generation import answer_tokens
 from neuroglot_server.text import EncodedRow
 
 _TIMES_TAPS = 2
 """Activations are held as they came and stacked for the comparison, whose contributions take up as much again."""
 
-_BYTES_OF_EDITS_A_BIT = 32
-"""Masks and overrides of a neuron take up 4 or 8 bytes, and what is told of it by one bit an eighth."""
+_BITS_A_BYTE = 8
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,9 @@ class Costs:
         if anew:
             part = self.variants(rows, analysis, len(anew))[0].stop
             of_rows = [self._row(row, analysis, any(anew)) for row in rows]
-            held += part * len(rows) * self._edits + min(part * sum(of_rows), max(self._room(rows, analysis), *of_rows))
+            held += part * len(rows) * self._edits(analysis) + min(
+                part * sum(of_rows), max(self._room(rows, analysis), *of_rows)
+            )
         return held
 
     def variants(self, rows: Sequence[EncodedRow], analysis: Analysis, count: int) -> list[slice]:
@@ -54,7 +55,7 @@ class Costs:
         Returns:
             At least one part, which is empty where there are no variants.
         """
-        at_once = max(1, self._room(rows, analysis) // (len(rows) * self._edits))
+        at_once = max(1, self._room(rows, analysis) // (len(rows) * self._edits(analysis)))
         return [slice(start, min(start + at_once, count)) for start in range(0, max(count, 1), at_once)]
 
     def rows(
@@ -89,17 +90,19 @@ class Costs:
         taps = _TIMES_TAPS * sum(sizes.activations for sizes in self.sizes)
         bits = len(analysis.thresholds) * (analysis.active_bitmaps + analysis.type_map + 2 * analysis.dead)
         bits += analysis.active_bitmaps and analysis.contribution is not None  # the top contributors
-        told = bits * self._edits // _BYTES_OF_EDITS_A_BIT
+        told = bits * sum(sizes.neurons for sizes in self.sizes) // _BITS_A_BYTE
         return sum(self._row(row, analysis, True) + taps + told for row in rows)
 
     def _row(self, row: EncodedRow, analysis: Analysis, anew: bool) -> int:
         """Keys and values of a row that are not those of its baseline."""
         return self._answer(row, analysis.prediction) + anew * self._prompt(row)
 
-    @property
-    def _edits(self) -> int:
-        """Masks and overrides of a row."""
-        return 2 * sum(sizes.edits for sizes in self.sizes)
+    def _edits(self, analysis: Analysis) -> int:
+        """Masks and overrides of a row; where values are kept, dropped or replaced, a switch a neuron is its mask."""
+        actions = [one.action for variant in analysis.variants for one in variant.interventions]
+        scales = any(isinstance(action, Scale) for action in actions)
+        adds = any(not isinstance(action, Scale | Deactivate) for action in actions)
+        return sum((sizes.edits if scales else sizes.neurons) + adds * sizes.edits for sizes in self.sizes)
 
     def _prompt(self, row: EncodedRow) -> int:
         return len(row.prompt) * self.key_values

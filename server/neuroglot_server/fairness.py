@@ -136,8 +136,8 @@ class _Flow:
     in_a_row: int = 0
     lanes: dict[Lane, dict[_Kind, _Bucket]] = field(default_factory=dict)
 
-    def add(self, lane: Lane, number: int, waiting: Waiting) -> None:
-        self.lanes.setdefault(lane, {}).setdefault(_Kind.of(waiting), deque()).append((number, waiting))
+    def add(self, lane: Lane, kind: _Kind, number: int, waiting: Waiting) -> None:
+        self.lanes.setdefault(lane, {}).setdefault(kind, deque()).append((number, waiting))
 
     def head(self) -> tuple[Lane, _Kind]:
         """Where the step is that heads a batch now: the oldest one of a request that has begun, as a rule."""
@@ -225,9 +225,11 @@ class FairQueue:
         """Take in steps of one submission, at least one."""
         submission = steps[0].submission
         flow = self._active(submission.caller, now)
+        left = self._submissions.setdefault(submission, Counter())
         for waiting in steps:
-            flow.add(lane, next(self._numbers), waiting)
-        self._submissions.setdefault(submission, Counter()).update((lane, _Kind.of(waiting)) for waiting in steps)
+            kind = _Kind.of(waiting)
+            flow.add(lane, kind, next(self._numbers), waiting)
+            left[lane, kind] += 1
         self._waiting[lane] = self._waiting.get(lane, 0) + len(steps)
 
     def drop(self, submission: Submission) -> None:
@@ -257,13 +259,14 @@ class FairQueue:
         head.headed = next(self._batches)
         self._clocks[first] = max(self._clocks[first], head.served)
         lane, kind = head.head()
-        batch = _Filling(lane, kind, head.take(lane, kind, 1))
+        first_row = head.take(lane, kind, 1)
+        self._settle(lane, kind, first_row)
+        batch = _Filling(lane, kind, first_row)
         self._fill(batch, first, lane.budget.tokens)
         second, most = Priority.BULK, 2 * batch.shape.positions
         if first is Priority.BULK:
             second, most = Priority.INTERACTIVE, lane.budget.tokens
         self._fill(batch, second, most)
-        self._settle(lane, batch.rows)
         return Batch(lane, batch.rows, batch.shape, first)
 
     def ran(self, batch: Batch, seconds: float, now: float) -> None:
@@ -301,15 +304,16 @@ class FairQueue:
                 if len(taken) == room or len(taken) < count:
                     kinds.pop()  # no more of these fit, or none are left
                 if taken:
+                    self._settle(lane, kind, taken)
                     batch.add(kind, taken)
             if kinds:
                 heapq.heappush(turns, (flow.served, flow.headed, place, flow, kinds))
 
-    def _settle(self, lane: Lane, rows: list[Waiting]) -> None:
-        """Forget steps that were taken."""
+    def _settle(self, lane: Lane, kind: _Kind, rows: list[Waiting]) -> None:
+        """Forget steps of one kind that were taken."""
         self._waiting[lane] -= len(rows)
         for waiting in rows:
-            left, kind = self._submissions[waiting.submission], _Kind.of(waiting)
+            left = self._submissions[waiting.submission]
             left[lane, kind] -= 1
             if not left[lane, kind]:
                 del left[lane, kind]

@@ -174,21 +174,28 @@ def _edits(acts: Sequence[_Act], baseline: Baseline, dtype: np.dtype[np.floating
     rows = len(baseline.labels)
     distinct = max((act.changed.shape[0] for act in acts), default=1)
     shape = (distinct, *baseline.activity.shape[1:])
-    mask, override = np.ones(shape, dtype), np.zeros(shape, dtype)
+    switches = all(isinstance(act.mask, float) and act.mask in (0.0, 1.0) for act in acts)
+    mask = np.ones(shape, np.bool_ if switches else dtype)
+    adds = any(not isinstance(act.override, float) or act.override for act in acts)
+    override = np.zeros(shape, dtype) if adds else None
     touched = np.zeros(shape[:2], dtype=np.bool_)
     for act in acts:
-        np.copyto(mask, act.mask, where=act.changed)
-        np.copyto(override, act.override, where=act.changed)
+        np.copyto(mask, act.mask, where=act.changed, casting="unsafe")
+        if override is not None:
+            np.copyto(override, act.override, where=act.changed)
         touched |= act.changed.any(axis=-1)
-    edits = [_compact(mask[row], override[row], touched[row]) for row in range(distinct)]
+    overrides = [None] * distinct if override is None else override
+    edits = [_compact(mask[row], overrides[row], touched[row]) for row in range(distinct)]
     return edits if distinct == rows else edits * rows
 
 
-def _compact(mask: NDArray[np.floating], override: NDArray[np.floating], touched: NDArray[np.bool_]) -> Edit | None:
+def _compact(
+    mask: NDArray[np.floating] | NDArray[np.bool_], override: NDArray[np.floating] | None, touched: NDArray[np.bool_]
+) -> Edit | None:
     """An edit of the touched layers alone."""
     layers = tuple(np.flatnonzero(touched).tolist())
     if not layers:
         return None
     if len(layers) == len(touched):
         return Edit(layers, mask, override)
-    return Edit(layers, mask[touched], override[touched])
+    return Edit(layers, mask[touched], None if override is None else override[touched])

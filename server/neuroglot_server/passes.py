@@ -104,7 +104,7 @@ def _edits(steps: Sequence[RowStep], signature: Signature) -> dict[str, NDArray[
             places = [index[layer] for layer in edit.layers]
             positions = slice(0, 1) if uniform else slice(padding + part.start, padding + part.stop)
             mask[places, row, positions] = edit.mask[:, np.newaxis]
-            if adds:
+            if edit.override is not None:
                 override[places, row, positions] = edit.override[:, np.newaxis]
     feeds: dict[str, NDArray[np.generic]] = {}
     for layer, place in index.items():

@@ -146,18 +146,18 @@ class Edit:
 
     Attributes:
         layers: the layers that it touches, in order.
-        mask: `[len(layers), neurons]`, in the model's dtype.
-        override: of the same shape.
+        mask: `[len(layers), neurons]`: bool where it keeps a neuron's value or drops it, else in the model's dtype.
+        override: of the same shape, in the model's dtype; None where nothing is added.
     """
 
     layers: tuple[int, ...]
-    mask: NDArray[np.floating]
-    override: NDArray[np.floating]
+    mask: NDArray[np.floating] | NDArray[np.bool_]
+    override: NDArray[np.floating] | None = None
 
-    @cached_property
+    @property
     def adds(self) -> bool:
         """Whether it does more than to multiply."""
-        return bool(self.override.any())
+        return self.override is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +177,7 @@ class Edits:
     @property
     def anywhere(self) -> bool:
         """Whether anything is done at all."""
-        return any(edit is not None for edit in (self.before, self.at, self.after))
+        return self.before is not None or self.at is not None or self.after is not None
 
 
 NO_EDITS = Edits()

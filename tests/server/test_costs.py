@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,36 @@ from hypothesis import strategies as st
 
 from neuroglot.packing import pack_bits
 from neuroglot_server.budget import Sizes
-from neuroglot_server.core import Analysis, ByNeuron, Deactivate, Intervention, Prediction, Scope, Settings, Variant
+from neuroglot_server.core import (
+    Action,
+    Add,
+    Analysis,
+    ByNeuron,
+    Convert,
+    Deactivate,
+    Intervention,
+    Override,
+    Prediction,
+    Scale,
+    Scope,
+    Settings,
+    Variant,
+)
 from neuroglot_server.costs import Costs
 from neuroglot_server.text import EncodedRow
 from tests.server.serving import CAPITALS, analyze
 
-SIZES = Sizes(key_values=100, activations=40, edits=40, logits=10)
+SIZES = Sizes(key_values=100, activations=40, edits=40, neurons=10, logits=10)
 ROWS = [EncodedRow("en", (1,) * 30, (5, 6), True, ("Paris",)), EncodedRow("th", (1,) * 50, (), False, ())]
-GENERATED = Analysis(prediction=Prediction(generate=True))
+ALL = ByNeuron("", 1, 10, bytes([255, 3]))
+
+
+def under(*actions: Action) -> tuple[Variant, ...]:
+    """One variant for each action."""
+    return tuple(Variant(str(place), (Intervention(ALL, action),)) for place, action in enumerate(actions))
+
+
+GENERATED = Analysis(prediction=Prediction(generate=True), variants=under(Scale(2.0), Add(1.0)))
 
 
 def held(costs: Costs, rows: list[tuple[EncodedRow, bool]]) -> int:
@@ -49,7 +72,7 @@ def test_long_prompts_leave_less_room_for_variants_and_the_group_fits_still() ->
     short, long = (EncodedRow("en", (1,) * length, (5,), True, ("a",)) for length in (10, 400))
     for row in (short, long):
         costs = Costs([SIZES], 50_000, 10_000)
-        assert costs.bytes([row], Analysis(prediction=Prediction()), [False] * 64) <= 50_000
+        assert costs.bytes([row], replace(GENERATED, prediction=Prediction()), [False] * 64) <= 50_000
     assert len(costs.variants([long], GENERATED, 64)) > len(costs.variants([short], GENERATED, 64))
 
 
@@ -58,6 +81,22 @@ def test_a_group_of_many_variants_takes_no_more_than_one_of_enough() -> None:
     sizes = [costs.bytes(ROWS, GENERATED, [False] * count) for count in (0, 1, 31, 32, 400)]
     assert sizes[0] < sizes[1] < sizes[2]
     assert sizes[2] == sizes[3] == sizes[4]
+
+
+@pytest.mark.parametrize(
+    ("actions", "of_row"),
+    [
+        ((Deactivate(),), 10),
+        ((Deactivate(), Convert(1.0)), 10 + 40),
+        ((Override(0.5),), 10 + 40),
+        ((Scale(2.0), Deactivate()), 40),
+        ((Scale(2.0), Add(1.0)), 40 + 40),
+    ],
+)
+def test_a_mask_is_as_large_as_what_is_done_with_it(actions: tuple[Action, ...], of_row: int) -> None:
+    costs = Costs([SIZES], 10**6, 4_000)
+    analysis = Analysis(prediction=Prediction(), variants=under(*actions))
+    assert costs.variants(ROWS, analysis, 10**6)[0].stop == 4_000 // (len(ROWS) * of_row)
 
 
 @pytest.mark.parametrize("generate", [False, True])

@@ -54,7 +54,7 @@ def applied(edit: Edit | None, activations: np.ndarray) -> np.ndarray:
         return activations
     changed = activations.copy()
     layers = list(edit.layers)
-    changed[layers] = edit.mask * activations[layers] + edit.override
+    changed[layers] = edit.mask * activations[layers] + (0.0 if edit.override is None else edit.override)
     return changed
 
 
@@ -210,6 +210,17 @@ def test_a_row_where_nothing_is_chosen_is_left_alone() -> None:
 
 
 def test_edits_are_of_the_models_type() -> None:
-    (edits, _) = row_edits([on(Add(1.0), (0, 0))], [BASELINE], np.dtype(np.float16))
+    (edits, _) = row_edits([on(Add(1.0), (0, 0)), on(Scale(0.5), (0, 1))], [BASELINE], np.dtype(np.float16))
     assert edits.of("decoder").at is not None
     assert edits.of("decoder").at.mask.dtype == edits.of("decoder").at.override.dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("action", "adds"), [(Deactivate(), False), (Convert(1.0), True), (Override(0.0), False), (Add(1.0), True)]
+)
+def test_what_keeps_or_drops_a_neuron_is_a_switch(action: Action, adds: bool) -> None:
+    (edits, _) = row_edits([on(action, (0, 1))], [BASELINE], FLOAT)
+    edit = edits.of("decoder").at
+    assert edit is not None
+    assert edit.mask.dtype == np.bool_
+    assert edit.adds == adds
