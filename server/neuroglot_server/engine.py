@@ -20,7 +20,7 @@ from neuroglot_server.memory import Memory
 from neuroglot_server.passes import inputs, output_names, results
 from neuroglot_server.resident import resident
 from neuroglot_server.signature import Interface, Signature, read_signature
-from neuroglot_server.starting import Packing, takes_long
+from neuroglot_server.starting import Mapped, Packing, takes_long
 from neuroglot_server.steps import RowStep, StepResult
 
 _SILENT = 4
@@ -89,6 +89,7 @@ class Engine:
         self._memory: Memory = self._make_memory(session, self.signature)
         self._packing = Packing(graph, threads, self) if later else None
         self._most_bytes = _room() if where.kind == "cpu" else math.inf
+        self._mapped = Mapped()
         self._looked = -math.inf
         self._running: Any = None
 
@@ -134,7 +135,10 @@ class Engine:
             return False
         self._looked = now
         held = resident()
-        return held is not None and held.own > self._most_bytes
+        if held is None:
+            return False
+        self._mapped.trim(held.mapped)
+        return held.own > self._most_bytes
 
     def _take_packed(self) -> None:
         """Go over to the session with packed weights once it is there."""
@@ -142,6 +146,7 @@ class Engine:
             return
         if self._packing.session is not None:
             self._memory = self._make_memory(self._packing.session, self.signature)
+            self._mapped = Mapped(self._packing.files, self._packing.mapped_bytes)
         self._packing = None
         self._most_bytes = _room()
 

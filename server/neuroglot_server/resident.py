@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _PROCESS = Path("/proc/self")
-_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)")
+_HEADING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)")
 _AMOUNT = re.compile(r"(Rss|Anonymous): +(\d+) kB")
 
+_KIB = 1024
 _LARGE_BYTES = 2**20
 """Blocks from here on lie by themselves, and go back to the system with their last user."""
 _TRIM_BYTES = 2**25
@@ -49,17 +50,27 @@ def resident() -> Resident | None:
     return Resident(held - mapped, mapped)
 
 
-def let_go(files: Collection[Path]) -> None:
+def let_go(files: Collection[Path], beyond: int = 0) -> bool:
     """Take the pages of mapped files out of this process; whoever reads there again gets them from the page cache.
 
     A mapping of which a page was written to is left alone, for that would be lost.
+
+    Args:
+        files: which.
+        beyond: how many bytes of them may be there; where there are no more, all stay.
+
+    Returns:
+        Whether any were taken out.
     """
     if not sys.platform.startswith("linux"):
-        return
+        return False
     paths = {str(file.resolve()) for file in files}
-    for start, size, path in _clean_mappings():
-        if path in paths:
-            _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
+    mappings = [mapping for mapping in _clean_mappings() if mapping.path in paths]
+    if sum(mapping.present for mapping in mappings) <= beyond:
+        return False
+    for mapping in mappings:
+        _libc().madvise(ctypes.c_void_p(mapping.start), ctypes.c_size_t(mapping.size), mmap.MADV_DONTNEED)
+    return True
 
 
 def keep_little_free() -> None:
@@ -77,18 +88,27 @@ def keep_little_free() -> None:
             mallopt(parameter, value)
 
 
-def _clean_mappings() -> Iterator[tuple[int, int, str]]:
-    """Address, size and file of what is mapped and there, and was not written to."""
+class _Mapping(NamedTuple):
+    """Of a file: its address, its size, how much of it is in memory, and the file."""
+
+    start: int
+    size: int
+    present: int
+    path: str
+
+
+def _clean_mappings() -> Iterator[_Mapping]:
+    """What is mapped and there, and was not written to."""
     start = end = present = 0
     path = ""
     for line in (_PROCESS / "smaps").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        if found := _MAPPING.fullmatch(line):
+        if found := _HEADING.fullmatch(line):
             start, end, path = int(found[1], 16), int(found[2], 16), found[3]
         elif amount := _AMOUNT.match(line):
             if amount[1] == "Rss":
-                present = int(amount[2])
+                present = int(amount[2]) * _KIB
             elif present and not int(amount[2]):
-                yield start, end - start, path
+                yield _Mapping(start, end - start, present, path)
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread, main_thread
@@ -31,6 +31,8 @@ _QUIET_SECONDS = 0.2
 _LAST_SECONDS = 3.0
 """When the weights are packed beside whatever runs."""
 _LOOK_SECONDS = 0.05
+_MOST_LOOKED_UP_BYTES = 64 * 2**20
+"""Pages of the embedding that stay in memory: to have them back takes less than a millisecond a MiB."""
 _MOST_HELD = 1.25
 """Times the weights that a process may hold on their account while they are packed."""
 
@@ -39,6 +41,24 @@ def takes_long(graph: Path, device: Device) -> bool:
     """Whether a graph has so much to be packed that it is worth a thread."""
     weights = graph.with_name(WEIGHTS)
     return device.kind == "cpu" and weights.exists() and weights.stat().st_size >= _WORTH_A_THREAD_BYTES
+
+
+class Mapped:
+    """Pages of the files of weights: those around the rows that are looked up in the embedding add up.
+
+    A row brings its neighbours with it, so that in the end all of the embedding would be there beside the packed one.
+    """
+
+    def __init__(self, files: Sequence[Path] = (), needed: int = 0) -> None:
+        """Watch files, of which passes read so many bytes all the same."""
+        self._files = files
+        self._most = needed + _MOST_LOOKED_UP_BYTES
+        self._look_from = 0
+
+    def trim(self, mapped: int) -> None:
+        """Take them all out of this process if too many are there that are not needed; it has so many bytes mapped."""
+        if self._files and mapped > self._look_from:  # to look takes milliseconds
+            self._look_from = 0 if let_go(self._files, self._most) else mapped + _MOST_LOOKED_UP_BYTES // 4
 
 
 class Packing:
@@ -51,6 +71,8 @@ class Packing:
     Attributes:
         session: None until it is there, and where there is none in the end, which was logged.
         over: whether nothing is to be expected any more.
+        files: of weights, which sessions map.
+        mapped_bytes: how much of them a pass of the session reads, but for the embedding's rows that it looks up.
     """
 
     def __init__(self, graph: Path, threads: int, owner: object) -> None:
@@ -66,8 +88,10 @@ class Packing:
         self._graph = graph
         self._saved = saved(graph)
         sources = ((graph, WEIGHTS), (self._saved, DATA))
-        self._files = [source.with_name(data) for source, data in sources if source]
-        self._allowance = int(_MOST_HELD * self._files[0].stat().st_size)
+        self.files = [source.with_name(data) for source, data in sources if source]
+        weights_bytes = self.files[0].stat().st_size
+        self.mapped_bytes = weights_bytes if self._saved else 0
+        self._allowance = int(_MOST_HELD * weights_bytes)
         self._owner = weakref.ref(owner)
         self._options = session_options(Device("cpu"), threads)
         self._given_up = False
@@ -99,8 +123,8 @@ class Packing:
                 self._given_up = True
                 self._options.set_load_cancellation_flag(True)
             if (now := resident()) and now.own + now.mapped > most:
-                let_go(self._files)
-        let_go(self._files)  # all but the embedding's rows that are looked up is there packed
+                let_go(self.files)
+        let_go(self.files)  # all but the embedding's rows that are looked up is there packed
         self.over = True
 
     def _unwanted(self) -> bool:

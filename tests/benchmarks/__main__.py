@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -69,7 +70,8 @@ def measures(model: Path, parts: tuple[str, ...], scale: int) -> Iterator[Measur
                 yield work.repeated(server, bare, prompter, rounds=5, passes=4)
                 after("repeated")
         if "long" in parts:  # which takes most; what came before it has left its traces
-            yield memory.peak(server, model, peaks)
+            whole = memory.peak(server, model, peaks)
+            yield replace(whole, name=f"{whole.name}, after all of this and 500 tokens x 10 languages x 32 variants")
 
 
 def _embedded() -> Iterator[Measure]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from neuroglot_server.resident import let_go, resident
+from neuroglot_server.starting import Mapped
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nothing is known of it")
 
@@ -39,6 +40,28 @@ def test_pages_of_a_file_that_is_let_go_are_gone_until_they_are_read(file: Path,
     link.symlink_to(file)
     assert mapped_by(lambda: let_go([link])) <= -32 * MEBIBYTE
     assert int(content.sum(dtype=np.int64)) == int(private.sum(dtype=np.int64)) == total
+
+
+def test_what_is_not_more_than_may_be_there_stays(file: Path) -> None:
+    content = np.memmap(file, np.int32, "r")
+    content.sum()
+    assert abs(mapped_by(lambda: let_go([file], 17 * MEBIBYTE))) < MEBIBYTE
+    assert mapped_by(lambda: let_go([file], 15 * MEBIBYTE)) <= -16 * MEBIBYTE
+
+
+def test_pages_that_add_up_are_given_back(file: Path) -> None:
+    content = np.memmap(file, np.int32, "r")
+    quarter = content.size // 4
+
+    def look_up(part: int) -> int:
+        """How much is there after some were looked up."""
+        return mapped_by(lambda: (content[part * quarter : (part + 1) * quarter].sum(), mapped.trim(resident().mapped)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("neuroglot_server.starting._MOST_LOOKED_UP_BYTES", 8 * MEBIBYTE)
+        mapped = Mapped([file], needed=2 * MEBIBYTE)
+        grown = [look_up(part) for part in (0, 1, 2, 3)]
+    assert [round(one / MEBIBYTE) for one in grown] == [4, 4, -8, 4]
 
 
 def test_other_files_stay(file: Path, tmp_path: Path) -> None:

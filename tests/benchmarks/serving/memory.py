@@ -34,7 +34,7 @@ def peak(server: Server, bundle: Path, after: Mapping[str, int]) -> Measure:
     parameters = (bundle / "weights.data").stat().st_size
     held = server.peak_resident_bytes()
     return Measure(
-        "peak memory after all of it, 500 tokens under 32 variants too, over (1.3 x the parameters and 1.5 GB)",
+        "peak memory of a server over (1.3 x the parameters and 1.5 GB)",
         held / (1.3 * parameters + 1.5e9),
         "x",
         1.0,
