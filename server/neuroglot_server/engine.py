@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -60,7 +60,7 @@ class Engine:
     ) -> None:
         """Start a session.
 
-        The weights of a large graph are packed in the background: until that is done, passes take up to twice as long.
+        The weights of a large graph are packed later: until then, passes take up to twice as long, and wait for it.
         Then another session takes over, whose results are equal to rounding.
 
         Args:
@@ -106,7 +106,6 @@ class Engine:
             Stopped: `stop` was called meanwhile.
             MemoryTooSmall: there is not enough for so many rows.
         """
-        self._take_packed()
         options = self._run_options()
         options.log_severity_level = _SILENT
         if self._has_grown():
@@ -116,7 +115,7 @@ class Engine:
         names = output_names(steps, self.signature)
         feeds = inputs(steps, self.signature)
         try:
-            with self._packing.beside_a_pass() if self._packing else nullcontext():
+            with self._machine(options):
                 outputs, kept = self._memory.run(steps, feeds, names, options)
         except Exception as error:
             if options.terminate:
@@ -139,6 +138,16 @@ class Engine:
             return False
         self._mapped.trim(held.mapped)
         return held.own > self._most_bytes
+
+    @contextmanager
+    def _machine(self, options: Any) -> Iterator[None]:
+        """Have the machine for a pass, with packed weights once they are there."""
+        if self._packing is None:
+            yield
+            return
+        with self._packing.beside_a_pass(lambda: bool(options.terminate)):
+            self._take_packed()
+            yield
 
     def _take_packed(self) -> None:
         """Go over to the session with packed weights once it is there."""

@@ -52,21 +52,30 @@ class HostMemory:
         if interface.cross:
             feeds.update(self._fed(interface.cross, "cross", [step.cross for step in steps]))
         present = interface.present if any(step.keep for step in steps) else ()
-        binding = self._session.io_binding()
-        for name, array in feeds.items():
-            binding.bind_ortvalue_input(name, self._value(np.ascontiguousarray(array)))
-        for name in (*names, *present):
-            if name == "logits":
-                binding.bind_ortvalue_output(name, self._value(self._logits(steps)))
-            else:
-                binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding, options)
-        arrays = [value.numpy() for value in binding.get_outputs()]
+        arrays = self._run(steps, feeds, [*names, *present], options)
         return dict(zip(names, arrays, strict=False)), self._kept(steps, arrays[len(names) :])
 
     def let_go(self) -> None:
         """Give back what is kept for the next pass."""
         self._rooms.clear()
+
+    def _run(
+        self, steps: Sequence[RowStep], feeds: dict[str, NDArray[np.generic]], names: Sequence[str], options: Any
+    ) -> Arrays:
+        """The outputs of these names."""
+        if "logits" not in names:
+            arrays: Arrays = self._session.run(names, feeds, options)
+            return arrays
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, self._value(np.ascontiguousarray(array)))
+        for name in names:
+            if name == "logits":
+                binding.bind_ortvalue_output(name, self._value(self._logits(steps)))
+            else:
+                binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding, options)
+        return [value.numpy() for value in binding.get_outputs()]
 
     def _fed(self, names: Sequence[str], kind: str, rows: Sequence[KeyValues]) -> dict[str, NDArray[np.generic]]:
         """The feeds of keys and values: once for all rows that go on from the same, where the graph picks them."""

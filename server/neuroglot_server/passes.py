@@ -85,6 +85,8 @@ def _edits(steps: Sequence[RowStep], signature: Signature) -> dict[str, NDArray[
 
     One position stands for all where each row has one edit for all of its new tokens; padding may be edited freely.
     """
+    if not any(step.edits.anywhere for step in steps):
+        return {}
     edited = [step.edited for step in steps]
     touched = sorted({layer for parts in edited for _, edit in parts if edit for layer in edit.layers})
     if not touched:

@@ -3,16 +3,19 @@
 Almost all of what a start takes on the processor is to bring the weights into the order in which they are multiplied
 (ONNX Runtime does it at every start, with saved packed weights too). A session that multiplies them as they lie in the
 file is there at once, and takes up to twice as long for a pass; what it gives is equal to rounding.
+
+No pass runs while they are packed: both together would take twice as long, and hold the weights up to three times, as
+the one session multiplies them, as the other one reads them, and packed.
 """
 
 from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread, main_thread
+from threading import Lock, Thread, main_thread
 from time import monotonic, sleep
 from typing import Any
 
@@ -29,7 +32,9 @@ _FIRST_SECONDS = 1.0
 _QUIET_SECONDS = 0.2
 """How long no pass must have run: the passes of the first request follow each other."""
 _LAST_SECONDS = 3.0
-"""When the weights are packed beside whatever runs."""
+"""When the weights are packed whatever waits."""
+_LONGEST_PAUSE_SECONDS = 10.0
+"""How long a pass waits for that. A model so large that it takes longer answers beside it, slowly."""
 _LOOK_SECONDS = 0.05
 _MOST_LOOKED_UP_BYTES = 64 * 2**20
 """Pages of the embedding that stay in memory: to have them back takes less than a millisecond a MiB."""
@@ -65,8 +70,7 @@ class Packing:
     """A session with packed weights that is on its way.
 
     It is given up when its owner is gone, and when the interpreter ends, which waits until the matrix that is being
-    packed is done. Meanwhile pages of the weights' files are let go whenever too many are in memory: they would be
-    there three times, as the one session multiplies them, as the other one reads them, and packed.
+    packed is done. Meanwhile pages of the weights' files are let go whenever too many are in memory.
 
     Attributes:
         session: None until it is there, and where there is none in the end, which was logged.
@@ -95,17 +99,27 @@ class Packing:
         self._owner = weakref.ref(owner)
         self._options = session_options(Device("cpu"), threads)
         self._given_up = False
+        self._machine = Lock()
         self._latest = monotonic() + _LAST_SECONDS
         self._beginning = monotonic() + _FIRST_SECONDS
         Thread(target=self._run, name="packing").start()
 
     @contextmanager
-    def beside_a_pass(self) -> Iterator[None]:
-        """Leave the machine to a pass for the length of a block, and to those that follow it at once."""
+    def beside_a_pass(self, stopped: Callable[[], bool]) -> Iterator[None]:
+        """Leave the machine to a pass for the length of a block, and to those that follow it at once.
+
+        While weights are packed it is waited for that, unless the pass is stopped.
+        """
         self._beginning = self._latest
+        until = monotonic() + _LONGEST_PAUSE_SECONDS
+        while not (held := self._machine.acquire(timeout=_LOOK_SECONDS)) and monotonic() < until:
+            if stopped():
+                break
         try:
             yield
         finally:
+            if held:
+                self._machine.release()
             self._beginning = min(self._latest, monotonic() + _QUIET_SECONDS)
 
     def _run(self) -> None:
@@ -113,6 +127,12 @@ class Packing:
             if self._unwanted():
                 return
             sleep(_LOOK_SECONDS)
+        with self._machine:
+            self._pack_and_look()
+            self.over = True
+
+    def _pack_and_look(self) -> None:
+        """Pack, and meanwhile look at what is held."""
         before = resident()
         most = self._allowance + (before.own if before else 0)
         packing = Thread(target=self._pack, name="packing")
@@ -125,7 +145,6 @@ class Packing:
             if (now := resident()) and now.own + now.mapped > most:
                 let_go(self.files)
         let_go(self.files)  # all but the embedding's rows that are looked up is there packed
-        self.over = True
 
     def _unwanted(self) -> bool:
         return self._owner() is None or not main_thread().is_alive()

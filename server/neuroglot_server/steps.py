@@ -217,19 +217,17 @@ class RowStep:
     greedy_log_probabilities: bool = False
     keep: bool = False
 
-    # The batcher asks for these again and again.
-
-    @cached_property
+    @property
     def past_length(self) -> int:
         """Number of tokens of the past."""
         return self.past.length
 
-    @cached_property
+    @property
     def cross_length(self) -> int:
         """Number of the encoder's tokens."""
         return self.cross.length
 
-    @cached_property
+    @property
     def source(self) -> tuple[int, ...] | None:
         """The identity of the keys and values that others may share: the encoder's, or those that an answer forks from.
 

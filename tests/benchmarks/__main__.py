@@ -19,7 +19,7 @@ from tests.benchmarks.serving.bare import BareLoop
 from tests.benchmarks.serving.bundle import bundle
 from tests.benchmarks.serving.measures import Measure
 from tests.benchmarks.serving.prompts import Prompter
-from tests.benchmarks.serving.servers import serving
+from tests.benchmarks.serving.servers import serving, settle
 from tests.benchmarks.serving.tables import earlier, write
 
 PARTS = ("throughput", "variants", "prefixes", "repeated", "clients", "long", "sizes", "overhead", "starts")
@@ -44,6 +44,7 @@ def measures(model: Path, parts: tuple[str, ...], scale: int) -> Iterator[Measur
         if "sizes" in parts:
             yield from answers.sizes(server, prompter)
             after("sizes")
+        settle(server)
         if "clients" in parts:
             yield clients.one_row_each(server, prompter, requests=scale)
             yield clients.interactive(server, prompter, asked=4 * scale)

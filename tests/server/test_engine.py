@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,58 @@ def test_where_packing_fails_passes_go_on(
         assert_close(later.run(steps), engine.run(steps), 1e-5)
         packed()
     assert "decoder.onnx runs without packed weights" in caplog.text
+
+
+@pytest.fixture
+def being_packed(
+    bloom_bundle: Path, started_later: Callable[[Path], Engine], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Engine, threading.Event]]:
+    """An engine whose weights are being packed, until the event is set."""
+    begun, go = threading.Event(), threading.Event()
+
+    def slowly(*arguments: object) -> object:
+        begun.set()
+        assert go.wait(20)
+        return start_session(*arguments)
+
+    monkeypatch.setattr("neuroglot_server.starting.start_session", slowly)
+    later = started_later(bloom_bundle)
+    later.run([RowStep((5, 6, 7), taps=True)])
+    assert begun.wait(20)
+    yield later, go
+    go.set()
+    packed()
+
+
+def test_a_pass_waits_while_weights_are_packed(engine: Engine, being_packed: tuple[Engine, threading.Event]) -> None:
+    later, go = being_packed
+    steps = [RowStep((5, 6, 7), taps=True, keep=True)]
+    with ThreadPoolExecutor(1) as thread:
+        waits = thread.submit(later.run, steps)
+        with pytest.raises(TimeoutError):
+            waits.result(0.5)
+        go.set()
+        assert_close(waits.result(20), engine.run(steps), 0)
+
+
+def test_a_pass_that_waits_is_stopped_like_one_that_runs(being_packed: tuple[Engine, threading.Event]) -> None:
+    later, _ = being_packed
+    with ThreadPoolExecutor(1) as thread:
+        waits = thread.submit(later.run, [RowStep((5, 6, 7), taps=True)])
+        with pytest.raises(TimeoutError):
+            waits.result(0.2)
+        later.stop()
+        with pytest.raises(Stopped):
+            waits.result(5)
+
+
+def test_a_pass_does_not_wait_for_ever(
+    engine: Engine, being_packed: tuple[Engine, threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later, _ = being_packed
+    monkeypatch.setattr("neuroglot_server.starting._LONGEST_PAUSE_SECONDS", 0.2)
+    steps = [RowStep((5, 6, 7), taps=True, keep=True)]
+    assert_close(later.run(steps), engine.run(steps), 1e-5)
 
 
 def test_packing_is_given_up_with_its_engine(

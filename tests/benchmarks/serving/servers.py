@@ -16,7 +16,7 @@ import psutil
 
 import neuroglot as ng
 
-_LONGEST_START_SECONDS = 120.0
+_AT_REST_PERCENT = 20.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,14 @@ def serving(bundle: Path, *options: str) -> Iterator[Server]:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def settle(server: Server) -> None:
+    """Wait until a server has packed its weights, for which passes wait."""
+    with model_of(server) as model:
+        model.analyze(ng.Group({"en": "a b c"}, id="settle"), predict=False)
+    while server.process.cpu_percent(1.0) > _AT_REST_PERCENT:
+        time.sleep(0.1)
 
 
 def _address(process: subprocess.Popen[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -15,7 +14,7 @@ import neuroglot as ng
 from tests.benchmarks.serving.bare import BareLoop
 from tests.benchmarks.serving.measures import Measure, seconds
 from tests.benchmarks.serving.prompts import Prompter
-from tests.benchmarks.serving.servers import Server, model_of, serving
+from tests.benchmarks.serving.servers import Server, model_of, serving, settle
 
 VARIANTS = {
     "w/o all-shared": ng.deactivate(ng.ALL_SHARED),
@@ -28,7 +27,6 @@ VARIANTS = {
 EXAMPLES = 6
 CLIENTS = 16
 DEACTIVATIONS = 32
-_AT_REST_PERCENT = 20.0
 
 
 def ask(model: ng.Model, groups: Iterable[ng.Group], **wanted: object) -> list[ng.GroupResult]:
@@ -99,7 +97,7 @@ def prefixes(bundle: Path, cached: Server, prompter: Prompter, groups: int) -> I
     with serving(bundle, "--cache-bytes", "0") as uncached, model_of(uncached) as plain, model_of(cached) as model:
         results = {}
         for server in (cached, uncached):
-            _settle(server)
+            settle(server)
 
         def run(name: str, of: ng.Model) -> float:
             return seconds(lambda: results.update({name: ask(of, asked, **wanted)}))
@@ -113,14 +111,6 @@ def prefixes(bundle: Path, cached: Server, prompter: Prompter, groups: int) -> I
     yield Measure(
         "the same, largest difference in a log-probability", largest, "nats", 1e-4, "most", {"types": differing}
     )
-
-
-def _settle(server: Server) -> None:
-    """Wait until a server has packed its weights, which it does beside the first passes and slows them."""
-    with model_of(server) as model:
-        ask(model, [ng.Group({"en": "a b c"}, id="settle")], predict=False)
-    while server.process.cpu_percent(1.0) > _AT_REST_PERCENT:
-        time.sleep(0.1)
 
 
 def _differences(some: Sequence[ng.GroupResult], others: Sequence[ng.GroupResult]) -> tuple[int, float]:
@@ -153,7 +143,7 @@ def repeated(server: Server, bare: BareLoop, prompter: Prompter, rounds: int, pa
             )
             for _ in range(DEACTIVATIONS)
         ]
-        _settle(server)
+        settle(server)
     for one in range(rounds):
         group = prompter.group(f"repeated-{one}", [32] * 10)
 
