@@ -20,6 +20,7 @@ from neuroglot_server import packed
 from neuroglot_server.engine import Engine
 from neuroglot_server.signature import interfaces
 from neuroglot_server.steps import RowStep, StepResult
+from tests.checkpoints import CONFIGS, RandomModel
 
 STEPS = [RowStep((5, 6, 7), taps=True, keep=True), RowStep((8, 9), scored=True, targets=(5, 6), taps=True)]
 
@@ -71,18 +72,24 @@ def test_it_is_mapped_and_answers_are_equal_bit_for_bit(bloom_bundle: Path, tmp_
     assert_equal(got, expected)
 
 
-def test_each_layer_gives_its_keys_before_the_next_takes_any(place: Path, bloom_bundle: Path) -> None:
-    graph = onnx.load(place / "graph.onnx", load_external_data=False).graph
-    given = {name: number for number, node in enumerate(graph.node) for name in node.output}
-    taken = {name: number for number, node in reversed([*enumerate(graph.node)]) for name in node.input}
-    (component,) = read_manifest(bloom_bundle).model.components
-    for layer in range(1, component.layers):
-        for which in ("key", "value"):
-            assert given[f"present.{layer - 1}.{which}"] < taken[f"past_key_values.{layer}.{which}.picked"]
-    known = {node.name for node in graph.input} | {weight.name for weight in graph.initializer} | {""}
-    for node in graph.node:
-        assert known.issuperset(node.input)
-        known.update(node.output)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_each_layer_gives_its_keys_before_the_next_takes_any(
+    family: str, random_model: Callable[[str], RandomModel]
+) -> None:
+    bundle = random_model(family).bundle
+    facts = read_manifest(bundle).model
+    for component in facts.components:
+        graph = onnx.load(packed.save(bundle / component.graph) / "graph.onnx", load_external_data=False).graph
+        given = {name: number for number, node in enumerate(graph.node) for name in node.output}
+        taken = {name: number for number, node in reversed([*enumerate(graph.node)]) for name in node.input}
+        interface = interfaces(facts)[component.name]
+        earlier = zip(interface.present, interface.past[2:], strict=False)  # a layer has two: keys and values
+        for present, past in earlier:
+            assert given[present] < taken[f"{past}.picked"]
+        known = {node.name for node in graph.input} | {weight.name for weight in graph.initializer} | {""}
+        for node in graph.node:
+            assert known.issuperset(node.input)
+            known.update(node.output)
 
 
 def test_what_was_saved_is_not_saved_again(place: Path, bloom_bundle: Path) -> None:
