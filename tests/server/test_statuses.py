@@ -25,7 +25,9 @@ def test_the_statuses_are_those_of_the_contract() -> None:
         "PermissionDenied": "PERMISSION_DENIED",
         "QueueFull": "RESOURCE_EXHAUSTED",
         "TooManyCalls": "RESOURCE_EXHAUSTED",
+        "MemoryTooSmall": "RESOURCE_EXHAUSTED",
         "NotFinite": "FAILED_PRECONDITION",
+        "ReaderTooSlow": "ABORTED",
         "ModelClosed": "UNAVAILABLE",
         "GoingDown": "UNAVAILABLE",
     }
