@@ -108,9 +108,7 @@ class Engine:
         """
         options = self._run_options()
         options.log_severity_level = _SILENT
-        if self._has_grown():
-            options.add_run_config_entry(_SHRINKING, "cpu:0")
-            self._memory.let_go()
+        self._give_back(options)
         self._running = options
         names = output_names(steps, self.signature)
         feeds = inputs(steps, self.signature)
@@ -127,17 +125,19 @@ class Engine:
             self._running = None
         return results(steps, outputs, kept, self.signature)
 
-    def _has_grown(self) -> bool:
-        """Whether it was time to look, and the process has more than it may keep."""
+    def _give_back(self, options: Any) -> None:
+        """Let go of what a pass can do without, where it is time to look and the process has more than it may keep."""
         now = monotonic()
         if now < self._looked + _LOOK_SECONDS:
-            return False
+            return
         self._looked = now
         held = resident()
         if held is None:
-            return False
+            return
         self._mapped.trim(held.mapped)
-        return held.own > self._most_bytes
+        if held.own > self._most_bytes:
+            options.add_run_config_entry(_SHRINKING, "cpu:0")
+            self._memory.let_go()
 
     @contextmanager
     def _machine(self, options: Any) -> Iterator[None]:
