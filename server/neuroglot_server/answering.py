@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -110,7 +110,7 @@ class Answering:
             if prediction is not None and prediction.generate and result.finite:
                 most = most_tokens(case.row, prediction)
                 case.continuation = Continuation.after(
-                    case.row, replace(step, past=case.past), result, case.prompt, most
+                    case.row, step._replace(past=case.past), result, case.prompt, most
                 )
 
     async def go_on(self, cases: Sequence[Case], timing: Timing, caller: Caller) -> None:

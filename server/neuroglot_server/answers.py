@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,27 +55,24 @@ def _threshold_result(place: int, findings: Findings, analysis: Analysis) -> Thr
     threshold = analysis.thresholds[place]
     activations = findings.baseline.activations
     activity = types.active(activations, threshold)
+    codes = types.type_codes(activity) if len(activity) > 1 else None
     dead = None if findings.ever is None else ~findings.ever[:, place]
-    result = ThresholdResult(
+    contributing = effective_score = None
+    if codes is not None:
+        top_bitmaps = analysis.active_bitmaps and place == 0
+        contributing = _contribution_result(findings.baseline, codes, analysis.contribution, top_bitmaps=top_bitmaps)
+        effective_score = _effective_score_result(findings.scores, codes, analysis.effective_score)
+    return ThresholdResult(
         threshold=threshold,
-        type_counts=None,
+        type_counts=None if codes is None else types.type_counts(codes),
         active_counts=types.active_counts(activity),
         near_threshold=types.near_threshold(activations, threshold),
+        type_map=pack_codes(codes) if codes is not None and analysis.type_map else b"",
         active_bitmaps=_bitmaps(activity) if analysis.active_bitmaps else (),
+        contribution=contributing,
+        effective_score=effective_score,
         dead_counts=None if dead is None else types.active_counts(dead),
         dead_bitmaps=_bitmaps(dead) if dead is not None and analysis.active_bitmaps else (),
-    )
-    if len(activity) == 1:
-        return result
-    codes = types.type_codes(activity)
-    return replace(
-        result,
-        type_counts=types.type_counts(codes),
-        type_map=pack_codes(codes) if analysis.type_map else b"",
-        contribution=_contribution_result(
-            findings.baseline, codes, analysis.contribution, top_bitmaps=analysis.active_bitmaps and place == 0
-        ),
-        effective_score=_effective_score_result(findings.scores, codes, analysis.effective_score),
     )
 
 

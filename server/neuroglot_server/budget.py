@@ -97,17 +97,7 @@ class Shape(NamedTuple):
 
     def grown(self, extent: Extent, count: int = 1, *, sources: int | None = None) -> Shape:
         """With more rows of one extent, which go on from so many more sources; each from its own unless it is said."""
-        mine = self.longest
-        longest = Extent(
-            max(mine.new, extent.new),
-            max(mine.past, extent.past),
-            max(mine.cross, extent.cross),
-            max(mine.scored, extent.scored),
-            max(mine.tapped, extent.tapped),
-            max(mine.masked, extent.masked),
-            mine.added or extent.added,
-            mine.kept or extent.kept,
-        )
+        longest = Extent._make(map(max, self.longest, extent))
         more = count if sources is None else sources
         return Shape(self.rows + count, longest, self.real + count * extent.new, self.sources + more)
 

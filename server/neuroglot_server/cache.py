@@ -42,9 +42,9 @@ class Cache:
     def get(self, key: Hashable) -> StepResult | None:
         """What is kept under a key, and keep it longer."""
         result = self._held.get(key)
-        if result is not None and _size(result) <= self.most_bytes:
+        if result is not None and (size := _size(result)) <= self.most_bytes:
             self._pop(key)
-            self._used.add(key, result)
+            self._used.add(key, result, size)
             while self._used.nbytes > _SHARE_OF_USED * self.most_bytes and len(self._used) > 1:
                 self._trial.add(*self._used.pop_oldest())
             self._drop()
@@ -56,8 +56,9 @@ class Cache:
         if not self.most_bytes:
             return
         self._held[key] = result
-        if _size(result) <= self.most_bytes:
-            self._trial.add(key, result)
+        size = _size(result)
+        if size <= self.most_bytes:
+            self._trial.add(key, result, size)
             self._drop()
 
     def _pop(self, key: Hashable) -> None:
@@ -75,28 +76,24 @@ class _Segment:
 
     def __init__(self) -> None:
         self.nbytes = 0
-        self._results: OrderedDict[Hashable, StepResult] = OrderedDict()
+        self._results: OrderedDict[Hashable, tuple[StepResult, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._results)
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._results
+    def add(self, key: Hashable, result: StepResult, size: int) -> None:
+        self._results[key] = result, size
+        self.nbytes += size
 
-    def add(self, key: Hashable, result: StepResult) -> None:
-        self._results[key] = result
-        self.nbytes += _size(result)
+    def pop(self, key: Hashable) -> None:
+        if key in self._results:
+            _, size = self._results.pop(key)
+            self.nbytes -= size
 
-    def pop(self, key: Hashable) -> StepResult | None:
-        result = self._results.pop(key, None)
-        if result is not None:
-            self.nbytes -= _size(result)
-        return result
-
-    def pop_oldest(self) -> tuple[Hashable, StepResult]:
-        key, result = self._results.popitem(last=False)
-        self.nbytes -= _size(result)
-        return key, result
+    def pop_oldest(self) -> tuple[Hashable, StepResult, int]:
+        key, (result, size) = self._results.popitem(last=False)
+        self.nbytes -= size
+        return key, result, size
 
 
 def _size(result: StepResult) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot_server.generation import Continuation
-from neuroglot_server.interventions import RowEdits
+from neuroglot_server.interventions import NO_ROW_EDITS, RowEdits
 from neuroglot_server.steps import NO_TOKENS, KeyValues, StepResult
 from neuroglot_server.text import EncodedRow
 
@@ -33,7 +33,7 @@ class Case:
     """
 
     row: EncodedRow
-    edits: RowEdits = field(default_factory=RowEdits)
+    edits: RowEdits = NO_ROW_EDITS
     past: KeyValues = NO_TOKENS
     blocks: Sequence[StepResult] = ()
     cross: KeyValues = NO_TOKENS

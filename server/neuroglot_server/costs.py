@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from neuroglot_server.budget import Sizes
 from neuroglot_server.core import Analysis, Deactivate, Prediction, Scale
@@ -112,7 +113,7 @@ class Costs:
             return 0
         return (1 + answer_tokens(row, prediction)) * self.key_values
 
-    @property
+    @cached_property
     def key_values(self) -> int:
         """Of one token, whether the decoder's own or one that an encoder read: both have the decoder's geometry."""
         return max(sizes.key_values for sizes in self.sizes)

@@ -22,7 +22,7 @@ that went to others, one of their steps heads the flow's next one.
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -49,6 +49,7 @@ More than a group mostly needs from its first step to its last.
 """
 
 _Bucket = deque[tuple[int, Waiting]]
+"""Steps, each with its place in the order in which all came."""
 
 
 class _Kind(NamedTuple):
@@ -63,11 +64,6 @@ class _Kind(NamedTuple):
     extent: Extent
     begun: bool
     source: tuple[int, ...] | None
-
-    @classmethod
-    def of(cls, waiting: Waiting) -> _Kind:
-        """That of a step."""
-        return cls(waiting.extent, waiting.submission.begun, waiting.step.source)
 
 
 class Batch(NamedTuple):
@@ -136,8 +132,8 @@ class _Flow:
     in_a_row: int = 0
     lanes: dict[Lane, dict[_Kind, _Bucket]] = field(default_factory=dict)
 
-    def add(self, lane: Lane, kind: _Kind, number: int, waiting: Waiting) -> None:
-        self.lanes.setdefault(lane, {}).setdefault(kind, deque()).append((number, waiting))
+    def add(self, lane: Lane, kind: _Kind, numbered: _Bucket) -> None:
+        self.lanes.setdefault(lane, {}).setdefault(kind, _Bucket()).extend(numbered)
 
     def head(self) -> tuple[Lane, _Kind]:
         """Where the step is that heads a batch now: the oldest one of a request that has begun, as a rule."""
@@ -205,7 +201,7 @@ class FairQueue:
         self._numbers = count()
         self._batches = count()
         self._waiting: dict[Lane, int] = {}
-        self._submissions: dict[Submission, Counter[tuple[Lane, _Kind]]] = {}
+        self._submissions: dict[Submission, dict[tuple[Lane, _Kind], int]] = {}
         self._bulk_since = 0.0
         self._bulk_seconds = _FIRST_BATCH_SECONDS
 
@@ -225,11 +221,14 @@ class FairQueue:
         """Take in steps of one submission, at least one."""
         submission = steps[0].submission
         flow = self._active(submission.caller, now)
-        left = self._submissions.setdefault(submission, Counter())
+        left = self._submissions.setdefault(submission, {})
+        alike: dict[_Kind, _Bucket] = {}
         for waiting in steps:
-            kind = _Kind.of(waiting)
-            flow.add(lane, kind, next(self._numbers), waiting)
-            left[lane, kind] += 1
+            kind = _Kind(waiting.extent, submission.begun, waiting.step.source)
+            alike.setdefault(kind, _Bucket()).append((next(self._numbers), waiting))
+        for kind, numbered in alike.items():
+            flow.add(lane, kind, numbered)
+            left[lane, kind] = left.get((lane, kind), 0) + len(numbered)
         self._waiting[lane] = self._waiting.get(lane, 0) + len(steps)
 
     def drop(self, submission: Submission) -> None:
@@ -312,10 +311,11 @@ class FairQueue:
     def _settle(self, lane: Lane, kind: _Kind, rows: list[Waiting]) -> None:
         """Forget steps of one kind that were taken."""
         self._waiting[lane] -= len(rows)
+        place = lane, kind
         for waiting in rows:
             left = self._submissions[waiting.submission]
-            left[lane, kind] -= 1
-            if not left[lane, kind]:
-                del left[lane, kind]
+            left[place] -= 1
+            if not left[place]:
+                del left[place]
                 if not left:
                     del self._submissions[waiting.submission]

@@ -48,7 +48,10 @@ class RowEdits:
     @property
     def anywhere(self) -> bool:
         """Whether anything is done at all."""
-        return any(edits.anywhere for edits in self.components.values())
+        return bool(self.components) and any(edits.anywhere for edits in self.components.values())
+
+
+NO_ROW_EDITS = RowEdits()
 
 
 def above(threshold: float, dtype: np.dtype[np.floating]) -> float:

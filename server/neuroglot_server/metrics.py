@@ -159,7 +159,7 @@ class _ModelMetrics:
 
     def admitted(self, tenant: str, tokens: int) -> None:
         """A request of so many tokens, over all its variants, was let in."""
-        self._metrics.tokens.labels(tenant, self._model).inc(tokens)
+        self._series(self._metrics.tokens, tenant, self._model).inc(tokens)
 
     def queued(self, tokens: int) -> None:
         """So many tokens are in the house now, waiting or running."""

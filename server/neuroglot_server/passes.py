@@ -14,6 +14,7 @@ values lie between passes, and how those of several rows come together, is the m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,50 +133,77 @@ def results(
     steps: Sequence[RowStep], outputs: Outputs, kept: Sequence[KeyValues | None], signature: Signature
 ) -> list[StepResult]:
     """What came out for each step; nothing in it holds on to the outputs of the whole batch."""
+    activations = [outputs[name] for name in signature.activation_names if name in outputs]
+    coefficients = [outputs[name] for name in signature.coefficient_names if name in outputs]
+    taps = _Taps(activations, coefficients, _finite(*activations, *coefficients))
+    logits = outputs.get("logits")
     return [
-        _result(row, step, outputs, of_step, signature)
-        for row, (step, of_step) in enumerate(zip(steps, kept, strict=True))
+        _result(row, step, taps, logits, of_step) for row, (step, of_step) in enumerate(zip(steps, kept, strict=True))
     ]
 
 
-def _result(row: int, step: RowStep, outputs: Outputs, kept: KeyValues | None, signature: Signature) -> StepResult:
+class _Taps(NamedTuple):
+    """What came out of the neurons of a batch.
+
+    Attributes:
+        activations: of each layer, `[rows, positions, neurons]`; none where no step looks at them.
+        coefficients: likewise; none where they are the activations.
+        finite: whether all of them are, also those that no step looks at.
+    """
+
+    activations: Sequence[NDArray[np.floating]]
+    coefficients: Sequence[NDArray[np.floating]]
+    finite: bool
+
+    def of(self, row: int, positions: int | slice) -> tuple[NDArray[np.floating], NDArray[np.floating]] | None:
+        """A row's activations and coefficients, by themselves; one array where they are the same.
+
+        Args:
+            row: the row's index.
+            positions: counted from the end: one, for `[layers, neurons]`, or several, `[layers, positions, neurons]`.
+
+        Returns:
+            None if any is not finite.
+        """
+        activations = np.array([layer[row, positions] for layer in self.activations])
+        coefficients = activations
+        if self.coefficients:
+            coefficients = np.array([layer[row, positions] for layer in self.coefficients])
+        if not self.finite and not _finite(activations, coefficients):
+            return None
+        return activations, coefficients
+
+
+def _result(
+    row: int, step: RowStep, taps: _Taps, logits: NDArray[np.floating] | None, kept: KeyValues | None
+) -> StepResult:
     length = len(step.tokens)
     activations = coefficients = ever = captured = scores = None
     if step.taps:
-        focus = slice(-_from_focus(step), 1 - _from_focus(step) or None)
-        tapped = _neurons(row, focus, outputs, signature)
-        activations = tapped[0][:, 0]
-        coefficients = tapped[1][:, 0] if signature.coefficients else activations
-        if not _finite(*tapped):
+        tapped = taps.of(row, -_from_focus(step))
+        if tapped is None:
             return StepResult(finite=False, kept=kept)
+        activations, coefficients = tapped
     if step.capture:
-        captured = _neurons(row, slice(-length, None), outputs, signature)
-        if not _finite(*captured):
+        captured = taps.of(row, slice(-length, None))
+        if captured is None:
             return StepResult(finite=False, kept=kept)
     if step.thresholds:
-        seen = [outputs[name][row, -length:] for name in signature.activation_names]
-        if not _finite(*seen):
+        seen = [layer[row, -length:] for layer in taps.activations]
+        if not taps.finite and not _finite(*seen):
             return StepResult(finite=False, kept=kept)
         largest = np.stack([activations.max(axis=0) for activations in seen])
         ever = np.stack([active(largest, threshold) for threshold in step.thresholds])
     if step.scored:
-        scored = outputs["logits"][row, step.first_scored - length :]
+        assert logits is not None
+        scored = logits[row, step.first_scored - length :]
         scores = next_tokens(scored, step.targets, greedy_log_probabilities=step.greedy_log_probabilities)
         if scores is None:
             return StepResult(finite=False, kept=kept)
     return StepResult(True, activations, coefficients, ever, captured, scores, kept)
 
 
-def _neurons(
-    row: int, positions: slice, outputs: Outputs, signature: Signature
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """A row's activations and coefficients, `[layers, positions, neurons]`; one array where they are the same."""
-    activations = np.stack([outputs[name][row, positions] for name in signature.activation_names])
-    if not signature.coefficients:
-        return activations, activations
-    return activations, np.stack([outputs[name][row, positions] for name in signature.coefficient_names])
-
-
 def _finite(*arrays: NDArray[np.floating]) -> bool:
-    distinct = {id(array): array for array in arrays}  # coefficients that are activations are looked at once
+    """Whether all numbers are; arrays that are given twice are looked at once."""
+    distinct = {id(array): array for array in arrays}
     return all(bool(np.isfinite(array).all()) for array in distinct.values())

@@ -131,7 +131,8 @@ class Planner:
         if analysis.dead or not self.answering.sharing.keeps:
             return {}
         links = (link for row in rows for link in self.answering.reader.links(row))
-        return {link.key: link.tokens * self.costs.key_values for link in links if link.key is not None}
+        size = self.costs.key_values
+        return {link.key: link.tokens * size for link in links if link.key is not None}
 
     def _read_anew(self, interventions: Interventions) -> bool:
         return any(map(self.answering.reader.concerns, interventions))

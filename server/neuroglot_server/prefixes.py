@@ -9,37 +9,37 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import pairwise, takewhile
+from typing import NamedTuple
 
-from neuroglot_server.sharing import Continuation, Link, Whole
+from neuroglot_server.sharing import Continuation, Key, Link, Whole
 from neuroglot_server.steps import BLOCK, NO_TOKENS, KeyValues, RowStep, StepResult
 
 
-@dataclass(frozen=True, eq=False)
-class Prefix:
+class Prefix(NamedTuple):
     """The first tokens of a prompt, without its last one and without any intervention."""
 
     tokens: tuple[int, ...]
     cache: str = "prefix"
 
     @property
-    def _bounds(self) -> list[tuple[int, int]]:
+    def bounds(self) -> list[tuple[int, int]]:
+        """Where its blocks begin and end."""
         return list(pairwise((*range(0, len(self.tokens), BLOCK), len(self.tokens))))
 
-    @cached_property
+    @property
     def links(self) -> Sequence[Link]:
         """Its blocks; the key of each is a hash of all tokens up to its end."""
         found: list[Link] = []
         digest, before = blake2b(digest_size=16), None
-        for start, stop in self._bounds if self.tokens else ():
-            ids = self.tokens[start:stop]
-            digest.update(struct.pack(f"<{stop - start}q", *ids))
+        for start in range(0, len(self.tokens), BLOCK):
+            ids = self.tokens[start : start + BLOCK]
+            digest.update(struct.pack(f"<{len(ids)}q", *ids))
             key = digest.digest()
-            found.append(Link(key, stop - start, None if before is None else Continuation(before, ids)))
+            found.append(Link(key, len(ids), None if before is None else Continuation(before, ids)))
             before = key
         return found
 
@@ -55,7 +55,7 @@ class Prefix:
         """The new blocks, each by itself, so that one of them does not hold on to the others."""
         assert result.kept is not None
         kept = begun.copied().extended(result.kept)
-        bounds = self._bounds[len(found) :]
+        bounds = self.bounds[len(found) :]
         first = bounds[0][0]
         return [StepResult(True, kept=kept.part(start - first, stop - first)) for start, stop in bounds]
 
@@ -64,12 +64,11 @@ class Prefix:
         return 2 * running >= left
 
 
-@dataclass(frozen=True, eq=False)
-class Opening:
+class Opening(NamedTuple):
     """The first tokens of a prompt as a `Prefix`, and in the same pass the step with which its answer begins.
 
     Attributes:
-        prefix: what is to be known by itself; it may have no tokens here.
+        prefix: what is to be known by itself.
         unread: those of the prompt between the prefix and its last token.
         answer: a step without a past, whose first token is the prompt's last and its focus.
     """
@@ -79,7 +78,7 @@ class Opening:
     answer: Whole
     cache: str = "prefix"
 
-    @cached_property
+    @property
     def links(self) -> Sequence[Link]:
         """Those of the prefix, and the answer's."""
         (answer,) = self.answer.links
@@ -90,13 +89,13 @@ class Opening:
         past, step = joined(found).extended(begun), self.answer.step
         before = (*self.prefix.tokens[past.length :], *self.unread)
         keep = step.keep or past.length < len(self.prefix.tokens)
-        return replace(step, tokens=(*before, *step.tokens), past=past, focus=len(before), keep=keep)
+        return step._replace(tokens=(*before, *step.tokens), past=past, focus=len(before), keep=keep)
 
     def split(
         self, result: StepResult, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS
     ) -> Sequence[StepResult]:
         """The new blocks, which are as they are whatever the last token gave, and the answer's beginning."""
-        blocks = self.prefix.split(result, found, begun) if len(found) < len(self.prefix.links) else ()
+        blocks = self.prefix.split(result, found, begun) if len(found) < len(self.prefix.bounds) else ()
         step, kept = self.answer.step, None
         if step.keep:
             assert result.kept is not None
@@ -114,26 +113,27 @@ class Sightings:
     def __init__(self, most: int = 2**16) -> None:
         """Remember so many blocks."""
         self._most = most
-        self._times: OrderedDict[tuple[str, bytes], int] = OrderedDict()
+        self._times: OrderedDict[Key, int] = OrderedDict()
 
-    def note(self, prefix: Prefix, tenant: str) -> None:
+    @staticmethod
+    def keys(prefix: Prefix, tenant: str) -> list[Key]:
+        """Those of a prefix's whole blocks, by which a tenant's are known."""
+        if len(prefix.tokens) < BLOCK:
+            return []
+        return [(tenant, link.key) for link in prefix.links if link.key is not None and link.tokens == BLOCK]
+
+    def note(self, keys: Iterable[Key]) -> None:
         """See a prompt's beginning."""
-        for key in self._keys(prefix, tenant):
+        for key in keys:
             self._times[key] = self._times.get(key, 0) + 1
             self._times.move_to_end(key)
         while len(self._times) > self._most:
             self._times.popitem(last=False)
 
-    def shared(self, prefix: Prefix, tenant: str) -> int:
-        """How many of a prefix's first tokens were seen more than once, in whole blocks."""
-        known = takewhile(lambda key: self._times.get(key, 0) > 1, self._keys(prefix, tenant))
+    def shared(self, keys: Iterable[Key]) -> int:
+        """How many of a prompt's first tokens were seen more than once, in whole blocks."""
+        known = takewhile(lambda key: self._times.get(key, 0) > 1, keys)
         return BLOCK * len(list(known))
-
-    @staticmethod
-    def _keys(prefix: Prefix, tenant: str) -> list[tuple[str, bytes]]:
-        if len(prefix.tokens) < BLOCK:
-            return []
-        return [(tenant, link.key) for link in prefix.links if link.key is not None and link.tokens == BLOCK]
 
 
 def joined(blocks: Sequence[StepResult]) -> KeyValues:

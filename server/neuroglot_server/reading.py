@@ -113,9 +113,13 @@ class Prefill:
         ends = [len(prompt) - 1 for prompt in prompts] if forks else self._shared_beginnings(prompts, caller)
         wanted: list[Wanted] = []
         for case, prompt, step, end in zip(cases, prompts, steps, ends, strict=True):
-            answer = Whole(DECODER, case.prompt, step)
-            opens = self.opens_by_itself(case)
-            wanted.append(Opening(Prefix(prompt[:end]), prompt[end:-1], answer) if opens else answer)
+            if not self.opens_by_itself(case):
+                wanted.append(Whole(DECODER, case.prompt, step))
+            elif end:
+                wanted.append(Opening(Prefix(prompt[:end]), prompt[end:-1], Whole(DECODER, case.prompt, step)))
+            else:
+                whole = step._replace(tokens=prompt[:-1] + step.tokens, focus=len(prompt) - 1)
+                wanted.append(Whole(DECODER, case.prompt, whole, cache="prefix"))
         return wanted
 
     async def read(
@@ -137,12 +141,14 @@ class Prefill:
         if not self.sharing.keeps:
             return [0] * len(prompts)
         tenant = self.sharing.tenant_of(caller)
-        prefixes = [Prefix(prompt[:-1]) for prompt in prompts]
-        for prefix in prefixes:
-            self.sightings.note(prefix, tenant)
+        keys = [self.sightings.keys(Prefix(prompt[:-1]), tenant) for prompt in prompts]
+        if not any(keys):
+            return [0] * len(prompts)
+        for of_prompt in keys:
+            self.sightings.note(of_prompt)
         ends = []
-        for prompt, prefix in zip(prompts, prefixes, strict=True):
-            shared = self.sightings.shared(prefix, tenant)
+        for prompt, of_prompt in zip(prompts, keys, strict=True):
+            shared = self.sightings.shared(of_prompt)
             worth_it = 2 * shared >= len(prompt) and not self._knows_answer(prompt, caller)
             ends.append(shared if worth_it else 0)
         return ends

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import blake2b
 from time import monotonic
 from typing import NamedTuple, Protocol
@@ -22,7 +21,7 @@ from neuroglot_server.cache import Cache
 from neuroglot_server.core import Caller, Observer, Priority
 from neuroglot_server.steps import NO_TOKENS, KeyValues, RowStep, StepResult
 
-_Key = tuple[str, bytes]
+Key = tuple[str, bytes]
 """A tenant, and what is known under a link's key."""
 
 
@@ -63,7 +62,7 @@ class Wanted(Protocol):
 
     @property
     def links(self) -> Sequence[Link]:
-        """Its links, the first one first."""
+        """Its links, the first one first; worked out each time."""
 
     def rest(self, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS) -> RowStep:
         """The step that computes the links after those that were found.
@@ -82,8 +81,7 @@ class Wanted(Protocol):
         """Whether to wait for links of `running` tokens that another computes, when `left` are to be computed."""
 
 
-@dataclass(frozen=True, eq=False)
-class Whole:
+class Whole(NamedTuple):
     """A step that is wanted as it is.
 
     Attributes:
@@ -100,7 +98,7 @@ class Whole:
     read: tuple[int, ...] = ()
     cache: str = "steps"
 
-    @cached_property
+    @property
     def links(self) -> Sequence[Link]:
         """The step is its only link."""
         step, key = self.step, None
@@ -137,39 +135,42 @@ class _Flight:
     """
 
     priority: Priority
-    keys: list[_Key] = field(default_factory=list)
-    landed: dict[_Key, StepResult] = field(default_factory=dict)
+    keys: list[Key] = field(default_factory=list)
+    landed: dict[Key, StepResult] = field(default_factory=dict)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-@dataclass(eq=False)
 class _Pending:
     """Something wanted that is not known yet.
 
     Attributes:
         wanted: what.
-        keys: of its links.
+        links: its links.
+        keys: of these, with the tenant.
         found: the results of its first links.
         begun: keys and values of the next link's first tokens, where another link has begun alike.
-        hit: how many tokens the results stand for.
+        hit: how many tokens were known.
         flight: who computes the next link, where it is waited for.
     """
 
-    wanted: Wanted
-    keys: Sequence[_Key | None]
-    found: list[StepResult] = field(default_factory=list)
-    begun: KeyValues = NO_TOKENS
-    hit: int = 0
-    flight: _Flight | None = None
+    def __init__(self, wanted: Wanted, tenant: str) -> None:
+        """Begin with nothing found."""
+        self.wanted = wanted
+        self.links = wanted.links
+        self.keys = [None if link.key is None else (tenant, link.key) for link in self.links]
+        self.found: list[StepResult] = []
+        self.begun = NO_TOKENS
+        self.hit = 0
+        self.flight: _Flight | None = None
 
     @property
-    def missing(self) -> Sequence[_Key | None]:
+    def missing(self) -> Sequence[Key | None]:
         """Keys of the links that are not known yet."""
         return self.keys[len(self.found) :]
 
     def add(self, result: StepResult) -> None:
         """Go on by a link that was computed before."""
-        self.hit += self.wanted.links[len(self.found)].tokens
+        self.hit += self.links[len(self.found)].tokens
         self.found.append(result)
 
 
@@ -187,7 +188,7 @@ class Sharing:
         self._cache = Cache(most_bytes)
         self._observer = observer
         self._shared = shared
-        self._flights: dict[_Key, _Flight] = {}
+        self._flights: dict[Key, _Flight] = {}
         self._beginnings = Beginnings()
 
     @property
@@ -222,9 +223,7 @@ class Sharing:
             ModelClosed: the model went down meanwhile.
         """
         tenant = self.tenant_of(caller)
-        everything = [
-            _Pending(one, [None if link.key is None else (tenant, link.key) for link in one.links]) for one in wanted
-        ]
+        everything = [_Pending(one, tenant) for one in wanted]
         pending = everything
         while pending:
             flight = _Flight(caller.priority)
@@ -241,24 +240,30 @@ class Sharing:
                 assert one.flight is not None
                 await one.flight.ended.wait()
             timing.queue += monotonic() - since
+        self._observe(everything)
         return [one.found for one in everything]
+
+    def _observe(self, everything: Sequence[_Pending]) -> None:
+        """Say how many tokens were known of what is kept, and how many were not."""
+        kept = [one for one in everything if any(one.keys)]
+        for cache in {one.wanted.cache for one in kept}:
+            links = [link for one in kept if one.wanted.cache == cache for link in one.links]
+            hit = sum(one.hit for one in kept if one.wanted.cache == cache)
+            self._observer.cached(cache, hit, sum(link.tokens for link in links) - hit)
 
     def _board(self, pending: Sequence[_Pending], flight: _Flight) -> list[_Pending]:
         """Those that are to be run now; of the others, some are known by now, and some wait for what is running."""
         running = []
         for one in pending:
             self._look_up(one)
-            one.flight = None
-            if not one.missing:
-                self._observer.cached(one.wanted.cache, one.hit, 0)
-                continue
-            one.flight = self._worth_waiting_for(one, flight.priority)
-            if one.flight is None:
+            missing = one.missing
+            one.flight = self._worth_waiting_for(one, missing, flight.priority) if missing else None
+            if missing and one.flight is None:
                 running.append(one)
-                self._announce(one.missing, flight)
+                self._announce(missing, flight)
         return running
 
-    def _announce(self, keys: Sequence[_Key | None], flight: _Flight) -> None:
+    def _announce(self, keys: Sequence[Key | None], flight: _Flight) -> None:
         """Let others wait for links, unless they may wait for somebody already."""
         if not self.keeps:
             return
@@ -286,7 +291,7 @@ class Sharing:
         """What is known of the first tokens of the next link, since another has begun alike."""
         if not one.found or not one.missing:
             return NO_TOKENS
-        continuation, key = one.wanted.links[len(one.found)].continuation, one.missing[0]
+        continuation, key = one.links[len(one.found)].continuation, one.missing[0]
         if continuation is None or key is None:
             return NO_TOKENS
         tenant, _ = key
@@ -296,12 +301,11 @@ class Sharing:
             return NO_TOKENS
         return known.kept.first(alike.tokens)
 
-    def _worth_waiting_for(self, one: _Pending, priority: Priority) -> _Flight | None:
+    def _worth_waiting_for(self, one: _Pending, missing: Sequence[Key | None], priority: Priority) -> _Flight | None:
         """Who is computing so much of what is missing that it is better to wait."""
-        missing = one.missing
         if missing[0] not in self._flights:  # as a rule
             return None
-        links = one.wanted.links[len(one.found) :]
+        links = one.links[len(one.found) :]
         running, last = 0, None
         for link, key in zip(links, missing, strict=True):
             flight = None if key is None else self._flights.get(key)
@@ -314,17 +318,12 @@ class Sharing:
     def _land(self, one: _Pending, result: StepResult, flight: _Flight) -> None:
         """Take a result in, keep it, and hand it to those that wait."""
         found = one.wanted.split(result, one.found, one.begun)
-        links = one.wanted.links[len(one.found) :]
-        known = [
-            (key, link, of_link)
-            for key, link, of_link in zip(one.missing, links, found, strict=True)
-            if key is not None
-        ]
-        if known:
-            hit = one.hit + one.begun.length
-            self._observer.cached(one.wanted.cache, hit, sum(link.tokens for link in one.wanted.links) - hit)
+        one.hit += one.begun.length
+        links = one.links[len(one.found) :]
         # The first links last, as in looking up.
-        for key, link, of_link in reversed(known):
+        for key, link, of_link in reversed(list(zip(one.missing, links, found, strict=True))):
+            if key is None:
+                continue
             flight.landed[key] = of_link
             self._cache.put(key, of_link)
             if link.continuation is not None:

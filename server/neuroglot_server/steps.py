@@ -83,6 +83,8 @@ class KeyValues:
 
     def extended(self, following: KeyValues) -> KeyValues:
         """These and those of the tokens that follow."""
+        if not self.pieces:
+            return following
         return KeyValues((*self.pieces, *following.pieces), following.ending)
 
     def first(self, tokens: int) -> KeyValues:
@@ -183,8 +185,7 @@ class Edits:
 NO_EDITS = Edits()
 
 
-@dataclass(frozen=True, eq=False)
-class RowStep:
+class RowStep(NamedTuple):
     """New tokens of one row, and what is wanted of them.
 
     Attributes:
@@ -233,16 +234,16 @@ class RowStep:
 
         None where nobody does: a continuation's past is its own.
         """
-        if self.cross_length:
+        if self.cross.pieces:
             return self.cross.identity
-        return self.past.identity if self.focus >= 0 and self.past_length else None
+        return self.past.identity if self.focus >= 0 and self.past.pieces else None
 
     @property
     def first_scored(self) -> int:
         """The index among the new tokens of the first that is scored, if any is."""
         return max(self.focus, 0)
 
-    @cached_property
+    @property
     def uniform(self) -> bool:
         """Whether the same is done at all new tokens, so that a single position can stand for all."""
         return len({id(edit) for _, edit in self.edited}) == 1
@@ -279,7 +280,7 @@ class StepResult:
     scores: NextTokens | None = None
     kept: KeyValues | None = None
 
-    @cached_property
+    @property
     def nbytes(self) -> int:
         """What it takes up, in bytes."""
         arrays = [self.activations, self.ever, *(self.captured or ())]

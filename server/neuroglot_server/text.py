@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -18,8 +18,7 @@ _WORTH_THREADS = 2**11
 """Characters. The tokenizer's threads take as long to be woken as fewer do to be encoded."""
 
 
-@dataclass(frozen=True)
-class EncodedRow:
+class EncodedRow(NamedTuple):
     """A row as the model sees it.
 
     Attributes:
@@ -146,6 +145,8 @@ class Text:
         """
         encode = encode or self.together([row])
         prompt = encode(row.prompt) if isinstance(row.prompt, str) else row.prompt
+        if not (row.answers or row.choices or row.distractor):
+            return EncodedRow(row.label, prompt, (), False, ())
         answer = partial(self._answer, row, prompt, encode)
         choices = tuple(answer(choice, f"choices[{place}]").gold for place, choice in enumerate(row.choices))
         wrong = answer(row.distractor, "distractor").gold if row.distractor else ()

@@ -68,6 +68,8 @@ def with_uploads(analysis: Analysis, lookup: Lookup) -> Analysis:
     Raises:
         UploadNotFound: there is none of that name.
     """
+    if not analysis.variants:
+        return analysis
     variants = (
         replace(variant, interventions=interventions_with_uploads(variant.interventions, lookup))
         for variant in analysis.variants

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from neuroglot_server.budget import Budget, Extent
 from neuroglot_server.core import Caller
@@ -67,8 +68,7 @@ class Submission:
             self.done.set_exception(error)
 
 
-@dataclass(frozen=True, eq=False)
-class Waiting:
+class Waiting(NamedTuple):
     """A step in the queue.
 
     Attributes:

@@ -235,7 +235,8 @@ class Worker:
         if not isinstance(outcome, BaseException):
             for waiting, result in zip(rows, outcome, strict=True):
                 waiting.deliver(result, start)
-            self._observer.batch(_report(lane, rows, shape, start, seconds))
+            # After those who were just woken: they are on their way to an answer.
+            asyncio.get_running_loop().call_soon(self._observer.batch, _report(lane, rows, shape, start, seconds))
         elif self._closed:
             for waiting in rows:
                 waiting.submission.fail(ModelClosed("the model went down while it ran this request: ask again"))

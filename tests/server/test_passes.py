@@ -73,7 +73,7 @@ class Steps:
         for length in past if self.engine.signature.interface.past else ():
             (result,) = self.engine.run([RowStep(self.tokens(length), step.past, step.cross, keep=True)])
             assert result.kept is not None
-            step = replace(step, past=step.past.extended(result.kept))
+            step = step._replace(past=step.past.extended(result.kept))
         return step
 
     def cross(self) -> KeyValues:
@@ -107,7 +107,7 @@ def mixed_batch(engines: Engines) -> list[RowStep]:
     scored = engines.engine.signature.interface.logits
     wanted = {"taps": True, "thresholds": THRESHOLDS, "capture": True, "keep": True}
     return [
-        replace(row, **wanted, scored=scored, targets=steps.tokens((len(row.tokens) - row.first_scored) * scored))
+        row._replace(**wanted, scored=scored, targets=steps.tokens((len(row.tokens) - row.first_scored) * scored))
         for row in rows
     ]
 
@@ -163,7 +163,7 @@ def test_edits_move_what_they_should_by_much(engines: Engines) -> None:
         if not step.edits.anywhere:
             continue
         (edited,) = engines.engine.run([step])
-        (plain,) = engines.engine.run([replace(step, edits=Edits())])
+        (plain,) = engines.engine.run([step._replace(edits=Edits())])
         moved = moved_at_each_token(edited, plain)
         assert moved[-1] >= 100 * TOLERANCE
         if step.edits.at is None and engines.engine.signature.interface.past:
@@ -201,14 +201,14 @@ def test_the_taps_are_those_of_the_focus(engines: Engines) -> None:
     """In a decoder they are what the tokens up to there give by themselves."""
     steps = Steps(engines, seed=7)
     step = steps.step(7, 3, taps=True)
-    seen = [engines.engine.run([replace(step, focus=focus)])[0].activations for focus in range(7)]
+    seen = [engines.engine.run([step._replace(focus=focus)])[0].activations for focus in range(7)]
     for one, other in pairwise(seen):
         assert one is not None
         assert other is not None
         assert np.abs(one - other).max() >= 100 * TOLERANCE
     if engines.engine.signature.interface.past:
         for focus, activations in enumerate(seen):
-            (alone,) = engines.engine.run([replace(step, tokens=step.tokens[: focus + 1], focus=focus)])
+            (alone,) = engines.engine.run([step._replace(tokens=step.tokens[: focus + 1], focus=focus)])
             assert activations is not None
             assert alone.activations is not None
             assert np.abs(activations - alone.activations).max() <= TOLERANCE
@@ -223,7 +223,7 @@ def test_a_prompt_run_in_pieces_equals_the_prompt_run_at_once(engines: Engines) 
     past = NO_TOKENS
     log_probabilities: list[float] = []
     for piece in (slice(0, 5), slice(5, 6), slice(6, 8)):
-        part = replace(whole, tokens=whole.tokens[piece], targets=whole.targets[piece], past=past, keep=True)
+        part = whole._replace(tokens=whole.tokens[piece], targets=whole.targets[piece], past=past, keep=True)
         (result,) = engines.engine.run([part])
         assert result.kept is not None
         assert result.scores is not None
@@ -274,7 +274,7 @@ def test_captures_are_the_taps_of_every_position_and_ever_their_largest(engines:
     """Among longer neighbours, whose padding is to their left."""
     steps = Steps(engines, seed=8)
     step = steps.step(5, 2, thresholds=THRESHOLDS, capture=True)
-    positions = [replace(step, focus=focus, taps=True) for focus in range(5)]
+    positions = [step._replace(focus=focus, taps=True) for focus in range(5)]
     neighbours = [steps.step(9, taps=True), steps.step(2, 7, capture=True)]
     _, result, _ = engines.engine.run([neighbours[0], step, neighbours[1]])
     taps = [engines.engine.run([one])[0] for one in positions]
@@ -306,7 +306,7 @@ def generated(run: Run, steps: list[RowStep], keep: Callable[[int], list[int]]) 
         given = run(steps)
         results += given
         ended = [
-            replace(step, tokens=(7 + token,), targets=(9,), past=step.past.extended(result.kept), focus=-1)
+            step._replace(tokens=(7 + token,), targets=(9,), past=step.past.extended(result.kept), focus=-1)
             for step, result in zip(steps, given, strict=True)
             if result.kept is not None
         ]
@@ -346,7 +346,7 @@ def test_tokens_generated_in_one_batch_are_those_of_each_row_alone(
 
 def unlinked(step: RowStep) -> RowStep:
     """The same step; no pass can know its past as what it gave itself."""
-    return replace(step, past=KeyValues(step.past.pieces))
+    return step._replace(past=KeyValues(step.past.pieces))
 
 
 def test_rows_that_fork_from_one_prompt_give_what_each_gives_alone(engines: Engines) -> None:
@@ -357,7 +357,7 @@ def test_rows_that_fork_from_one_prompt_give_what_each_gives_alone(engines: Engi
     prompts = [steps.step(1, 7, 4), steps.step(1, 3)]
     wanted = {"taps": True, "thresholds": THRESHOLDS, "capture": True, "scored": True, "keep": True}
     forks = [
-        replace(prompt, tokens=steps.tokens(new), targets=(5,) * new, edits=Edits(at=steps.edit(0, 1)), **wanted)
+        prompt._replace(tokens=steps.tokens(new), targets=(5,) * new, edits=Edits(at=steps.edit(0, 1)), **wanted)
         for new in (1, 2, 1)
         for prompt in prompts
     ]
@@ -441,8 +441,8 @@ def test_what_multiplies_only_feeds_no_overrides(engines: Engines) -> None:
         {name for name in inputs(batch, engines.engine.signature) if "override" in name} for batch in (both, both[1:])
     ]
     assert fed == [{"ffn.0.override", "ffn.1.override"}, set()]
-    (alone,) = engines.engine.run([replace(both[1], capture=True)])
-    together = engines.engine.run([replace(step, capture=True) for step in both])[1]
+    (alone,) = engines.engine.run([both[1]._replace(capture=True)])
+    together = engines.engine.run([step._replace(capture=True) for step in both])[1]
     assert alone.captured is not None
     assert together.captured is not None
     assert np.abs(alone.captured[0] - together.captured[0]).max() <= TOLERANCE

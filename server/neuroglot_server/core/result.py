@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,7 @@ BASELINE = "baseline"
 """The name under which the results of the run without interventions come back."""
 
 
-@dataclass(frozen=True)
-class RowResult:
+class RowResult(NamedTuple):
     """What was run for a row; see `neuroglot.gold` for all that concerns the gold tokens."""
 
     label: str
