@@ -32,22 +32,22 @@ _NONE = np.array([np.iinfo(np.int64).max])  # a start past the end: the graph gi
 def inputs(steps: Sequence[RowStep], signature: Signature) -> dict[str, NDArray[np.generic]]:
     """The feeds of one pass, but for the keys and values of what came before."""
     interface = signature.interface
-    new_width = max(len(step.tokens) for step in steps)
-    ids = np.zeros((len(steps), new_width), dtype=np.int64)
-    for row, step in enumerate(steps):
-        ids[row, new_width - len(step.tokens) :] = step.tokens
-    past = _ending_together([step.past_length for step in steps])
-    attention = np.concatenate([past, _ending_together([len(step.tokens) for step in steps])], axis=1)
+    lengths = [len(step.tokens) for step in steps]
+    width = max(lengths)
+    ids = np.array([(0,) * (width - len(step.tokens)) + step.tokens for step in steps], dtype=np.int64)
+    attention = _ending_together(lengths)
+    if any(past := [step.past_length for step in steps]):
+        attention = np.concatenate([_ending_together(past), attention], axis=1)
     feeds: dict[str, NDArray[np.generic]] = {"input_ids": ids, interface.attention: attention}
     if interface.cross:
         feeds["encoder_attention_mask"] = _ending_together([step.cross_length for step in steps])
     if signature.position_ids:
-        feeds["position_ids"] = np.maximum(attention.cumsum(axis=1)[:, -new_width:] - 1, 0)
-    feeds["activations_from"] = _start([trailing for step in steps if (trailing := _reaches(step))])
+        feeds["position_ids"] = np.maximum(attention.cumsum(axis=1)[:, -width:] - 1, 0)
+    feeds["activations_from"] = _start(max(map(_reaches, steps)))
     if interface.logits:
-        feeds["logits_from"] = np.array([-positions]) if (positions := scored_positions(steps)) else _NONE
+        feeds["logits_from"] = _start(scored_positions(steps))
     if signature.trailing:
-        feeds["present_from"] = _start([len(step.tokens) for step in steps if step.keep])
+        feeds["present_from"] = _start(max(len(step.tokens) * step.keep for step in steps))
     feeds.update(_edits(steps, signature))
     return feeds
 
@@ -76,9 +76,9 @@ def scored_positions(steps: Sequence[RowStep]) -> int:
     return max((len(step.tokens) - step.first_scored for step in steps if step.scored), default=0)
 
 
-def _start(trailing: Sequence[int]) -> NDArray[np.generic]:
-    """From which position on an output is given, so that it covers as many trailing positions as each wants."""
-    return np.array([-max(trailing)]) if trailing else _NONE
+def _start(trailing: int) -> NDArray[np.generic]:
+    """From which position on an output is given, so that it covers so many trailing positions."""
+    return np.array([-trailing]) if trailing else _NONE
 
 
 def _edits(steps: Sequence[RowStep], signature: Signature) -> dict[str, NDArray[np.generic]]:

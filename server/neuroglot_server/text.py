@@ -126,8 +126,10 @@ class Text:
             return
         yield row.prompt
         if not self._encoder_decoder:
-            said = (*row.answers[:1], *row.choices, *([row.distractor] if row.distractor else ()))
-            yield from (row.prompt + _separator(row) + one for one in said)
+            before = row.prompt + _separator(row)
+            for said in (*row.answers[:1], *row.choices, row.distractor):
+                if said:
+                    yield before + said
 
     def encode_row(self, row: Row, encode: Encode | None = None) -> EncodedRow:
         """Tokens of a row's prompt, of its gold answer, of its choices and of its distractor.
@@ -145,17 +147,20 @@ class Text:
         """
         encode = encode or self.together([row])
         prompt = encode(row.prompt) if isinstance(row.prompt, str) else row.prompt
-        if not (row.answers or row.choices or row.distractor):
-            return EncodedRow(row.label, prompt, (), False, ())
         answer = partial(self._answer, row, prompt, encode)
-        choices = tuple(answer(choice, f"choices[{place}]").gold for place, choice in enumerate(row.choices))
+        choices = tuple([answer(choice, f"choices[{place}]").gold for place, choice in enumerate(row.choices)])
         wrong = answer(row.distractor, "distractor").gold if row.distractor else ()
-        distractor = wrong[self._r_index(wrong) :]
-        if not row.answers:
-            return EncodedRow(row.label, prompt, (), False, (), 0, choices, distractor)
-        gold = answer(row.answers[0], "answers[0]")
-        r = self._r_index(gold.gold)
-        return EncodedRow(row.label, prompt, gold.gold, gold.joint, row.answers, r, choices, distractor)
+        gold = answer(row.answers[0], "answers[0]") if row.answers else GoldTokens(prompt, (), False)
+        return EncodedRow(
+            label=row.label,
+            prompt=prompt,
+            gold=gold.gold,
+            joint=gold.joint,
+            answers=row.answers,
+            r_index=self._r_index(gold.gold),
+            choices=choices,
+            distractor=wrong[self._r_index(wrong) :],
+        )
 
     def _r_index(self, gold: tuple[int, ...]) -> int:
         """Where r is among the tokens of an answer."""
