@@ -101,13 +101,14 @@ class Answering:
             if blocks:
                 case.past, case.blocks = joined(blocks), blocks
             case.results[DECODER] = result
+        if prediction is None:
+            return
         of_choices = results[len(cases) :] + await run([self._choice(*one) for one in later])
         scored = {one: result for one, (result,) in zip([*at_once, *later], of_choices, strict=True)}
         for case, step in zip(cases, steps, strict=True):
             result = case.results[DECODER]
-            if prediction is not None:
-                case.choices = [scored.get((case, choice), result) for choice in case.row.choices]
-            if prediction is not None and prediction.generate and result.finite:
+            case.choices = [scored.get((case, choice), result) for choice in case.row.choices]
+            if prediction.generate and result.finite:
                 most = most_tokens(case.row, prediction)
                 case.continuation = Continuation.after(
                     case.row, step._replace(past=case.past), result, case.prompt, most

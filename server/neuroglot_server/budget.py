@@ -51,16 +51,23 @@ class Extent(NamedTuple):
     def of(cls, step: RowStep) -> Extent:
         """That of a step."""
         new = len(step.tokens)
-        tapped = 0
-        if step.taps:
-            tapped = min(max(new - step.focus, 0), new)
+        tapped = scored = masked = 0
+        added = False
         if step.capture or step.thresholds:
             tapped = new
-        scored = max(new - step.first_scored, 0) if step.scored else 0
-        edits = [edit for _, edit in step.edited if edit is not None] if step.edits.anywhere else []
-        masked = (1 if step.uniform else 2) if edits else 0
-        added = any(edit.adds for edit in edits)
-        return cls(new, step.past_length, step.cross_length, scored, tapped, masked, added, kept=step.keep)
+        elif step.taps:
+            tapped = min(max(new - step.focus, 0), new)
+        if step.scored:
+            scored = max(new - step.first_scored, 0)
+        if step.edits.anywhere:
+            edits = [edit for _, edit in step.edited if edit is not None]
+            masked = (1 if step.uniform else 2) if edits else 0
+            added = any(edit.adds for edit in edits)
+        return cls(new, step.past_length, step.cross_length, scored, tapped, masked, added, step.keep)
+
+    def joined(self, other: Extent) -> Extent:
+        """How long a batch is in which steps of both run."""
+        return Extent._make(map(max, self, other))
 
     def unlikeness(self, other: Extent) -> tuple[int, int]:
         """How ill the two go together, the new tokens first, for all layers run over their padding."""
@@ -97,7 +104,7 @@ class Shape(NamedTuple):
 
     def grown(self, extent: Extent, count: int = 1, *, sources: int | None = None) -> Shape:
         """With more rows of one extent, which go on from so many more sources; each from its own unless it is said."""
-        longest = Extent._make(map(max, self.longest, extent))
+        longest = self.longest.joined(extent)
         more = count if sources is None else sources
         return Shape(self.rows + count, longest, self.real + count * extent.new, self.sources + more)
 
@@ -166,22 +173,19 @@ class Sizes:
         The past may come out again before the new keys and values where any row keeps them: of a graph that gives no
         less, and of rows of one new token, whose next past it is on a device (`device_memory`).
         """
-        fed = (longest.past + longest.cross) * self.key_values
-        if self.layers:
-            fed = (
-                fed * min(_TIMES_A_LAYER, self.layers) // self.layers
-                + longest.past * bool(longest.cross) * self.key_values
-            )
-        again = longest.past if self.past_comes_out or longest.new == 1 else 0
-        given = again + longest.new if longest.kept else 0
-        edited = (0, 1, longest.new)[longest.masked] * (1 + longest.added)
-        return (
-            fed
-            + given * self.key_values
-            + longest.tapped * self.activations
-            + edited * self.edits
-            + longest.scored * self.logits
-        )
+        size = longest.tapped * self.activations + longest.scored * self.logits
+        if longest.past or longest.cross:
+            fed = (longest.past + longest.cross) * self.key_values
+            if self.layers:
+                fed = fed * min(_TIMES_A_LAYER, self.layers) // self.layers
+                fed += longest.past * bool(longest.cross) * self.key_values
+            size += fed
+        if longest.kept:
+            again = longest.past if self.past_comes_out or longest.new == 1 else 0
+            size += (again + longest.new) * self.key_values
+        if longest.masked:
+            size += (1 if longest.masked == 1 else longest.new) * (1 + longest.added) * self.edits
+        return size
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ class Budget:
             sources: from how many more sources they go on together: 1, or 0 where the batch has it already. None where
                 each goes on from its own.
         """
-        longest = shape.grown(extent).longest
+        longest = shape.longest.joined(extent)
         rows = min(self.tokens, tokens) // longest.new
         source, row = self.sizes.source(longest), self.sizes.row(longest)
         left = self.bytes - (shape.sources + (sources or 0)) * source - shape.rows * row
@@ -229,12 +233,15 @@ class Budget:
 
     def full(self, shape: Shape) -> bool:
         """Whether no step fits any more: not even one that makes no part of the batch longer, and has no new source."""
-        more = shape._replace(rows=shape.rows + 1)
-        return more.positions > self.tokens or self.sizes.batch(more) > self.bytes
+        longest = shape.longest
+        return (
+            shape.positions + longest.new > self.tokens
+            or self.sizes.batch(shape) + self.sizes.row(longest) > self.bytes
+        )
 
     def refusal(self, extent: Extent) -> str:
         """Why a step cannot run at all, not even alone; empty if it can."""
-        size = self.sizes.batch(Shape().grown(extent))
+        size = self.sizes.source(extent) + self.sizes.row(extent)
         if size > self.bytes:
             return (
                 f"a row of it takes up {size / 2**20:.1f} MiB in one batch ({extent.past + extent.cross} tokens before "

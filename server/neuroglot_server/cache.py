@@ -52,9 +52,10 @@ class Cache:
 
     def put(self, key: Hashable, result: StepResult) -> None:
         """Keep a result, unless it is larger than all the space there is."""
-        self._pop(key)
         if not self.most_bytes:
             return
+        if key in self._held:
+            self._pop(key)
         self._held[key] = result
         size = _size(result)
         if size <= self.most_bytes:

@@ -115,9 +115,10 @@ class Planner:
 
         Those of `shares` are among them.
         """
-        prompts = sum(len(row.prompt) for row in rows)
-        answers = sum(1 + answer_tokens(row, analysis.prediction) for row in rows)
+        prompts = sum([len(row.prompt) for row in rows])
+        answers = len(rows)
         if analysis.prediction is not None:
+            answers += sum(answer_tokens(row, analysis.prediction) for row in rows)
             answers += sum(len(choice) for row in rows for choice in row.choices)
         anew = [self._read_anew(variant.interventions) for variant in analysis.variants]
         tokens = prompts * (1 + sum(anew)) + answers * (1 + len(anew))

@@ -245,11 +245,13 @@ class Sharing:
 
     def _observe(self, everything: Sequence[_Pending]) -> None:
         """Say how many tokens were known of what is kept, and how many were not."""
-        kept = [one for one in everything if any(one.keys)]
-        for cache in {one.wanted.cache for one in kept}:
-            links = [link for one in kept if one.wanted.cache == cache for link in one.links]
-            hit = sum(one.hit for one in kept if one.wanted.cache == cache)
-            self._observer.cached(cache, hit, sum(link.tokens for link in links) - hit)
+        tallies: dict[str, tuple[int, int]] = {}
+        for one in everything:
+            if any(one.keys):
+                hit, tokens = tallies.get(one.wanted.cache, (0, 0))
+                tallies[one.wanted.cache] = hit + one.hit, tokens + sum([link.tokens for link in one.links])
+        for cache, (hit, tokens) in tallies.items():
+            self._observer.cached(cache, hit, tokens - hit)
 
     def _board(self, pending: Sequence[_Pending], flight: _Flight) -> list[_Pending]:
         """Those that are to be run now; of the others, some are known by now, and some wait for what is running."""
