@@ -12,6 +12,7 @@ from typing import Any
 
 from neuroglot.bundle import Manifest, ModelFacts, describe_files, staged, write_manifest
 from neuroglot_exporter.checkpoints import Checkpoint, find_checkpoint
+from neuroglot_exporter.interrupts import ctrl_c_held_back
 from neuroglot_exporter.packages import require_packages
 
 Progress = Callable[[str], None]
@@ -91,7 +92,8 @@ def export(
 
 def _write_model(checkpoint: Checkpoint, dtype: str, folder: Path, progress: Progress) -> ModelFacts:
     """Write all files of a bundle but the manifest; the model is out of memory when this returns."""
-    from neuroglot_exporter.components import write_components
+    with ctrl_c_held_back():
+        from neuroglot_exporter.components import write_components
     from neuroglot_exporter.tokenizer_files import write_tokenizer
 
     progress("loading the checkpoint")
