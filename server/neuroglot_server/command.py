@@ -16,6 +16,7 @@ from neuroglot_server import config, logs
 from neuroglot_server.config import ModelTable
 from neuroglot_server.core import Settings
 from neuroglot_server.deployment import Certificates, Deployment, by_name
+from neuroglot_server.event_loop import run_in_loop
 from neuroglot_server.lifecycle import Started, run
 from neuroglot_server.options import BY_NAME, OPTIONS, with_settings
 from neuroglot_server.resident import keep_little_free
@@ -86,7 +87,7 @@ def serve(
             )
         _logger.warning("%s", deployment.exposure)
     keep_little_free()
-    asyncio.run(_until_signal(deployment))
+    run_in_loop(_until_signal(deployment))
 
 
 @click.command()

@@ -24,6 +24,7 @@ from neuroglot.errors import InstallationError
 from neuroglot_server.address import Address
 from neuroglot_server.core import ModelDescription, Settings, Unobserved
 from neuroglot_server.deployment import Deployment, by_name
+from neuroglot_server.event_loop import run_in_loop
 from neuroglot_server.installation import execution_provider
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def start_in_thread(bundles: Sequence[str | Path], settings: Settings | None = N
 
     def work() -> None:
         try:
-            asyncio.run(serve())
+            run_in_loop(serve())
         except Exception as error:
             if starting.done():
                 _logger.exception("the server in this process failed")
