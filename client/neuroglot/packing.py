@@ -71,13 +71,13 @@ def pack_codes(codes: NDArray[np.uint8]) -> bytes:
     Raises:
         ValueError: a code is larger than 3.
     """
-    codes = np.asarray(codes, dtype=np.uint8)
+    codes = np.ascontiguousarray(codes, dtype=np.uint8)
     if codes.size and codes.max() > _LARGEST_CODE:
         raise ValueError(f"a code of two bits is 0 to {_LARGEST_CODE}, and {int(codes.max())} is among those given")
     if rest := -codes.shape[-1] % 4:
         codes = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, rest)])
-    first, second, third, fourth = (codes[..., lane::4] for lane in range(4))
-    packed: NDArray[np.uint8] = first | second << _SHIFTS[1] | third << _SHIFTS[2] | fourth << _SHIFTS[3]
+    fours = codes.view("<u4")  # of four codes each is a byte, and all go to the lowest one
+    packed: NDArray[np.uint8] = (fours | fours >> 6 | fours >> 12 | fours >> 18).astype(np.uint8)
     return packed.tobytes()
 
 

@@ -66,7 +66,7 @@ def _threshold_result(place: int, findings: Findings, analysis: Analysis) -> Thr
         threshold=threshold,
         type_counts=None if codes is None else types.type_counts(codes),
         active_counts=types.active_counts(activity),
-        near_threshold=types.near_threshold(activations, threshold),
+        near_threshold=types.near_threshold(activations, threshold, activity),
         type_map=pack_codes(codes) if codes is not None and analysis.type_map else b"",
         active_bitmaps=_bitmaps(activity) if analysis.active_bitmaps else (),
         contribution=contributing,

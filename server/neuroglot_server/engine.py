@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -35,6 +35,9 @@ Until then it is kept for the next one: getting new pages takes longer than writ
 """
 _LOOK_SECONDS = 1.0
 """How often at most is looked whether it has: that takes as long as a tenth of a short pass."""
+
+_ITS_OWN = nullcontext()
+"""Nobody else wants the machine."""
 
 
 class Stopped(Exception):
@@ -113,7 +116,7 @@ class Engine:
         names = output_names(steps, self.signature)
         feeds = inputs(steps, self.signature)
         try:
-            with self._machine(options):
+            with _ITS_OWN if self._packing is None else self._machine(self._packing, options):
                 outputs, kept = self._memory.run(steps, feeds, names, options)
         except Exception as error:
             if options.terminate:
@@ -140,22 +143,18 @@ class Engine:
             self._memory.let_go()
 
     @contextmanager
-    def _machine(self, options: Any) -> Iterator[None]:
-        """Have the machine for a pass, with packed weights once they are there."""
-        if self._packing is None:
-            yield
-            return
-        with self._packing.beside_a_pass(lambda: bool(options.terminate)):
-            self._take_packed()
+    def _machine(self, packing: Packing, options: Any) -> Iterator[None]:
+        """Have the machine for a pass while weights are to be packed, and go over to them once they are."""
+        with packing.beside_a_pass(lambda: bool(options.terminate)):
+            if packing.over:
+                self._take_packed(packing)
             yield
 
-    def _take_packed(self) -> None:
-        """Go over to the session with packed weights once it is there."""
-        if self._packing is None or not self._packing.over:
-            return
-        if self._packing.session is not None:
-            self._memory = self._make_memory(self._packing.session, self.signature)
-            self._mapped = Mapped(self._packing.files, self._packing.mapped_bytes)
+    def _take_packed(self, packing: Packing) -> None:
+        """Go over to the session with packed weights, if they could be packed."""
+        if packing.session is not None:
+            self._memory = self._make_memory(packing.session, self.signature)
+            self._mapped = Mapped(packing.files, packing.mapped_bytes)
         self._packing = None
         self._most_bytes = _room()
 

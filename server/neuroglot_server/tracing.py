@@ -48,7 +48,7 @@ class Tracing:
                 attributes={"rpc.system": "grpc", "rpc.service": _SERVICE, "rpc.method": name},
             )
         with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
-            yield span.set_attributes
+            yield lambda said: span.set_attributes({f"neuroglot.{name}": value for name, value in said.items()})
 
     def close(self) -> None:
         """Send what is left."""

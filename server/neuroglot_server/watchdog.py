@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 _logger = logging.getLogger(__name__)
 
@@ -28,18 +27,18 @@ class Watchdog:
         self._seconds = seconds
         self._changed = changed
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch one pass, for the length of a block."""
+    def watch(self) -> Callable[[], None]:
+        """Watch the pass that begins now; call what comes back when it has ended, once or more often."""
         timer = asyncio.get_running_loop().call_later(self._seconds, self._bark)
-        try:
-            yield
-        finally:
+
+        def ended() -> None:
             timer.cancel()
             if self.hung:
                 self.hung = False
                 _logger.warning("the pass that had hung has ended")
                 self._changed(False)
+
+        return ended
 
     def _bark(self) -> None:
         _logger.error("a pass has been running for %g s: the model may hang", self._seconds)

@@ -33,6 +33,10 @@ _GRACE_SECONDS = 10.0
 """How long the pass that runs has to end when the worker is closed, and once more when it has been told to stop."""
 
 
+_Outcome = list[StepResult] | BaseException
+"""What came out of a pass, one result a step, or what it raised."""
+
+
 @dataclass(eq=False)
 class _Pass:
     """What runs on the thread.
@@ -225,19 +229,29 @@ class Worker:
     async def _run(self, lane: Lane, rows: Sequence[Waiting], shape: Shape) -> None:
         """Run rows together; if that fails they are run again in halves, until the step at fault is alone."""
         start = monotonic()
-        self._pass = running = _Pass(lane, rows)
-        with self._watchdog.watching():
-            outcome = await self._on_thread(running)
-        self._pass = None
-        seconds = monotonic() - start
-        for submission in {waiting.submission for waiting in rows}:
-            submission.timing.compute += seconds
-        if not isinstance(outcome, BaseException):
+
+        def deliver(outcome: _Outcome) -> None:
+            watched()
+            seconds = monotonic() - start
+            for submission in {waiting.submission for waiting in rows}:
+                submission.timing.compute += seconds
+            if isinstance(outcome, BaseException):
+                return
             for waiting, result in zip(rows, outcome, strict=True):
                 waiting.deliver(result, start)
             # After those who were just woken: they are on their way to an answer.
             asyncio.get_running_loop().call_soon(self._observer.batch, _report(lane, rows, shape, start, seconds))
-        elif self._closed:
+
+        self._pass = running = _Pass(lane, rows)
+        watched = self._watchdog.watch()
+        try:
+            outcome = await self._on_thread(running, deliver)
+        finally:
+            watched()
+        self._pass = None
+        if not isinstance(outcome, BaseException):
+            return
+        if self._closed:
             for waiting in rows:
                 waiting.submission.fail(ModelClosed("the model went down while it ran this request: ask again"))
         elif isinstance(outcome, Stopped):
@@ -249,20 +263,24 @@ class Worker:
             half = len(rows) // 2
             await self._run_parts(lane, [rows[:half], rows[half:]])
 
-    async def _on_thread(self, running: _Pass) -> list[StepResult] | BaseException:
-        """Run a pass on the thread; what came out, or what it raised.
+    async def _on_thread(self, running: _Pass, deliver: Callable[[_Outcome], None]) -> _Outcome:
+        """Run a pass on the thread; what came out, which has been delivered by then, or what it raised.
 
-        What comes back wakes this up at once; by `run_in_executor` it takes two more turns of the loop.
+        What comes back is delivered at once; by `run_in_executor` it takes three more turns of the loop.
         """
         loop = asyncio.get_running_loop()
-        ended: asyncio.Future[list[StepResult] | BaseException] = loop.create_future()
+        ended: asyncio.Future[_Outcome] = loop.create_future()
 
-        def end(outcome: list[StepResult] | BaseException) -> None:
-            if not ended.done():
+        def end(outcome: _Outcome) -> None:
+            if ended.done():
+                return
+            try:
+                deliver(outcome)
+            finally:
                 ended.set_result(outcome)
 
         def work() -> None:
-            outcome: list[StepResult] | BaseException
+            outcome: _Outcome
             try:
                 outcome = running()
             except BaseException as error:  # noqa: BLE001 - whoever waits for the pass is told of each

@@ -47,12 +47,14 @@ def test_a_float16_activation_is_compared_with_the_threshold_itself() -> None:
 @pytest.mark.parametrize(("offset", "near"), [(0.0, 1), (9e-6, 1), (-9e-6, 1), (2e-5, 0), (-2e-5, 0)])
 def test_near_the_threshold_is_within_a_hundred_thousandth(threshold: float, offset: float, near: int) -> None:
     activations = np.array([[threshold + offset, 5.0]], dtype=np.float32)
-    assert types.near_threshold(activations, float(np.float32(threshold))) == near
+    threshold = float(np.float32(threshold))
+    assert types.near_threshold(activations, threshold, types.active(activations, threshold)) == near
 
 
 @pytest.mark.parametrize(("activation", "near"), [(0.0, 0), (9e-6, 1), (-9e-6, 0), (2e-5, 0)])
 def test_near_zero_is_above_it_for_the_tails_of_the_functions_lie_below(activation: float, near: int) -> None:
-    assert types.near_threshold(np.array([[activation, -5.0]], dtype=np.float32), 0.0) == near
+    activations = np.array([[activation, -5.0]], dtype=np.float32)
+    assert types.near_threshold(activations, 0.0, types.active(activations, 0.0)) == near
 
 
 @given(ACTIVATIONS, st.integers(1, 100))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import monotonic
 from typing import Any, Protocol, TypeVar, cast
 
@@ -41,8 +41,8 @@ class TransportObserver(Protocol):
         """These models are served, and answer or hang."""
 
 
-Describe = Callable[[dict[str, str | float]], None]
-"""Adds what is known by the end of a span to it."""
+Describe = Callable[[Mapping[str, str | float]], None]
+"""Adds what is known by the end of a span to it, under names that begin with `neuroglot.`."""
 
 
 class Tracer(Protocol):
@@ -71,10 +71,16 @@ class Unwatched:
 class Untraced:
     """A tracer for nobody."""
 
-    @contextmanager
-    def span(self, name: str, metadata: Mapping[str, str | bytes] | None = None) -> Iterator[Describe]:
+    def span(self, name: str, metadata: Mapping[str, str | bytes] | None = None) -> AbstractContextManager[Describe]:
         """No span."""
-        yield lambda _: None
+        return _NO_SPAN
+
+
+def _to_nobody(_: Mapping[str, str | float]) -> None:
+    """Describe nothing."""
+
+
+_NO_SPAN: AbstractContextManager[Describe] = nullcontext(_to_nobody)
 
 
 class Call:
@@ -218,7 +224,7 @@ class Calls:
                     "queue_ms": round(call.queue_ms, 3),
                     "compute_ms": round(call.compute_ms, 3),
                 }
-                describe({f"neuroglot.{key}": value for key, value in fields.items()})
+                describe(fields)
                 if _logger.isEnabledFor(logging.INFO):
                     text = " ".join(f"{key}={value}" for key, value in fields.items() if value != "")
                     _logger.info("%s", text, extra={FIELDS: fields})

@@ -119,7 +119,7 @@ class Servicer:
             with self._calls.part("group") as describe:
                 result = await self._analyze(call, request, analysis, priority)
                 times = result.provenance
-                describe({"neuroglot.queue_ms": times.queue_time_ms, "neuroglot.compute_ms": times.compute_time_ms})
+                describe({"queue_ms": times.queue_time_ms, "compute_ms": times.compute_time_ms})
                 return result
 
         await GroupStream(call, analyze, self._expected_bytes, self._gate, self._room, places).run()

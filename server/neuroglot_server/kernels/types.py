@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,17 +24,22 @@ def active(activations: NDArray[np.floating], threshold: float) -> NDArray[np.bo
     return exceeding
 
 
-def near_threshold(activations: NDArray[np.floating], threshold: float) -> int:
+def near_threshold(activations: NDArray[np.floating], threshold: float, activity: NDArray[np.bool_]) -> int:
     """How many activations lie so near the threshold, within `NEAR`, that rounding may decide their side.
 
     Those below a threshold of 0 are left out: GELU, SiLU and ReLU have a tail there, which no rounding brings above 0,
     and an activation does not say whether it lies in the tail or comes from an input just below 0. Of inputs close to 0
     about as many lie below it as above.
+
+    Args:
+        activations: float16 or float32, any shape.
+        threshold: as in `active`.
+        activity: which of them exceed it.
     """
     lowest, highest = np.float32(threshold - NEAR), np.float32(threshold + NEAR)
     too_high = np.count_nonzero(activations > highest)
     # Two counts, for an array of all distances would be as large as the activations, and be made of new pages.
-    return int(np.count_nonzero(activations >= lowest if threshold else activations > 0) - too_high)
+    return int(np.count_nonzero(activations >= lowest if threshold else activity) - too_high)
 
 
 def type_codes(activity: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -49,11 +56,17 @@ def type_codes(activity: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """
     rows = activity.shape[0]
     assert rows > 1, "the neurons of a single row have no types"
-    type_of = np.full(rows + 1, NeuronType.PARTIAL_SHARED, dtype=np.uint8)
-    type_of[[0, 1, rows]] = NeuronType.NON_ACTIVATED, NeuronType.SPECIFIC, NeuronType.ALL_SHARED
     s = activity.view(np.uint8).sum(axis=0, dtype=np.min_scalar_type(rows))  # the fewer bytes, the faster
-    codes: NDArray[np.uint8] = type_of.take(s)
+    codes: NDArray[np.uint8] = _type_of(rows).take(s)
     return codes
+
+
+@cache
+def _type_of(rows: int) -> NDArray[np.uint8]:
+    """The type by the number of rows, of so many, in which a neuron is active."""
+    types = np.full(rows + 1, NeuronType.PARTIAL_SHARED, dtype=np.uint8)
+    types[[0, 1, rows]] = NeuronType.NON_ACTIVATED, NeuronType.SPECIFIC, NeuronType.ALL_SHARED
+    return types
 
 
 def type_counts(codes: NDArray[np.uint8]) -> NDArray[np.int64]:
