@@ -43,7 +43,7 @@ from neuroglot_server.core import (
 )
 from neuroglot_server.costs import Costs
 from neuroglot_server.generation import answer_tokens
-from neuroglot_server.interventions import RowEdits
+from neuroglot_server.interventions import NO_ROW_EDITS, RowEdits
 from neuroglot_server.text import EncodedRow
 
 _OVERFLOW = "the interventions make this row's numbers overflow: use smaller values or fewer neurons"
@@ -154,7 +154,7 @@ class Planner:
         for part in self.costs.variants(rows, analysis, len(distinct)):
             said = await self._predict_part(baseline, derive, distinct[part], analysis, prediction, timing, caller)
             predictions.update(zip(distinct[part], said, strict=True))
-        unchanged = tuple(self._prediction(case, RowEdits()) for case in baseline)
+        unchanged = tuple(self._prediction(case, NO_ROW_EDITS) for case in baseline)
         return (
             VariantResult(BASELINE, unchanged),
             *(VariantResult(variant.name, predictions[variant.interventions]) for variant in analysis.variants),
