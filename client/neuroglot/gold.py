@@ -46,9 +46,10 @@ def gold_tokens(
     """
     frozen = tuple(encode(prompt))
     whole = tuple(encode(prompt + separator + answer))
-    joint = whole[: len(frozen)] == frozen and len(whole) > len(frozen)
-    gold = whole[len(frozen) :] if joint else answer_tokens(encode_bare, separator + answer)
-    return GoldTokens(frozen, gold, joint)
+    length = len(frozen)
+    if len(whole) > length and whole[:length] == frozen:
+        return GoldTokens(frozen, whole[length:], True)
+    return GoldTokens(frozen, answer_tokens(encode_bare, separator + answer), False)
 
 
 def r_index(spelling: Sequence[str]) -> int:

@@ -196,8 +196,7 @@ class Model:
         """
         analysis = with_uploads(analysis, partial(self._uploads.resolve, caller.tenant))
         check(group, analysis, self.description)
-        paths = {f"group.rows[{index}]": row for index, row in enumerate(group.rows)}
-        rows = encode_rows(paths, analysis.prediction, self._text, self.description.limits.tokens_per_row)
+        rows = encode_rows(group.rows, analysis.prediction, self._text, self.description.limits.tokens_per_row)
         cost, shares = self._planner.cost(rows, analysis), self._planner.shares(rows, analysis)
         with self._admitted(cost, caller, shares, "group"):
             return await self._planner.run(group.id, rows, analysis, caller)

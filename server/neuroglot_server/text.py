@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +14,8 @@ from neuroglot.gold import GoldTokens, answer_tokens, gold_tokens, r_index
 from neuroglot.groups import default_separator
 from neuroglot_server.core import Row, TokenizedText
 
-_WORTH_THREADS = 2**11
-"""Characters. The tokenizer's threads take as long to be woken as fewer do to be encoded."""
+_WORTH_THREADS = 2**10
+"""Characters of prompts. The tokenizer's threads take as long to be woken as fewer do to be encoded."""
 
 
 class EncodedRow(NamedTuple):
@@ -106,19 +106,25 @@ class Text:
     def _breaks_line(self, token: int) -> bool:
         return "\n" in self.decode((token,))
 
-    def together(self, rows: Iterable[Row]) -> Encode:
-        """`encode`, of all texts that these rows are read by; they are encoded at once.
+    def together(self, rows: Sequence[Row]) -> Encode:
+        """`encode`, of the texts that these rows are read by: each is encoded once, and many are at once.
 
         The tokenizer lets go of the interpreter for a batch, and beside busy threads it takes milliseconds to have it
         back: one batch a request, and none where there is little to encode.
         """
-        texts = list(dict.fromkeys(text for row in rows for text in self._texts(row)))
-        if sum(map(len, texts)) < _WORTH_THREADS:
-            encodings = [self._tokenizer.encode(text) for text in texts]
-        else:
+        known: dict[str, tuple[int, ...]] = {}
+        if sum([len(row.prompt) for row in rows]) >= _WORTH_THREADS:
+            texts = list(dict.fromkeys(text for row in rows for text in self._texts(row)))
             encodings = self._tokenizer.encode_batch_fast(texts)
-        known = {text: tuple(encoding.ids) for text, encoding in zip(texts, encodings, strict=True)}
-        return known.__getitem__
+            known = {text: tuple(encoding.ids) for text, encoding in zip(texts, encodings, strict=True)}
+
+        def encode(text: str) -> tuple[int, ...]:
+            ids = known.get(text)
+            if ids is None:
+                ids = known[text] = self.encode(text)
+            return ids
+
+        return encode
 
     def _texts(self, row: Row) -> Iterator[str]:
         """What is encoded for a row, special tokens included."""
@@ -140,7 +146,7 @@ class Text:
 
         Args:
             row: the row.
-            encode: `encode` of texts that are encoded already, see `together`.
+            encode: `encode` of texts that may be encoded already, see `together`.
 
         Raises:
             NoTokens: the gold answer, a choice or the distractor has none.
@@ -148,19 +154,17 @@ class Text:
         encode = encode or self.together([row])
         prompt = encode(row.prompt) if isinstance(row.prompt, str) else row.prompt
         answer = partial(self._answer, row, prompt, encode)
-        choices = tuple([answer(choice, f"choices[{place}]").gold for place, choice in enumerate(row.choices)])
-        wrong = answer(row.distractor, "distractor").gold if row.distractor else ()
-        gold = answer(row.answers[0], "answers[0]") if row.answers else GoldTokens(prompt, (), False)
-        return EncodedRow(
-            label=row.label,
-            prompt=prompt,
-            gold=gold.gold,
-            joint=gold.joint,
-            answers=row.answers,
-            r_index=self._r_index(gold.gold),
-            choices=choices,
-            distractor=wrong[self._r_index(wrong) :],
-        )
+        choices: tuple[tuple[int, ...], ...] = ()
+        if row.choices:
+            choices = tuple([answer(choice, f"choices[{place}]").gold for place, choice in enumerate(row.choices)])
+        wrong: tuple[int, ...] = ()
+        if row.distractor:
+            wrong = answer(row.distractor, "distractor").gold
+            wrong = wrong[self._r_index(wrong) :]
+        if not row.answers:
+            return EncodedRow(row.label, prompt, (), False, (), 0, choices, wrong)
+        _, gold, joint = answer(row.answers[0], "answers[0]")
+        return EncodedRow(row.label, prompt, gold, joint, row.answers, self._r_index(gold), choices, wrong)
 
     def _r_index(self, gold: tuple[int, ...]) -> int:
         """Where r is among the tokens of an answer."""

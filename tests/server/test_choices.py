@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +85,6 @@ def test_a_choice_must_say_something_and_fit(bloom_bundle: RandomModel) -> None:
         analyze(bloom_bundle, group(("Paris", " ")), Analysis(prediction=Prediction()))
     assert refusal.value.violations[0].field == "group.rows[0].choices[1]"
     with pytest.raises(InvalidRequest, match="up to 4000 more for the answer") as refusal:
-        long = replace(group(("Paris", "x" * 4000)).rows[0], separator="")
+        long = group(("Paris", "x" * 4000)).rows[0]._replace(separator="")
         analyze(bloom_bundle, Group("FR", (long,)), Analysis(prediction=Prediction()))
     assert refusal.value.violations[0].field == "group.rows[0].text"

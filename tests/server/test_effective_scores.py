@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,10 +156,10 @@ def test_a_single_row_has_no_types_and_so_no_scores(bloom_bundle: Path) -> None:
 
 
 def test_what_scores_ask_of_the_rows_is_said(bloom_bundle: Path) -> None:
-    bare = Group("", tuple(replace(row, answers=()) for row in GROUP.rows))
+    bare = Group("", tuple(row._replace(answers=()) for row in GROUP.rows))
     with pytest.raises(InvalidRequest, match=r"analysis.effective_score: is asked for, but no row has an answer"):
         analyze(bloom_bundle, bare, Analysis(effective_score=EffectiveScore()))
-    without = Group("", tuple(replace(row, distractor="") for row in GROUP.rows))
+    without = Group("", tuple(row._replace(distractor="") for row in GROUP.rows))
     wanted = EffectiveScore(ScoreTarget.GOLD_MINUS_DISTRACTOR)
     with pytest.raises(InvalidRequest, match=r"group.rows\[0\].distractor: is empty.*and 2 more"):
         analyze(bloom_bundle, without, Analysis(effective_score=wanted))

@@ -136,7 +136,7 @@ def test_gold_tokens_are_those_of_the_answer_alone(model: Served) -> None:
         assert list(row.gold_token_ids) == model.tokenizer.encode(given.answers[0], add_special_tokens=False).ids
         assert row.gold_is_joint
         assert (row.prompt_tokens, row.last_token_id) == (len(prompt), prompt[-1])
-    apart = Group("", tuple(dataclasses.replace(row, separator="") for row in THREE.rows))
+    apart = Group("", tuple(row._replace(separator="") for row in THREE.rows))
     assert analyze(model.bundle, apart, Analysis()).rows == model.result.rows, "nothing separates prompt and answer"
 
 
@@ -265,15 +265,13 @@ def test_one_row_has_activity_and_predictions_but_no_types(model: Served) -> Non
 
 def test_token_ids_are_run_as_they_are(model: Served) -> None:
     """No `</s>` is added: whoever sends tokens says where the prompt ends."""
-    rows = tuple(
-        dataclasses.replace(row, prompt=tuple(ids)) for row, ids in zip(THREE.rows, model.prompts, strict=True)
-    )
+    rows = tuple(row._replace(prompt=tuple(ids)) for row, ids in zip(THREE.rows, model.prompts, strict=True))
     result = analyze(model.bundle, Group("FR", rows), EVERYTHING)
     for component, whole in zip(result.components, model.result.components, strict=True):
         assert component.thresholds[0].type_map == whole.thresholds[0].type_map
     assert_same(result.variants[0].predictions, model.result.variants[0].predictions)
     assert result.rows == model.result.rows
-    ended = tuple(dataclasses.replace(row, prompt=(*row.prompt, EOS)) for row in rows)
+    ended = tuple(row._replace(prompt=(*row.prompt, EOS)) for row in rows)
     prompts = [[*prompt, EOS] for prompt in model.prompts]
     activations = reference.taps(model.transformers, prompts)["encoder"]
     first = analyze(model.bundle, Group("FR", ended), EVERYTHING).components[0].thresholds[0]

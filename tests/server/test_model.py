@@ -352,7 +352,7 @@ def test_what_is_generated_does_not_depend_on_the_gold_answer(bloom_bundle: Path
             ids = tuple(tokenizer.encode(answer).ids)
             if len(ids) == 3 and ids[:known] == prediction.token_ids[:known]:
                 label = f"{row.label}, {known} known"
-                agreeing.append(dataclasses.replace(row, label=label, answers=(answer,), separator=""))
+                agreeing.append(row._replace(label=label, answers=(answer,), separator=""))
                 expected.append(prediction.token_ids)
     assert {row.label[-7] for row in agreeing} == {"1", "2"}
     found = analyze(bloom_bundle, Group("", tuple(agreeing[:64])), analysis).variants[0].predictions
@@ -387,9 +387,7 @@ def test_scores_without_generation_are_those_with_it(bloom_bundle: Path, everyth
 
 
 def test_token_ids_are_run_as_they_are(bloom_bundle: Path, everything: GroupResult, prompts: list[list[int]]) -> None:
-    rows = tuple(
-        dataclasses.replace(row, prompt=tuple(prompt)) for row, prompt in zip(CAPITALS.rows, prompts, strict=True)
-    )
+    rows = tuple(row._replace(prompt=tuple(prompt)) for row, prompt in zip(CAPITALS.rows, prompts, strict=True))
     result = analyze(bloom_bundle, Group("FR", rows), EVERYTHING)
     assert result.components[0].thresholds[0].type_map == everything.components[0].thresholds[0].type_map
     assert not any(row.gold_is_joint for row in result.rows)

@@ -87,7 +87,7 @@ def test_what_is_right_passes() -> None:
     for action in (Override(0, (1.0, 2.0, 3.0)), Convert(mean_of_active=True)):
         assert violations(GROUP, intervening(replace(DEACTIVATE, action=action, selection=THREE))) == {}
     assert violations(GROUP, selecting(Control(ByContribution(1.0, 20), ControlKind.RANDOM_MASS))) == {}
-    rows = Group("", (replace(EN, choices=("true", "false"), distractor="Rome"), ES))
+    rows = Group("", (EN._replace(choices=("true", "false"), distractor="Rome"), ES))
     score = EffectiveScore(ScoreTarget.GOLD_MINUS_DISTRACTOR, 20)
     wanted = Analysis(contribution=Contribution(top_k=20, neurons=20), effective_score=score, dead=True)
     assert violations(rows, wanted) == {}
@@ -97,31 +97,31 @@ def test_what_is_right_passes() -> None:
     ("rows", "field", "says"),
     [
         ((), "group.rows", "has 0 rows, expected 1 to 3"),
-        ((EN, ES, replace(ES, label="fr"), replace(ES, label="de")), "group.rows", "has 4 rows, expected 1 to 3"),
-        ((EN, replace(ES, label="")), "group.rows[1].label", "is empty"),
+        ((EN, ES, ES._replace(label="fr"), ES._replace(label="de")), "group.rows", "has 4 rows, expected 1 to 3"),
+        ((EN, ES._replace(label="")), "group.rows[1].label", "is empty"),
         ((EN, ES, EN), "group.rows[2].label", r"is 'en', which is the label of rows[0] too"),
-        ((EN, replace(ES, prompt="")), "group.rows[1].text", "is empty, expected a prompt"),
-        ((EN, replace(ES, prompt=())), "group.rows[1].token_ids.ids", "is empty, expected a prompt"),
+        ((EN, ES._replace(prompt="")), "group.rows[1].text", "is empty, expected a prompt"),
+        ((EN, ES._replace(prompt=())), "group.rows[1].token_ids.ids", "is empty, expected a prompt"),
         (
-            (EN, replace(ES, prompt=(5, 100))),
+            (EN, ES._replace(prompt=(5, 100))),
             "group.rows[1].token_ids.ids[1]",
             "is 100, expected a token of 'bloom': 0 to 99",
         ),
-        ((replace(EN, answers=("Paris", "")),), "group.rows[0].answers[1]", "is ''"),
-        ((replace(EN, answers=(" ?! ",)),), "group.rows[0].answers[0]", "is ' ?! ', which has nothing to compare with"),
+        ((EN._replace(answers=("Paris", "")),), "group.rows[0].answers[1]", "is ''"),
+        ((EN._replace(answers=(" ?! ",)),), "group.rows[0].answers[0]", "is ' ?! ', which has nothing to compare with"),
         (
-            (replace(EN, choices=("true", " ")),),
+            (EN._replace(choices=("true", " ")),),
             "group.rows[0].choices[1]",
             "is ' ', which has nothing to compare with",
         ),
-        ((replace(EN, choices=("a", "b", "a")),), "group.rows[0].choices[2]", "is 'a', which is choices[0] too"),
+        ((EN._replace(choices=("a", "b", "a")),), "group.rows[0].choices[2]", "is 'a', which is choices[0] too"),
         (
-            (replace(EN, choices=tuple(map(str, range(257)))),),
+            (EN._replace(choices=tuple(map(str, range(257)))),),
             "group.rows[0].choices",
             "has 257 choices, expected at most 256",
         ),
-        ((replace(EN, distractor="?"),), "group.rows[0].distractor", "is '?', which has nothing to compare with"),
-        ((replace(EN, separator=": "),), "group.rows[0].separator", "is ': ', expected ' ' or ''"),
+        ((EN._replace(distractor="?"),), "group.rows[0].distractor", "is '?', which has nothing to compare with"),
+        ((EN._replace(separator=": "),), "group.rows[0].separator", "is ': ', expected ' ' or ''"),
     ],
 )
 def test_groups_that_are_refused(rows: tuple[Row, ...], field: str, says: str) -> None:
@@ -329,7 +329,7 @@ def test_uploads_that_are_refused() -> None:
 def test_generations_that_are_refused() -> None:
     check_generation(EN, (replace(DEACTIVATE, selection=ByContribution()),), 0.0, 1, MODEL)
     wrong = (replace(DEACTIVATE, layers=(24,)), DEACTIVATE)
-    found = refused(lambda: check_generation(replace(EN, prompt=""), wrong, math.nan, 0, MODEL))
+    found = refused(lambda: check_generation(EN._replace(prompt=""), wrong, math.nan, 0, MODEL))
     assert list(found) == [
         "row.text",
         "threshold",
@@ -367,11 +367,11 @@ def test_a_capture_names_one_component() -> None:
 
 def test_the_message_is_one_line_that_names_the_first_field() -> None:
     with pytest.raises(InvalidRequest, match=r"^group\.rows\[0\]\.text: is empty, expected .* \(and 1 more\)$"):
-        check(Group("g", (replace(EN, prompt=""), replace(ES, label=""))), Analysis(), MODEL)
+        check(Group("g", (EN._replace(prompt=""), ES._replace(label=""))), Analysis(), MODEL)
 
 
 def test_everything_that_is_wrong_is_named_at_once_but_not_without_end() -> None:
-    group = Group("g", (replace(EN, label=""), replace(ES, prompt="")))
+    group = Group("g", (EN._replace(label=""), ES._replace(prompt="")))
     found = violations(group, replace(ANALYSIS, thresholds=(math.inf,), variants=(Variant("baseline", ()),)))
     assert list(found) == [
         "group.rows[0].label",
@@ -380,4 +380,4 @@ def test_everything_that_is_wrong_is_named_at_once_but_not_without_end() -> None
         "analysis.variants[0].name",
         "analysis.variants[0].interventions",
     ]
-    assert len(violations(Group("g", (replace(EN, prompt=(100,) * 1000),)), Analysis())) == MOST_VIOLATIONS
+    assert len(violations(Group("g", (EN._replace(prompt=(100,) * 1000),)), Analysis())) == MOST_VIOLATIONS

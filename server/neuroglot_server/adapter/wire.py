@@ -56,35 +56,44 @@ def check(request: Message) -> None:
     Raises:
         InvalidRequest: names every field that is wrong, up to a limit.
     """
-    refuse(_in_message(request, ""))
+    refuse(_in_message(request))
 
 
-def _in_message(message: Message, prefix: str) -> Iterator[Violation]:
-    """What is wrong in a message and in those inside of it; `prefix` is its path with a dot, or nothing."""
+def _in_message(message: Message) -> Iterator[Violation]:
+    """What is wrong in a message and in those inside of it."""
     rules = _rules(cast(Descriptor, message.DESCRIPTOR))  # the stubs allow for another implementation of the class
     unknown = UnknownFieldSet(message)
-    for index in range(len(unknown)):
-        number = unknown[index].field_number
-        yield Violation(
-            f"{prefix}{number}",
-            f"is a field that {rules.message} does not have here: leave it out, or ask a server that knows it",
-        )
-    for name, choices in rules.oneofs.items():
+    if len(unknown):
+        for index in range(len(unknown)):
+            number = unknown[index].field_number
+            wrong = f"is a field that {rules.message} does not have here: leave it out, or ask a server that knows it"
+            yield Violation(f"{number}", wrong)
+    for name, choices in rules.oneofs:
         if message.WhichOneof(name) is None:
-            yield Violation(f"{prefix}{name}", f"is not set, expected one of {choices}")
+            yield Violation(name, f"is not set, expected one of {choices}")
     for name in rules.must_be_set:
         if not message.HasField(name):
-            yield Violation(f"{prefix}{name}", "is not set, and there is no default")
-    for field in rules.looked_into:
-        if field.has_presence and not message.HasField(field.name):
+            yield Violation(name, "is not set, and there is no default")
+    for name, has_presence, enum in rules.looked_into:
+        if has_presence and not message.HasField(name):
             continue
-        path = f"{prefix}{field.name}"
-        value = getattr(message, field.name)
-        if field.enum is not None:
-            yield from _in_enum(field.enum, value, path)
+        value = getattr(message, name)
+        if enum is not None:
+            yield from _in_enum(enum, value, name)
+        elif isinstance(value, Message):
+            for field, wrong in _in_message(value):
+                yield Violation(f"{name}.{field}", wrong)
         else:
             for place, item in _messages(value):
-                yield from _in_message(item, f"{path}{place}.")
+                for field, wrong in _in_message(item):
+                    yield Violation(f"{name}[{place}].{field}", wrong)
+
+
+def _messages(value: Iterable[Message]) -> Iterable[tuple[str | int, Message]]:
+    """The messages that a field holds, each with its place in the field's path: `2`, or `"en"`."""
+    if isinstance(value, Mapping):
+        return [(f'"{key}"', item) for key, item in value.items() if isinstance(item, Message)]
+    return enumerate(value)
 
 
 class _Field(NamedTuple):
@@ -112,7 +121,7 @@ class _Rules(NamedTuple):
     """
 
     message: str
-    oneofs: Mapping[str, str]
+    oneofs: Sequence[tuple[str, str]]
     must_be_set: Sequence[str]
     looked_into: Sequence[_Field]
 
@@ -123,11 +132,11 @@ def _rules(kind: Descriptor) -> _Rules:
     return _Rules(
         message=kind.full_name,
         # To protobuf a field that is `optional` is a oneof of its own, with a name that starts with an underscore.
-        oneofs={
-            oneof.name: ", ".join(field.name for field in oneof.fields)
+        oneofs=[
+            (oneof.name, ", ".join(field.name for field in oneof.fields))
             for oneof in kind.oneofs
             if not oneof.name.startswith("_")
-        },
+        ],
         must_be_set=_MUST_BE_SET.get(kind.full_name, ()),
         looked_into=[
             _Field(field.name, field.has_presence, field.enum_type)
@@ -135,17 +144,6 @@ def _rules(kind: Descriptor) -> _Rules:
             if field.enum_type is not None or field.message_type is not None
         ],
     )
-
-
-def _messages(value: object) -> Iterator[tuple[str, Message]]:
-    """The messages that a field holds, each with what its path adds to the field's: `[2]`, `["en"]`, or nothing."""
-    if isinstance(value, Message):
-        yield "", value
-    elif isinstance(value, Mapping):
-        yield from ((f'["{key}"]', item) for key, item in value.items() if isinstance(item, Message))
-    else:
-        assert isinstance(value, Iterable)
-        yield from ((f"[{index}]", item) for index, item in enumerate(value))
 
 
 @cache

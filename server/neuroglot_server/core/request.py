@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from neuroglot.interventions import Action, Scope
 from neuroglot.neurons import NeuronType
 from neuroglot.selections import ControlKind
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One prompt and its answers.
 
     Attributes:

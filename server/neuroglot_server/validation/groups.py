@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from neuroglot.errors import Violation
 from neuroglot.normalisation import normalised
@@ -24,12 +24,11 @@ def check_group(group: Group, model: ModelDescription) -> Iterator[Violation]:
         path = f"group.rows[{index}]"
         if not row.label:
             yield Violation(f"{path}.label", "is empty, expected a name, by convention the language: 'en'")
-        elif row.label in first_of:
+        elif (first := first_of.setdefault(row.label, index)) != index:
             yield Violation(
                 f"{path}.label",
-                f"is {row.label!r}, which is the label of rows[{first_of[row.label]}] too: give every row its own",
+                f"is {row.label!r}, which is the label of rows[{first}] too: give every row its own",
             )
-        first_of.setdefault(row.label, index)
         yield from check_row(row, path, model)
 
 
@@ -48,21 +47,22 @@ def check_row(row: Row, path: str, model: ModelDescription) -> Iterator[Violatio
     for place, answer in enumerate(row.answers):
         if not normalised(answer):
             yield _nothing_to_compare(f"{path}.answers[{place}]", answer)
-    yield from _choices(row, path)
+    if row.choices:
+        yield from _choices(row.choices, path)
     if row.distractor and not normalised(row.distractor):
         yield _nothing_to_compare(f"{path}.distractor", row.distractor)
     if row.separator is not None and row.separator not in _SEPARATORS:
         yield Violation(f"{path}.separator", f"is {row.separator!r}, expected ' ' or '', or none for the default")
 
 
-def _choices(row: Row, path: str) -> Iterator[Violation]:
-    if len(row.choices) > MOST_CHOICES:
-        yield Violation(f"{path}.choices", f"has {len(row.choices)} choices, expected at most {MOST_CHOICES}")
+def _choices(choices: Sequence[str], path: str) -> Iterator[Violation]:
+    if len(choices) > MOST_CHOICES:
+        yield Violation(f"{path}.choices", f"has {len(choices)} choices, expected at most {MOST_CHOICES}")
         return
-    for place, choice in enumerate(row.choices):
+    for place, choice in enumerate(choices):
         if not normalised(choice):
             yield _nothing_to_compare(f"{path}.choices[{place}]", choice)
-        elif (first := row.choices.index(choice)) < place:
+        elif (first := choices.index(choice)) < place:
             yield Violation(f"{path}.choices[{place}]", f"is {choice!r}, which is choices[{first}] too: give it once")
 
 
