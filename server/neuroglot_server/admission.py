@@ -36,6 +36,9 @@ _LONGEST_WAIT_SECONDS = 60.0
 _FOR_BULK = 7 / 8
 """How much of the house bulk may fill."""
 
+_TIMES_READ = 8
+"""How much larger a request is once it was read: of four bytes a number becomes an object of 24, and a reference."""
+
 _LATE_SECONDS = 2.0
 """How much later than it was told to a tenant may come again without losing its place."""
 
@@ -107,7 +110,7 @@ class Admission:
         self._clock = clock
         self._inside: dict[str, Cost] = {}
         self._requests: Counter[str] = Counter()
-        self._holders: Counter[_Hold] = Counter()
+        self._holders: dict[_Hold, int] = {}
         self._door: deque[asyncio.Future[None]] = deque()
         self._refused: dict[str, _Refused] = {}  # the first one first
         self._buckets: dict[str, Bucket] = {}
@@ -124,7 +127,7 @@ class Admission:
         Tokens count against the tenant's minute when they are let in, whether or not they are run in the end.
 
         Args:
-            cost: what it takes.
+            cost: what it takes, beside itself as it came and was read.
             caller: who asks.
             shares: how many of its bytes it holds together with those of the tenant's requests that name the same key.
             field: what of the request takes so much, for messages.
@@ -133,11 +136,12 @@ class Admission:
             InvalidRequest: it could never be let in.
             QueueFull: there is no room; it says when there is likely to be.
         """
+        cost = cost.plus(Cost(0, _TIMES_READ * caller.request_bytes))
         self._require_possible(cost, caller, field)
         # What is urgent does not wait for the same being computed with less urgency, and is held beside it.
         holds = {(caller.tenant, caller.priority, key): size for key, size in shares.items()}
         alone = cost.minus(Cost(0, sum(holds.values())))
-        cost = alone.plus(self._held_by(0, holds))
+        cost = alone.plus(Cost(0, sum([size for hold, size in holds.items() if hold not in self._holders])))
         bucket = self._bucket(caller)
         self._require_quota(cost, caller, bucket)
         self._require_room(cost, caller)
@@ -145,20 +149,19 @@ class Admission:
         if bucket is not None:
             bucket.take(cost.tokens)
         self._enter(cost, caller.tenant)
-        self._holders.update(holds.keys())
+        for hold in holds:
+            self._holders[hold] = self._holders.get(hold, 0) + 1
         self._observer.admitted(caller.tenant, cost.tokens)
         try:
             yield
         finally:
-            last = self._held_by(1, holds)
-            self._holders.subtract(holds.keys())
-            for hold in [hold for hold in holds if not self._holders[hold]]:
-                del self._holders[hold]
-            self._leave(alone.plus(last), caller.tenant)
-
-    def _held_by(self, holders: int, holds: Mapping[_Hold, int]) -> Cost:
-        """What is held by so many requests."""
-        return Cost(0, sum(size for hold, size in holds.items() if self._holders[hold] == holders))
+            let_go = 0
+            for hold, size in holds.items():
+                self._holders[hold] -= 1
+                if not self._holders[hold]:
+                    del self._holders[hold]
+                    let_go += size
+            self._leave(alone.plus(Cost(0, let_go)), caller.tenant)
 
     async def emptied(self, seconds: float) -> None:
         """Come back when no request is in the house, or after so many seconds."""

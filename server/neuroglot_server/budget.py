@@ -231,6 +231,17 @@ class Budget:
             room = 0
         return max(room, 0)
 
+    def holds(self, shape: Shape) -> bool:
+        """Whether a batch may be so large; a row by itself may, unless it is refused."""
+        if shape.rows == 1:
+            return True
+        positions, real = _MOST_PADDING
+        return (
+            shape.positions <= self.tokens
+            and real * (shape.positions - _PASS_POSITIONS) <= positions * shape.real
+            and self.sizes.batch(shape) <= self.bytes
+        )
+
     def full(self, shape: Shape) -> bool:
         """Whether no step fits any more: not even one that makes no part of the batch longer, and has no new source."""
         longest = shape.longest

@@ -39,7 +39,7 @@ class Case:
     cross: KeyValues = NO_TOKENS
     results: dict[str, StepResult] = field(default_factory=dict)
     ever: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    choices: list[StepResult] = field(default_factory=list)
+    choices: Sequence[StepResult] = ()
     continuation: Continuation | None = None
 
     @property

@@ -92,11 +92,12 @@ class Costs:
         bits = len(analysis.thresholds) * (analysis.active_bitmaps + analysis.type_map + 2 * analysis.dead)
         bits += analysis.active_bitmaps and analysis.contribution is not None  # the top contributors
         told = bits * sum(sizes.neurons for sizes in self.sizes) // _BITS_A_BYTE
-        return sum(self._row(row, analysis, True) + taps + told for row in rows)
+        prompts = sum([len(row.prompt) for row in rows]) * self.key_values
+        return prompts + self._answers(rows, analysis.prediction) + len(rows) * (taps + told)
 
     def _row(self, row: EncodedRow, analysis: Analysis, anew: bool) -> int:
         """Keys and values of a row that are not those of its baseline."""
-        return self._answer(row, analysis.prediction) + anew * self._prompt(row)
+        return self._answers([row], analysis.prediction) + anew * len(row.prompt) * self.key_values
 
     def _edits(self, analysis: Analysis) -> int:
         """Masks and overrides of a row; where values are kept, dropped or replaced, a switch a neuron is its mask."""
@@ -105,13 +106,10 @@ class Costs:
         adds = any(not isinstance(action, Scale | Deactivate) for action in actions)
         return sum((sizes.edits if scales else sizes.neurons) + adds * sizes.edits for sizes in self.sizes)
 
-    def _prompt(self, row: EncodedRow) -> int:
-        return len(row.prompt) * self.key_values
-
-    def _answer(self, row: EncodedRow, prediction: Prediction | None) -> int:
+    def _answers(self, rows: Sequence[EncodedRow], prediction: Prediction | None) -> int:
         if prediction is None or not prediction.generate:
             return 0
-        return (1 + answer_tokens(row, prediction)) * self.key_values
+        return sum([1 + answer_tokens(row, prediction) for row in rows]) * self.key_values
 
     @cached_property
     def key_values(self) -> int:

@@ -87,19 +87,16 @@ class _Filling:
 
     Attributes:
         lane: where it runs.
-        head: of what kind the step is that heads it.
         rows: its steps.
         shape: how large it is.
     """
 
-    def __init__(self, lane: Lane, kind: _Kind, rows: list[Waiting]) -> None:
-        """Begin with steps of one kind."""
+    def __init__(self, lane: Lane) -> None:
+        """Begin without steps."""
         self.lane = lane
-        self.head = kind
         self.rows: list[Waiting] = []
         self.shape = Shape()
         self._sources: set[tuple[int, ...]] = set()
-        self.add(kind, rows)
 
     def room(self, kind: _Kind, most: int) -> int:
         """How many steps of a kind fit, with so many padded tokens at most."""
@@ -175,6 +172,13 @@ class _Flow:
             self._forget(lane, kind)
         return taken
 
+    def take_all(self, tokens: int, batch: int) -> None:
+        """Hand out all steps, of so many tokens, in a batch that this flow heads."""
+        self.served += tokens
+        self.headed = batch
+        self.in_a_row = 0
+        self.lanes.clear()
+
     def drop(self, lane: Lane, kind: _Kind, submission: Submission) -> int:
         """Take out the steps of a submission that are of one kind; how many those were."""
         bucket = self.lanes[lane][kind]
@@ -248,6 +252,9 @@ class FairQueue:
 
     def take(self, now: float) -> Batch | None:
         """Take out the next batch; None where nothing waits."""
+        active = [(priority, flow) for priority in Priority for flow in self._flows[priority].values() if flow.lanes]
+        if len(active) == 1 and (everything := self._everything(*active[0])):
+            return everything
         first = Priority.INTERACTIVE
         if not self.has(first) or self.bulk_is_due(now):
             first = Priority.BULK
@@ -260,13 +267,32 @@ class FairQueue:
         lane, kind = head.head()
         first_row = head.take(lane, kind, 1)
         self._settle(lane, kind, first_row)
-        batch = _Filling(lane, kind, first_row)
-        self._fill(batch, first, lane.budget.tokens)
+        batch = _Filling(lane)
+        batch.add(kind, first_row)
+        self._fill(batch, kind, first, lane.budget.tokens)
         second, most = Priority.BULK, 2 * batch.shape.positions
         if first is Priority.BULK:
             second, most = Priority.INTERACTIVE, lane.budget.tokens
-        self._fill(batch, second, most)
+        self._fill(batch, kind, second, most)
         return Batch(lane, batch.rows, batch.shape, first)
+
+    def _everything(self, priority: Priority, flow: _Flow) -> Batch | None:
+        """All that waits, of the one flow that has steps, if it fits into a batch: as a rule, when few ask."""
+        if len(flow.lanes) > 1:
+            return None
+        ((lane, kinds),) = flow.lanes.items()
+        if self._waiting[lane] > lane.budget.tokens:
+            return None
+        batch = _Filling(lane)
+        for kind, bucket in kinds.items():
+            batch.add(kind, [waiting for _, waiting in bucket])
+            if not lane.budget.holds(batch.shape):
+                return None
+        self._clocks[priority] = max(self._clocks[priority], flow.served)
+        flow.take_all(batch.shape.real, next(self._batches))
+        self._waiting[lane] = 0
+        self._submissions.clear()
+        return Batch(lane, batch.rows, batch.shape, priority)
 
     def ran(self, batch: Batch, seconds: float, now: float) -> None:
         """Be told how long a batch took."""
@@ -283,11 +309,11 @@ class FairQueue:
             flow.served = max(flow.served, self._clocks[caller.priority])
         return flow
 
-    def _fill(self, batch: _Filling, priority: Priority, most: int) -> None:
-        """Add rows of a priority while there is room for so many padded tokens."""
+    def _fill(self, batch: _Filling, head: _Kind, priority: Priority, most: int) -> None:
+        """Add rows of a priority, the most like the head first, while there is room for so many padded tokens."""
         lane, budget = batch.lane, batch.lane.budget
         turns = [
-            (flow.served, flow.headed, place, flow, flow.alike(lane, batch.head))
+            (flow.served, flow.headed, place, flow, flow.alike(lane, head))
             for place, flow in enumerate(self._flows[priority].values())
             if lane in flow.lanes
         ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -45,10 +45,10 @@ class RowEdits:
         """The edits in a component."""
         return self.components.get(component, NO_EDITS)
 
-    @property
+    @cached_property
     def anywhere(self) -> bool:
         """Whether anything is done at all."""
-        return bool(self.components) and any(edits.anywhere for edits in self.components.values())
+        return any(edits.anywhere for edits in self.components.values())
 
 
 NO_ROW_EDITS = RowEdits()

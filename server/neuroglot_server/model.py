@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from neuroglot.bundle import TOKENIZER, Component, open_bundle
 from neuroglot.errors import BundleError
 from neuroglot_server import continuing
-from neuroglot_server.admission import NO_SHARES, Admission, Cost
+from neuroglot_server.admission import Admission, Cost
 from neuroglot_server.answering import Answering
 from neuroglot_server.batcher import Batcher
 from neuroglot_server.budget import Budget, Sizes
@@ -63,9 +63,6 @@ _MOST_PROJECTION_BYTES = 2**26
 """Most that projections onto tokens take up: those of 170 tokens in a model of 24 layers of 4,096 neurons."""
 _MOST_UPLOAD_BYTES = 2**26
 """Most that the uploaded sets of neurons of all tenants take up: a thousand, of 32 layers of 16,384 neurons."""
-
-_TIMES_READ = 8
-"""How much larger a request is once it was read: of four bytes a number becomes an object of 24, and a reference."""
 
 _LAST_WORDS_SECONDS = 10.0
 """How long requests have to leave the house once nothing runs any more."""
@@ -198,7 +195,7 @@ class Model:
         check(group, analysis, self.description)
         rows = encode_rows(group.rows, analysis.prediction, self._text, self.description.limits.tokens_per_row)
         cost, shares = self._planner.cost(rows, analysis), self._planner.shares(rows, analysis)
-        with self._admitted(cost, caller, shares, "group"):
+        with self._admission.admit(cost, caller, shares), self._worker.expecting(caller):
             return await self._planner.run(group.id, rows, analysis, caller)
 
     async def capture(self, row: Row, capture: Capture, caller: Caller = ANYONE) -> AsyncGenerator[CapturedLayer, None]:
@@ -215,7 +212,7 @@ class Model:
         check_capture(row, capture, self.description)
         prompt = encode_prompt(row, None, self._text, self.description.limits.tokens_per_row)
         wish = self._capturing.wish(prompt, capture)
-        with self._admitted(wish.cost, caller):
+        with self._admission.admit(wish.cost, caller, field="row"), self._worker.expecting(caller):
             async with aclosing(self._capturing.layers(wish, caller)) as layers:
                 async for layer in layers:
                     yield layer
@@ -251,7 +248,8 @@ class Model:
         prediction = Prediction(generate=True, max_tokens=max_tokens)
         prompt = encode_prompt(row, prediction, self._text, self.description.limits.tokens_per_row)
         wish = continuing.Wish(prompt, interventions, threshold, max_tokens, past_newlines)
-        with self._admitted(self._continuing.cost(wish), caller):
+        cost = self._continuing.cost(wish)
+        with self._admission.admit(cost, caller, field="row"), self._worker.expecting(caller):
             async with aclosing(self._continuing.tokens(wish, caller)) as tokens:
                 async for token in tokens:
                     yield token
@@ -270,21 +268,6 @@ class Model:
         await self._worker.close()
         await self._admission.emptied(_LAST_WORDS_SECONDS)
         self._planner.kernels.shutdown(wait=False)
-
-    @contextmanager
-    def _admitted(
-        self, cost: Cost, caller: Caller, shares: Mapping[bytes, int] = NO_SHARES, field: str = "row"
-    ) -> Iterator[None]:
-        """Let a request in for the length of a block.
-
-        Raises:
-            InvalidRequest: it is larger than it may be.
-            QueueFull: too much is waiting.
-            ModelClosed: the model is down.
-        """
-        cost = cost.plus(Cost(0, _TIMES_READ * caller.request_bytes))
-        with self._admission.admit(cost, caller, shares, field), self._worker.expecting(caller):
-            yield
 
 
 def _budget(engine: Engine, decoder: Engine, settings: Settings) -> Budget:

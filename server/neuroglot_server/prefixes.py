@@ -7,7 +7,7 @@ tokens share. Of the block in which prompts part, those that come later take the
 
 from __future__ import annotations
 
-import struct
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ class Prefix(NamedTuple):
         digest, before = blake2b(digest_size=16), None
         for start in range(0, len(self.tokens), BLOCK):
             ids = self.tokens[start : start + BLOCK]
-            digest.update(struct.pack(f"<{len(ids)}q", *ids))
+            digest.update(array("q", ids))
             key = digest.digest()
             found.append(Link(key, len(ids), None if before is None else Continuation(before, ids)))
             before = key
@@ -118,8 +118,6 @@ class Sightings:
     @staticmethod
     def keys(prefix: Prefix, tenant: str) -> list[Key]:
         """Those of a prefix's whole blocks, by which a tenant's are known."""
-        if len(prefix.tokens) < BLOCK:
-            return []
         return [(tenant, link.key) for link in prefix.links if link.key is not None and link.tokens == BLOCK]
 
     def note(self, keys: Iterable[Key]) -> None:

@@ -18,7 +18,7 @@ from neuroglot_server.core import DECODER, ENCODER, Caller, Intervention
 from neuroglot_server.interventions import RowEdits
 from neuroglot_server.prefixes import Opening, Prefix, Sightings, joined
 from neuroglot_server.sharing import Link, Sharing, Wanted, Whole
-from neuroglot_server.steps import RowStep
+from neuroglot_server.steps import BLOCK, RowStep
 from neuroglot_server.text import EncodedRow
 
 
@@ -138,12 +138,10 @@ class Prefill:
 
     def _shared_beginnings(self, prompts: Sequence[tuple[int, ...]], caller: Caller) -> list[int]:
         """How many of each prompt's first tokens to read by themselves; none where what comes out for it is known."""
-        if not self.sharing.keeps:
+        if not self.sharing.keeps or max(map(len, prompts)) <= BLOCK:
             return [0] * len(prompts)
         tenant = self.sharing.tenant_of(caller)
         keys = [self.sightings.keys(Prefix(prompt[:-1]), tenant) for prompt in prompts]
-        if not any(keys):
-            return [0] * len(prompts)
         for of_prompt in keys:
             self.sightings.note(of_prompt)
         ends = []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,13 +25,28 @@ Load = Callable[[Path, str, Callable[[bool], None]], "Model"]
 
 
 class _Served:
-    """A model and who uses it."""
+    """A model, and how many blocks use it.
+
+    Attributes:
+        model: the model.
+        unused: set while none does.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.users = 0
         self.unused = asyncio.Event()
         self.unused.set()
+        self._users = 0
+
+    def __enter__(self) -> Model:
+        self._users += 1
+        self.unused.clear()
+        return self.model
+
+    def __exit__(self, *_: object) -> None:
+        self._users -= 1
+        if not self._users:
+            self.unused.set()
 
 
 class Registry:
@@ -64,22 +79,13 @@ class Registry:
         """What is served, in the order in which it was loaded."""
         return tuple(served.model for served in self._served.values())
 
-    @contextmanager
-    def use(self, name: str) -> Iterator[Model]:
+    def use(self, name: str) -> AbstractContextManager[Model]:
         """Hold a model for the length of a block: it is not closed meanwhile.
 
         Raises:
             ModelNotFound: there is none of this name.
         """
-        served = self._find(name)
-        served.users += 1
-        served.unused.clear()
-        try:
-            yield served.model
-        finally:
-            served.users -= 1
-            if not served.users:
-                served.unused.set()
+        return self._find(name)
 
     async def load(self, folder: Path, name: str) -> Model:
         """Serve a bundle; a model that has its name is replaced once the new one stands.

@@ -163,11 +163,6 @@ class _Pending:
         self.hit = 0
         self.flight: _Flight | None = None
 
-    @property
-    def missing(self) -> Sequence[Key | None]:
-        """Keys of the links that are not known yet."""
-        return self.keys[len(self.found) :]
-
     def add(self, result: StepResult) -> None:
         """Go on by a link that was computed before."""
         self.hit += self.links[len(self.found)].tokens
@@ -257,43 +252,48 @@ class Sharing:
         """Those that are to be run now; of the others, some are known by now, and some wait for what is running."""
         running = []
         for one in pending:
-            self._look_up(one)
-            missing = one.missing
-            one.flight = self._worth_waiting_for(one, missing, flight.priority) if missing else None
-            if missing and one.flight is None:
+            missing = self._look_up(one)
+            one.flight = None
+            if not missing:
+                continue
+            if missing[0] in self._flights:
+                one.flight = self._worth_waiting_for(one, missing, flight.priority)
+            if one.flight is None:
                 running.append(one)
-                self._announce(missing, flight)
+                if self.keeps:
+                    self._announce(missing, flight)
         return running
 
     def _announce(self, keys: Sequence[Key | None], flight: _Flight) -> None:
         """Let others wait for links, unless they may wait for somebody already."""
-        if not self.keeps:
-            return
-        for key in filter(None, keys):
+        for key in keys:
+            if key is None:
+                continue
             other = self._flights.get(key)
             if other is None or other.priority < flight.priority:
                 self._flights[key] = flight
                 flight.keys.append(key)
 
-    def _look_up(self, one: _Pending) -> None:
-        """Go on by the links that are known."""
+    def _look_up(self, one: _Pending) -> Sequence[Key | None]:
+        """Go on by the links that are known; the keys of those that are not."""
         landed = {} if one.flight is None else one.flight.landed
-        known = []
-        for key in one.missing:
+        first = len(one.found)
+        for key in one.keys[first:]:
             result = None if key is None else landed.get(key) or self._cache.get(key)
             if result is None:
                 break
             one.add(result)
-            known.append(key)
-        for key in reversed(known):  # the first links are to be dropped last: without them nothing else is found
-            self._cache.get(key)
-        one.begun = self._begun(one)
+        last = len(one.found)
+        for key in reversed(one.keys[first:last]):  # the first are to be dropped last: without them no other is found
+            if key is not None:
+                self._cache.get(key)
+        missing = one.keys[last:]
+        one.begun = self._begun(one, missing[0]) if last and missing else NO_TOKENS
+        return missing
 
-    def _begun(self, one: _Pending) -> KeyValues:
-        """What is known of the first tokens of the next link, since another has begun alike."""
-        if not one.found or not one.missing:
-            return NO_TOKENS
-        continuation, key = one.links[len(one.found)].continuation, one.missing[0]
+    def _begun(self, one: _Pending, key: Key | None) -> KeyValues:
+        """What is known of the first tokens of the next link, which has this key, since another has begun alike."""
+        continuation = one.links[len(one.found)].continuation
         if continuation is None or key is None:
             return NO_TOKENS
         tenant, _ = key
@@ -305,8 +305,6 @@ class Sharing:
 
     def _worth_waiting_for(self, one: _Pending, missing: Sequence[Key | None], priority: Priority) -> _Flight | None:
         """Who is computing so much of what is missing that it is better to wait."""
-        if missing[0] not in self._flights:  # as a rule
-            return None
         links = one.links[len(one.found) :]
         running, last = 0, None
         for link, key in zip(links, missing, strict=True):
@@ -321,17 +319,17 @@ class Sharing:
         """Take a result in, keep it, and hand it to those that wait."""
         found = one.wanted.split(result, one.found, one.begun)
         one.hit += one.begun.length
-        links = one.links[len(one.found) :]
-        # The first links last, as in looking up.
-        for key, link, of_link in reversed(list(zip(one.missing, links, found, strict=True))):
+        first = len(one.found)
+        one.found += found
+        for place in range(len(one.found) - 1, first - 1, -1):  # the first links last, as in looking up
+            key, continuation = one.keys[place], one.links[place].continuation
             if key is None:
                 continue
-            flight.landed[key] = of_link
-            self._cache.put(key, of_link)
-            if link.continuation is not None:
+            flight.landed[key] = one.found[place]
+            self._cache.put(key, one.found[place])
+            if continuation is not None:
                 tenant, _ = key
-                self._beginnings.note((tenant, link.continuation.before), link.continuation.ids, key)
-        one.found += found
+                self._beginnings.note((tenant, continuation.before), continuation.ids, key)
 
     def _end(self, flight: _Flight) -> None:
         """Let go of those that wait."""

@@ -66,10 +66,10 @@ class KeyValues:
     pieces: tuple[Piece, ...] = ()
     ending: Ending | None = None
 
-    @property
+    @cached_property
     def length(self) -> int:
         """Number of tokens."""
-        return sum(piece.shape[2] for piece in self.pieces) if self.pieces else 0
+        return sum(piece.shape[2] for piece in self.pieces)
 
     @property
     def nbytes(self) -> int:
@@ -176,7 +176,7 @@ class Edits:
     at: Edit | None = None
     after: Edit | None = None
 
-    @property
+    @cached_property
     def anywhere(self) -> bool:
         """Whether anything is done at all."""
         return self.before is not None or self.at is not None or self.after is not None
@@ -257,9 +257,9 @@ class RowStep(NamedTuple):
         return [(slice(start, stop), edit) for start, stop, edit in parts if start < stop]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class StepResult:
-    """What came out for a step.
+    """What came out for a step; not changed once it is there.
 
     Attributes:
         finite: whether all numbers that were looked at are finite; if not, keys and values are all that there is.
@@ -283,8 +283,13 @@ class StepResult:
     @property
     def nbytes(self) -> int:
         """What it takes up, in bytes."""
-        arrays = [self.activations, self.ever, *(self.captured or ())]
-        if self.coefficients is not self.activations:
-            arrays.append(self.coefficients)
-        kept = 0 if self.kept is None else self.kept.nbytes
-        return kept + sum(int(array.nbytes) for array in arrays if array is not None)
+        size = 0 if self.kept is None else self.kept.nbytes
+        if self.activations is not None:
+            size += self.activations.nbytes
+        if self.coefficients is not None and self.coefficients is not self.activations:
+            size += self.coefficients.nbytes
+        if self.ever is not None:
+            size += self.ever.nbytes
+        if self.captured is not None:
+            size += sum(array.nbytes for array in self.captured)
+        return size
