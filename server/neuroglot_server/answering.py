@@ -64,8 +64,9 @@ class Answering:
             NotFinite: a case has activations or logits that are not finite.
         """
         read = [case for case in cases if thresholds or not self.reader.opens_by_itself(case)]
-        await self.reader.read(read, timing, caller, thresholds)
-        self._require_finite(cases)
+        if read:
+            await self.reader.read(read, timing, caller, thresholds)
+            self._require_finite(cases)
         await self.begin(cases, prediction, timing, caller, forks=forks)
         self._require_finite(cases)
         if thresholds:

@@ -63,7 +63,7 @@ class Extent(NamedTuple):
             edits = [edit for _, edit in step.edited if edit is not None]
             masked = (1 if step.uniform else 2) if edits else 0
             added = any(edit.adds for edit in edits)
-        return cls(new, step.past_length, step.cross_length, scored, tapped, masked, added, step.keep)
+        return cls(new, step.past.length, step.cross.length, scored, tapped, masked, added, step.keep)
 
     def joined(self, other: Extent) -> Extent:
         """How long a batch is in which steps of both run."""

@@ -28,7 +28,7 @@ class Cache:
         self.most_bytes = most_bytes
         self._trial = _Segment()
         self._used = _Segment()
-        self._held: WeakValueDictionary[Hashable, StepResult] = WeakValueDictionary()
+        self._dropped: WeakValueDictionary[Hashable, StepResult] = WeakValueDictionary()
 
     @property
     def nbytes(self) -> int:
@@ -37,13 +37,12 @@ class Cache:
 
     def __contains__(self, key: Hashable) -> bool:
         """Whether something is kept under a key, which counts as no use of it."""
-        return key in self._held
+        return key in self._trial or key in self._used or key in self._dropped
 
     def get(self, key: Hashable) -> StepResult | None:
         """What is kept under a key, and keep it longer."""
-        result = self._held.get(key)
+        result = self._used.pop(key) or self._trial.pop(key) or self._dropped.get(key)
         if result is not None and (size := _size(result)) <= self.most_bytes:
-            self._pop(key)
             self._used.add(key, result, size)
             while self._used.nbytes > _SHARE_OF_USED * self.most_bytes and len(self._used) > 1:
                 self._trial.add(*self._used.pop_oldest())
@@ -54,22 +53,20 @@ class Cache:
         """Keep a result, unless it is larger than all the space there is."""
         if not self.most_bytes:
             return
-        if key in self._held:
-            self._pop(key)
-        self._held[key] = result
+        self._used.pop(key)
+        self._trial.pop(key)
         size = _size(result)
         if size <= self.most_bytes:
             self._trial.add(key, result, size)
             self._drop()
-
-    def _pop(self, key: Hashable) -> None:
-        self._used.pop(key)
-        self._trial.pop(key)
+        else:
+            self._dropped[key] = result
 
     def _drop(self) -> None:
         """Let go of the least used until there is room."""
-        while self.nbytes > self.most_bytes:
-            (self._trial if len(self._trial) else self._used).pop_oldest()
+        while self._trial.nbytes + self._used.nbytes > self.most_bytes:
+            key, result, _ = (self._trial if len(self._trial) else self._used).pop_oldest()
+            self._dropped[key] = result
 
 
 class _Segment:
@@ -86,10 +83,15 @@ class _Segment:
         self._results[key] = result, size
         self.nbytes += size
 
-    def pop(self, key: Hashable) -> None:
-        if key in self._results:
-            _, size = self._results.pop(key)
-            self.nbytes -= size
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._results
+
+    def pop(self, key: Hashable) -> StepResult | None:
+        if key not in self._results:
+            return None
+        result, size = self._results.pop(key)
+        self.nbytes -= size
+        return result
 
     def pop_oldest(self) -> tuple[Hashable, StepResult, int]:
         key, (result, size) = self._results.popitem(last=False)

@@ -22,7 +22,7 @@ that went to others, one of their steps heads the flow's next one.
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -226,10 +226,10 @@ class FairQueue:
         submission = steps[0].submission
         flow = self._active(submission.caller, now)
         left = self._submissions.setdefault(submission, {})
-        alike: dict[_Kind, _Bucket] = {}
+        alike: defaultdict[_Kind, _Bucket] = defaultdict(_Bucket)
         for waiting in steps:
             kind = _Kind(waiting.extent, submission.begun, waiting.step.source)
-            alike.setdefault(kind, _Bucket()).append((next(self._numbers), waiting))
+            alike[kind].append((next(self._numbers), waiting))
         for kind, numbered in alike.items():
             flow.add(lane, kind, numbered)
             left[lane, kind] = left.get((lane, kind), 0) + len(numbered)
@@ -286,8 +286,10 @@ class FairQueue:
         batch = _Filling(lane)
         for kind, bucket in kinds.items():
             batch.add(kind, [waiting for _, waiting in bucket])
-            if not lane.budget.holds(batch.shape):
+            if batch.shape.positions > lane.budget.tokens:
                 return None
+        if not lane.budget.holds(batch.shape):
+            return None
         self._clocks[priority] = max(self._clocks[priority], flow.served)
         flow.take_all(batch.shape.real, next(self._batches))
         self._waiting[lane] = 0

@@ -51,6 +51,9 @@ _OVERFLOW = "the interventions make this row's numbers overflow: use smaller val
 _WORTH_A_THREAD = 2**15
 """Activations. Kernels look at fewer in about the time that a thread takes to be woken and to wake the event loop."""
 
+_NEXT_TO_NOTHING = 2**10
+"""Which part of the house it does not matter to count twice."""
+
 Interventions = tuple[Intervention, ...]
 _Computed = TypeVar("_Computed")
 
@@ -127,12 +130,13 @@ class Planner:
     def shares(self, rows: Sequence[EncodedRow], analysis: Analysis) -> dict[bytes, int]:
         """Bytes of what is kept of a group's prompts, by key: whoever asks for the same prompts holds the same ones.
 
-        None where all prompts are read for this group alone.
+        None where all prompts are read for this group alone, and where that is next to nothing.
         """
-        if analysis.dead or not self.answering.sharing.keeps:
+        size = self.costs.key_values
+        all_of_them = sum([len(row.prompt) for row in rows]) * size
+        if analysis.dead or not self.answering.sharing.keeps or all_of_them * _NEXT_TO_NOTHING < self.costs.group_bytes:
             return {}
         links = (link for row in rows for link in self.answering.reader.links(row))
-        size = self.costs.key_values
         return {link.key: link.tokens * size for link in links if link.key is not None}
 
     def _read_anew(self, interventions: Interventions) -> bool:

@@ -277,18 +277,19 @@ class Sharing:
     def _look_up(self, one: _Pending) -> Sequence[Key | None]:
         """Go on by the links that are known; the keys of those that are not."""
         landed = {} if one.flight is None else one.flight.landed
-        first = len(one.found)
-        for key in one.keys[first:]:
+        missing = one.keys[len(one.found) :]
+        known = []
+        for key in missing:
             result = None if key is None else landed.get(key) or self._cache.get(key)
             if result is None:
                 break
             one.add(result)
-        last = len(one.found)
-        for key in reversed(one.keys[first:last]):  # the first are to be dropped last: without them no other is found
-            if key is not None:
+            known.append(key)
+        if known:
+            for key in reversed(known):  # the first links are to be dropped last: without them nothing else is found
                 self._cache.get(key)
-        missing = one.keys[last:]
-        one.begun = self._begun(one, missing[0]) if last and missing else NO_TOKENS
+            missing = missing[len(known) :]
+        one.begun = self._begun(one, missing[0]) if one.found and missing else NO_TOKENS
         return missing
 
     def _begun(self, one: _Pending, key: Key | None) -> KeyValues:
@@ -321,12 +322,13 @@ class Sharing:
         one.hit += one.begun.length
         first = len(one.found)
         one.found += found
-        for place in range(len(one.found) - 1, first - 1, -1):  # the first links last, as in looking up
-            key, continuation = one.keys[place], one.links[place].continuation
+        # The first links last, as in looking up.
+        for key, link, of_link in reversed([*zip(one.keys[first:], one.links[first:], found, strict=True)]):
             if key is None:
                 continue
-            flight.landed[key] = one.found[place]
-            self._cache.put(key, one.found[place])
+            flight.landed[key] = of_link
+            self._cache.put(key, of_link)
+            continuation = link.continuation
             if continuation is not None:
                 tenant, _ = key
                 self._beginnings.note((tenant, continuation.before), continuation.ids, key)

@@ -152,8 +152,7 @@ class Text:
             NoTokens: the gold answer, a choice or the distractor has none.
         """
         encode = encode or self.together([row])
-        prompt = encode(row.prompt) if isinstance(row.prompt, str) else row.prompt
-        answer = partial(self._answer, row, prompt, encode)
+        answer = partial(self._answer, row, encode)
         choices: tuple[tuple[int, ...], ...] = ()
         if row.choices:
             choices = tuple([answer(choice, f"choices[{place}]").gold for place, choice in enumerate(row.choices)])
@@ -162,28 +161,32 @@ class Text:
             wrong = answer(row.distractor, "distractor").gold
             wrong = wrong[self._r_index(wrong) :]
         if not row.answers:
-            return EncodedRow(row.label, prompt, (), False, (), 0, choices, wrong)
-        _, gold, joint = answer(row.answers[0], "answers[0]")
+            return EncodedRow(row.label, _prompt(row, encode), (), False, (), 0, choices, wrong)
+        prompt, gold, joint = answer(row.answers[0], "answers[0]")
         return EncodedRow(row.label, prompt, gold, joint, row.answers, self._r_index(gold), choices, wrong)
 
     def _r_index(self, gold: tuple[int, ...]) -> int:
         """Where r is among the tokens of an answer."""
         return r_index([str(self._tokenizer.id_to_token(token)) for token in gold]) if self._encoder_decoder else 0
 
-    def _answer(self, row: Row, prompt: tuple[int, ...], encode: Encode, answer: str, field: str) -> GoldTokens:
-        """The tokens of something that the model might say after a row's prompt."""
+    def _answer(self, row: Row, encode: Encode, answer: str, field: str) -> GoldTokens:
+        """The tokens of a row's prompt, and of something that the model might say after it."""
         separator = _separator(row)
         try:
             if self._encoder_decoder:
-                return GoldTokens(prompt, answer_tokens(self._encode_bare, answer), True)
+                return GoldTokens(_prompt(row, encode), answer_tokens(self._encode_bare, answer), True)
             if isinstance(row.prompt, str):
                 return gold_tokens(encode, self._encode_bare, row.prompt, separator, answer)
-            return GoldTokens(prompt, answer_tokens(self._encode_bare, separator + answer), False)
+            return GoldTokens(row.prompt, answer_tokens(self._encode_bare, separator + answer), False)
         except ValueError as error:
             raise NoTokens(field, str(error)) from None
 
     def _encode_bare(self, text: str) -> tuple[int, ...]:
         return self.encode(text, special_tokens=False)
+
+
+def _prompt(row: Row, encode: Encode) -> tuple[int, ...]:
+    return encode(row.prompt) if isinstance(row.prompt, str) else row.prompt
 
 
 def _separator(row: Row) -> str:
