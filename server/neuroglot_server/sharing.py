@@ -101,12 +101,12 @@ class Whole(NamedTuple):
     @property
     def links(self) -> Sequence[Link]:
         """The step is its only link."""
-        step, key = self.step, None
-        if self.prompt is not None:
-            tokens = step.tokens[step.focus :]  # those before are the prompt's
-            wanted = (tokens, step.targets, step.taps, step.scored, step.greedy_log_probabilities, step.keep)
-            key = blake2b(repr((self.component, self.prompt, self.read, wanted)).encode(), digest_size=16).digest()
-        return (Link(key, len(step.tokens)),)
+        step = self.step
+        if self.prompt is None:
+            return (Link(None, len(step.tokens)),)
+        tokens = step.tokens[step.focus :]  # those before are the prompt's
+        same = repr((self.component, self.prompt, self.read, tokens, step.wanted))
+        return (Link(blake2b(same.encode(), digest_size=16).digest(), len(step.tokens)),)
 
     def rest(self, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS) -> RowStep:
         """The step."""

@@ -219,6 +219,11 @@ class RowStep(NamedTuple):
     keep: bool = False
 
     @property
+    def wanted(self) -> tuple[object, ...]:
+        """What is wanted of it: the attributes from `taps` on."""
+        return self[_WANTED_FROM:]
+
+    @property
     def past_length(self) -> int:
         """Number of tokens of the past."""
         return self.past.length
@@ -255,6 +260,9 @@ class RowStep(NamedTuple):
         starts = [min(max(start, 0), length) for start in (0, self.focus, self.focus + 1, length)]
         parts = zip(starts, starts[1:], (self.edits.before, self.edits.at, self.edits.after), strict=False)
         return [(slice(start, stop), edit) for start, stop, edit in parts if start < stop]
+
+
+_WANTED_FROM = RowStep._fields.index("taps")
 
 
 @dataclass(eq=False)
