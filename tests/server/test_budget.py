@@ -85,6 +85,7 @@ def test_room_is_for_as_many_as_fit_and_no_more(
         held = needed(rows, [*sources, *[source] * count], sizes)
         return len(rows) * longest <= tokens and held <= size and padding(rows) <= 1 / 8
 
+    assert budget.holds(shape_of(extents, sources)) == (fits(0) or len(extents) == 1)
     more = None if source == 0 else int(source not in sources)
     room = budget.room(shape_of(extents, sources), extent, HUGE, sources=more)
     assert all(map(fits, range(1, room + 1)))

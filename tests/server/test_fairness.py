@@ -171,6 +171,20 @@ def test_who_was_away_is_owed_nothing_and_who_worked_alone_owes_nothing() -> Non
         assert abs(given["alone"] - given["third"]) <= 64 + 32
 
 
+def test_who_was_alone_and_had_all_it_asked_for_at_once_owes_nothing() -> None:
+    with house() as one:
+        only = lane(64)
+        for _ in range(100):
+            one.add(only, "alone", [1] * 60)
+            assert len(one.take().rows) == 60
+        for tenant in ("alone", "late"):
+            one.add(only, tenant, [1] * 2000)
+        given: Counter[str] = Counter()
+        for _ in range(10):
+            given += tokens_by_tenant(one.take())
+        assert abs(given["alone"] - given["late"]) <= 64 + 32, "a batch and a turn"
+
+
 def test_interactive_steps_overtake_bulk() -> None:
     with house() as one:
         only = lane(64)
@@ -268,6 +282,19 @@ def test_only_batches_at_the_expense_of_another_request_are_counted() -> None:
         for _ in range(20):
             one.add(only, "", [1] * 8, begun=True)
             one.take()
+        one.add(only, "", [30])
+        one.add(only, "", [1] * 8, begun=True)
+        assert one.take().rows[0].extent.new == 1
+
+
+def test_batches_at_the_expense_of_a_request_that_had_its_turn_are_counted_no_more() -> None:
+    with house() as one:
+        only = lane(64)
+        one.add(only, "", [30, 30])
+        for _ in range(8):
+            one.add(only, "", [1] * 8, begun=True)
+            one.take()
+        assert lengths(one.take()) == [30, 30]
         one.add(only, "", [30])
         one.add(only, "", [1] * 8, begun=True)
         assert one.take().rows[0].extent.new == 1

@@ -30,7 +30,7 @@ from neuroglot_server.core import (
     Variant,
 )
 from neuroglot_server.model import Model
-from tests.server.serving import CAPITALS
+from tests.server.serving import CAPITALS, served
 
 PREDICTING = Analysis(
     type_map=True,
@@ -201,3 +201,28 @@ def test_a_model_says_when_it_hangs(bloom_bundle: Path) -> None:
     asyncio.run(test())
     assert changes[:2] == [True, False], "any pass is longer than nothing"
     assert len(changes) % 2 == 0
+
+
+def test_keys_and_values_of_the_same_prompts_are_counted_once(bloom_bundle: Path) -> None:
+    """Two requests fit where they ask about the same long prompts, and do not where the prompts differ."""
+
+    def long(word: str) -> Group:
+        return Group(word, tuple(Row(row.label, f"{word} " + row.prompt * 9) for row in CAPITALS.rows))
+
+    async def admitted(queue_bytes: int, *groups: Group) -> bool:
+        settings = dataclasses.replace(ONE_THREAD, cache_bytes=2**20, queue_bytes=queue_bytes)
+        async with served(bloom_bundle, settings) as model:
+            answers = await asyncio.gather(
+                *(model.analyze(group, Analysis()) for group in groups), return_exceptions=True
+            )
+        return not any(isinstance(answer, InvalidRequest | QueueFull) for answer in answers)
+
+    async def scenario() -> None:
+        size = 2**10
+        while not await admitted(size, long("one")):
+            size += size // 8
+        size += size // 2  # of a group as large, half fits beside it
+        assert await admitted(size, long("one"), dataclasses.replace(long("one"), id="again"))
+        assert not await admitted(size, long("one"), long("two"))
+
+    asyncio.run(scenario())
