@@ -50,7 +50,7 @@ def measures(model: Path, parts: tuple[str, ...], scale: int) -> Iterator[Measur
             yield clients.interactive(server, prompter, asked=4 * scale)
             after("clients")
         if "prefixes" in parts:
-            yield from work.prefixes(model, server, prompter, groups=2 * scale)
+            yield from work.prefixes(model, server, prompter, groups=4 * scale)
             after("prefixes")
         if "long" in parts:
             taken = work.long_prompts(server, prompter, tokens=500)
