@@ -14,8 +14,11 @@ from neuroglot.gold import GoldTokens, answer_tokens, gold_tokens, r_index
 from neuroglot.groups import default_separator
 from neuroglot_server.core import Row, TokenizedText
 
-_WORTH_THREADS = 2**10
-"""Characters of prompts. The tokenizer's threads take as long to be woken as fewer do to be encoded."""
+_WORTH_THREADS = 2**11
+"""Characters of prompts, each again with every answer.
+
+The tokenizer's threads take as long to be woken as fewer do to be encoded.
+"""
 
 
 class EncodedRow(NamedTuple):
@@ -113,7 +116,7 @@ class Text:
         back: one batch a request, and none where there is little to encode.
         """
         tokenizer, known = self._tokenizer, dict[str, tuple[int, ...]]()
-        if sum([len(row.prompt) for row in rows]) >= _WORTH_THREADS:
+        if sum([len(row.prompt) * (2 + len(row.choices)) for row in rows]) >= _WORTH_THREADS:
             texts = list(dict.fromkeys(text for row in rows for text in self._texts(row)))
             encodings = tokenizer.encode_batch_fast(texts)
             known = {text: tuple(encoding.ids) for text, encoding in zip(texts, encodings, strict=True)}
