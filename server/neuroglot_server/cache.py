@@ -64,7 +64,7 @@ class Cache:
 
     def _drop(self) -> None:
         """Let go of the least used until there is room."""
-        while self._trial.nbytes + self._used.nbytes > self.most_bytes:
+        while self.nbytes > self.most_bytes:
             key, result, _ = (self._trial if len(self._trial) else self._used).pop_oldest()
             self._dropped[key] = result
 

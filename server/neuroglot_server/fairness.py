@@ -17,6 +17,8 @@ Within a flow. Steps of requests that have begun go before those of requests tha
 which it came: a request holds keys and values from its first step to its last, so of many that are held at once each is
 held for longer. Requests that have not begun are not starved, by long generations say: after so many batches in a row
 that went to others, one of their steps heads the flow's next one.
+
+Where one flow alone has steps, and all of them fit into a batch, there is nothing to choose: they are the batch.
 """
 
 from __future__ import annotations

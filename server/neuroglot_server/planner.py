@@ -52,7 +52,7 @@ _WORTH_A_THREAD = 2**15
 """Activations. Kernels look at fewer in about the time that a thread takes to be woken and to wake the event loop."""
 
 _NEXT_TO_NOTHING = 2**10
-"""Which part of the house it does not matter to count twice."""
+"""Of which part of the house prompts must be for it to matter that they count once: of fewer a thousand groups fit."""
 
 Interventions = tuple[Intervention, ...]
 _Computed = TypeVar("_Computed")
@@ -132,9 +132,10 @@ class Planner:
 
         None where all prompts are read for this group alone, and where that is next to nothing.
         """
+        if analysis.dead or not self.answering.sharing.keeps:
+            return {}
         size = self.costs.key_values
-        all_of_them = sum([len(row.prompt) for row in rows]) * size
-        if analysis.dead or not self.answering.sharing.keeps or all_of_them * _NEXT_TO_NOTHING < self.costs.group_bytes:
+        if sum([len(row.prompt) for row in rows]) * size < self.costs.group_bytes // _NEXT_TO_NOTHING:
             return {}
         links = (link for row in rows for link in self.answering.reader.links(row))
         return {link.key: link.tokens * size for link in links if link.key is not None}

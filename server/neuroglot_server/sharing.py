@@ -323,7 +323,7 @@ class Sharing:
         first = len(one.found)
         one.found += found
         # The first links last, as in looking up.
-        for key, link, of_link in reversed([*zip(one.keys[first:], one.links[first:], found, strict=True)]):
+        for key, link, of_link in reversed(list(zip(one.keys[first:], one.links[first:], found, strict=True))):
             if key is None:
                 continue
             flight.landed[key] = of_link

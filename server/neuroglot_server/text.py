@@ -115,16 +115,16 @@ class Text:
         The tokenizer lets go of the interpreter for a batch, and beside busy threads it takes milliseconds to have it
         back: one batch a request, and none where there is little to encode.
         """
-        tokenizer, known = self._tokenizer, dict[str, tuple[int, ...]]()
+        known: dict[str, tuple[int, ...]] = {}
         if sum([len(row.prompt) * (2 + len(row.choices)) for row in rows]) >= _WORTH_THREADS:
             texts = list(dict.fromkeys(text for row in rows for text in self._texts(row)))
-            encodings = tokenizer.encode_batch_fast(texts)
+            encodings = self._tokenizer.encode_batch_fast(texts)
             known = {text: tuple(encoding.ids) for text, encoding in zip(texts, encodings, strict=True)}
 
         def encode(text: str) -> tuple[int, ...]:
             ids = known.get(text)
             if ids is None:
-                ids = known[text] = tuple(tokenizer.encode(text).ids)
+                ids = known[text] = self.encode(text)
             return ids
 
         return encode

@@ -63,11 +63,9 @@ def _in_message(message: Message) -> Iterator[Violation]:
     """What is wrong in a message and in those inside of it."""
     rules = _rules(cast(Descriptor, message.DESCRIPTOR))  # the stubs allow for another implementation of the class
     unknown = UnknownFieldSet(message)
-    if len(unknown):
-        for index in range(len(unknown)):
-            number = unknown[index].field_number
-            wrong = f"is a field that {rules.message} does not have here: leave it out, or ask a server that knows it"
-            yield Violation(f"{number}", wrong)
+    for index in range(len(unknown)):
+        wrong = f"is a field that {rules.message} does not have here: leave it out, or ask a server that knows it"
+        yield Violation(str(unknown[index].field_number), wrong)
     for name, choices in rules.oneofs:
         if message.WhichOneof(name) is None:
             yield Violation(name, f"is not set, expected one of {choices}")

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 
@@ -94,8 +93,8 @@ def variants(server: Server, bare: BareLoop, groups: Sequence[Sequence[ng.Group]
 def prefixes(bundle: Path, cached: Server, prompter: Prompter, groups: int) -> Iterator[Measure]:
     """Cross-lingual edits with six in-context examples, with the prefix cache and without.
 
-    One stream with the cache, which is empty at first. It takes a minute or more, and a machine may become faster or
-    slower meanwhile: so half of the groups are asked for without the cache, some of them before and some after it.
+    One stream with the cache, which knows none of the examples at first. It takes a minute or more, and a machine may
+    become faster or slower meanwhile: so half of the groups are asked for without the cache, before it and after it.
     """
     asked = prompter.edits(groups, EXAMPLES)
     wanted = {"variants": {"w/o all-shared": ng.deactivate(ng.ALL_SHARED)}, "generate": False}
@@ -103,18 +102,16 @@ def prefixes(bundle: Path, cached: Server, prompter: Prompter, groups: int) -> I
         for server in (cached, uncached):
             settle(server)
 
-        def run(of: ng.Model, some: Sequence[ng.Group]) -> tuple[float, list[ng.GroupResult]]:
-            start = perf_counter()
-            results = ask(of, some, **wanted)
-            return (perf_counter() - start) / len(some), results
+        def run(of: ng.Model, some: Sequence[ng.Group], results: dict[str, ng.GroupResult]) -> float:
+            return seconds(lambda: results.update((one.group_id, one) for one in ask(of, some, **wanted))) / len(some)
 
+        known: dict[str, ng.GroupResult] = {}
+        computed: dict[str, ng.GroupResult] = {}
         quarter = groups // 4
-        before, first = run(plain, asked[:quarter])
-        with_cache, results = run(model, asked)
-        after, second = run(plain, asked[-quarter:])
-    without = {result.group_id: result for result in (*first, *second)}
-    both = [(result, without[result.group_id]) for result in results if result.group_id in without]
-    differing, largest = _differences(both)
+        before = run(plain, asked[:quarter], computed)
+        with_cache = run(model, asked, known)
+        after = run(plain, asked[-quarter:], computed)
+    differing, largest = _differences([(known[name], one) for name, one in computed.items()])
     yield Measure(
         "edits with six examples, prefix cache against none",
         (before + after) / 2 / with_cache,
