@@ -77,6 +77,14 @@ def test_bytes_are_bounded_as_tokens_are() -> None:
             pass
 
 
+def test_a_request_itself_is_held_at_eight_times_its_length() -> None:
+    admission = Admission(Cost(1000, 100))
+    with admission.admit(cost(1, 60), Caller("a", request_bytes=5)):
+        refuse(admission, cost(1, 1), Caller("b"))
+    with pytest.raises(InvalidRequest, match=r"group: takes up to .* at once"):
+        admission.admit(cost(1, 61), Caller("a", request_bytes=5)).__enter__()
+
+
 def test_what_requests_of_a_tenant_hold_together_counts_once() -> None:
     admission = Admission(cost(10**6, 100))
     shares = {b"prompt": 40, b"other": 20}

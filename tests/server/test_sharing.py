@@ -31,7 +31,8 @@ from neuroglot_server.core import (
     Variant,
 )
 from neuroglot_server.model import Model
-from neuroglot_server.steps import BLOCK
+from neuroglot_server.sharing import Whole
+from neuroglot_server.steps import BLOCK, RowStep
 from tests.checkpoints import CONFIGS, RandomModel
 from tests.server.reference import CAUSAL
 from tests.server.serving import CAPITALS, Recorder, served
@@ -371,3 +372,24 @@ def test_what_interventions_change_before_the_last_token_is_never_kept(bloom_bun
             return await twice(model)
 
     assert asyncio.run(run()) == recorder.tokens
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tokens", (5, 8)),
+        ("taps", True),
+        ("thresholds", (0.5,)),
+        ("capture", True),
+        ("scored", True),
+        ("targets", (8,)),
+        ("greedy_log_probabilities", True),
+        ("keep", True),
+    ],
+)
+def test_a_step_is_known_by_all_that_is_wanted_of_it(field: str, value: object) -> None:
+    step = RowStep((5, 7))
+    other = step._replace(**{field: value})
+    whole = [Whole("decoder", (1, 5), one).links[0].key for one in (step, step._replace(), other)]
+    assert whole[0] == whole[1] is not None
+    assert whole[2] != whole[0]
