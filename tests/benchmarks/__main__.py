@@ -99,7 +99,7 @@ def main() -> None:
     with TemporaryDirectory(dir=arguments.out) as cache:  # starts are measured before weights are prepared
         os.environ["NEUROGLOT_CACHE"] = cache
         for one in measures(model, tuple(arguments.only or PARTS), arguments.scale):
-            print(f"{'met   ' if one.met else 'MISSED'} {one.value:10.3g} {one.unit:5} {one.name}", flush=True)
+            print(one, flush=True)
             found.append(one)
     kind = "a tiny one" if arguments.small else "random weights in BLOOM-560m's geometry, float32"
     write(target, "What a server gives", "make bench", kind, found)

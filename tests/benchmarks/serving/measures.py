@@ -33,6 +33,19 @@ class Measure:
         """Whether the bound is kept."""
         return self.value >= self.bound if self.kept == "least" else self.value <= self.bound
 
+    def __str__(self) -> str:
+        """A line for a terminal."""
+        return f"{'met   ' if self.met else 'MISSED'} {number(self.value):>10} {self.unit:8} {self.name}"
+
+
+def number(value: float) -> str:
+    """A number in three digits; a larger one whole.
+
+    >>> number(0.03494), number(1001.0)
+    ('0.0349', '1,001')
+    """
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
 
 def seconds(run: Callable[[], object]) -> float:
     """How long something takes."""

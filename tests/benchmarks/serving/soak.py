@@ -206,7 +206,7 @@ def main() -> None:
     write(arguments.table, "What a server stands", "make soak", "an embedded one", measures)
     print(", ".join(f"{times} {what}" for what, times in measures[0].details["seen"].items()))
     for one in measures:
-        print(f"{'met   ' if one.met else 'MISSED'} {one.value:10.3g} {one.unit:8} {one.name}")
+        print(one)
     for line, times in Counter(wrong).most_common(20):
         print(f"wrong, {times} x: {line}")
     if not all(one.met for one in measures):

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.serving.measures import Measure
+from tests.benchmarks.serving.measures import Measure, number
 
 
 def earlier(target: Path) -> list[Measure]:
@@ -54,5 +54,7 @@ def write(target: Path, title: str, by: str, model: str, measures: Iterable[Meas
     for one in found:
         sign = "≥" if one.kept == "least" else "≤"
         kept = "met" if one.met else "**missed**"
-        lines.append(f"| {one.name} | {one.value:.3g} {one.unit} | {sign} {one.bound:g} {one.unit} | {kept} |")
+        lines.append(
+            f"| {one.name} | {number(one.value)} {one.unit} | {sign} {number(one.bound)} {one.unit} | {kept} |"
+        )
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
