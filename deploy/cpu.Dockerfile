@@ -10,6 +10,8 @@ RUN python -m venv /opt/neuroglot \
 FROM python:3.11-slim
 RUN useradd --system --no-create-home --uid 10001 neuroglot
 COPY --from=build /opt/neuroglot /opt/neuroglot
+# Freed memory goes back to the system: see deploy/sizing.md.
+ENV MALLOC_ARENA_MAX=2 MALLOC_TRIM_THRESHOLD_=33554432 MALLOC_MMAP_THRESHOLD_=1048576
 USER 10001
 EXPOSE 50051 9464
 ENTRYPOINT ["/opt/neuroglot/bin/neuroglot", "serve"]

@@ -14,6 +14,8 @@ FROM python:3.11-slim
 RUN useradd --system --no-create-home --uid 10001 neuroglot
 COPY --from=build /opt/neuroglot /opt/neuroglot
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute NEUROGLOT_DEVICE=cuda
+# Freed memory goes back to the system: see deploy/sizing.md.
+ENV MALLOC_ARENA_MAX=2 MALLOC_TRIM_THRESHOLD_=33554432 MALLOC_MMAP_THRESHOLD_=1048576
 USER 10001
 EXPOSE 50051 9464
 ENTRYPOINT ["/opt/neuroglot/bin/neuroglot", "serve"]

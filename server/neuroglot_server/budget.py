@@ -137,12 +137,13 @@ class Sizes:
     past_comes_out: bool = False
 
     @classmethod
-    def of(cls, signature: Signature, decoder: Signature) -> Sizes:
+    def of(cls, signature: Signature, decoder: Signature, *, prepacked: bool = False) -> Sizes:
         """Those of a component.
 
         Args:
             signature: the component's.
             decoder: the decoder's, whose keys and values an encoder gives.
+            prepacked: whether it runs saved prepacked weights, whose passes hold what all layers pick at once.
         """
         item = signature.dtype.itemsize
         neurons = signature.layers * signature.neurons
@@ -152,7 +153,7 @@ class Sizes:
             edits=neurons * item,
             neurons=neurons,
             logits=signature.vocabulary * item,
-            layers=signature.layers if signature.forks else 0,
+            layers=(1 if prepacked else signature.layers) if signature.forks else 0,
             past_comes_out=not signature.trailing,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,6 @@ from neuroglot_server.deployment import Certificates, Deployment, by_name
 from neuroglot_server.event_loop import run_in_loop
 from neuroglot_server.lifecycle import Started, run
 from neuroglot_server.options import BY_NAME, OPTIONS, with_settings
-from neuroglot_server.resident import keep_little_free
 from neuroglot_server.tenants import new_token
 
 _logger = logging.getLogger(__name__)
@@ -86,7 +86,6 @@ def serve(
                 "--tls-client-ca), or add --insecure if the network is trusted"
             )
         _logger.warning("%s", deployment.exposure)
-    keep_little_free()
     run_in_loop(_until_signal(deployment))
 
 
@@ -154,9 +153,17 @@ def _path(text: str | None) -> Path | None:
 
 
 async def _until_signal(deployment: Deployment) -> None:
-    """Serve until SIGTERM or SIGINT, and then for as long as what runs needs and the grace allows."""
+    """Serve until SIGTERM or SIGINT, and then for as long as what runs needs and the grace allows.
+
+    While models load, either ends the process at once: nothing was promised to anybody, and ONNX Runtime cannot be
+    interrupted while it starts a session.
+    """
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
+
+    def end() -> None:
+        _logger.info("ended by a signal while models were loading")
+        os._exit(0)  # the interpreter would wait for the thread that loads
 
     def stop() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -172,4 +179,6 @@ async def _until_signal(deployment: Deployment) -> None:
             click.echo(f"model {model.name}: {model.family}, {layers}, bundle {model.bundle_identity[:12]}")
         click.echo(f"listening on {server.target}")
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
     await run(deployment, stopping, started)

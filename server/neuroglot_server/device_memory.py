@@ -128,7 +128,7 @@ class DeviceMemory:
         arrays = [value.numpy() for value in binding.get_outputs()[: len(names)]]
         return dict(zip(names, arrays, strict=True)), self._kept(steps, present)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Give back what the next pass may go on from; what rows keep of it is cut off it as if there were others."""
         self._last = None
 

@@ -77,14 +77,12 @@ def runtime(device: Device) -> Any:
     return onnxruntime
 
 
-def session_options(device: Device, threads: int, *, pack: bool = True) -> Any:
+def session_options(device: Device, threads: int) -> Any:
     """Options of a session.
 
     Args:
         device: where it runs.
         threads: threads within one pass on the processor; 0 for one a core.
-        pack: whether the graph is optimised, and the processor's weights are brought into the order in which they are
-            multiplied. That is almost all of what a start takes; without it, passes take up to twice as long.
 
     Raises:
         InstallationError: no usable ONNX Runtime.
@@ -96,10 +94,6 @@ def session_options(device: Device, threads: int, *, pack: bool = True) -> Any:
     # In the graph's own order. By default all that only an output depends on comes last, and so a pass would hold the
     # keys and values of past and new tokens, put together, of all layers at once until the new ones are cut off them.
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-    if not pack:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("session.prepack.enable_parallel", "1")
     if device.kind != "cpu":
         options.add_session_config_entry(RECORD_ASSIGNMENT, "1")
     return options

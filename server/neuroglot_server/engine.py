@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from neuroglot.bundle import Component
+from neuroglot.bundle import WEIGHTS, Component
 from neuroglot_server.core import MemoryTooSmall
 from neuroglot_server.device_memory import DeviceMemory
 from neuroglot_server.devices import Device, runtime, session_options, start_session
 from neuroglot_server.host_memory import HostMemory
 from neuroglot_server.memory import Memory
 from neuroglot_server.passes import inputs, output_names, results
-from neuroglot_server.resident import resident
-from neuroglot_server.signature import Interface, Signature, read_signature
-from neuroglot_server.starting import Mapped, Packing, takes_long
+from neuroglot_server.prepacked import saved
+from neuroglot_server.process_memory import anonymous_bytes
+from neuroglot_server.signature import Interface, read_signature
 from neuroglot_server.steps import RowStep, StepResult
+
+_logger = logging.getLogger(__name__)
 
 _SILENT = 4
 """A pass that is stopped is no error, and one that fails raises."""
 _NO_MEMORY = re.compile(r"allocate memory|bad[_ ]alloc|out of memory", re.IGNORECASE)
 """What ONNX Runtime, the system and CUDA say; none of it has an exception of its own."""
 _SHRINKING = "memory.enable_memory_arena_shrinkage"
-_ROOM_BYTES = 2**30
-"""By how much a process may grow before the runtime's work space goes back to the system after a pass.
+_GROWTH_BYTES = 2**30
+"""How much a process may grow beyond the least that it held before the runtime's work space is given back.
 
-Until then it is kept for the next one: getting new pages takes longer than writing on them.
+Until then it is kept for the next pass: getting new pages takes longer than writing on them.
 """
-_LOOK_SECONDS = 1.0
-"""How often at most is looked whether it has: that takes as long as a tenth of a short pass."""
+_CHECK_SECONDS = 1.0
+"""Least time between two checks of the process's memory: one takes as long as a tenth of a short pass."""
 
-_ITS_OWN = nullcontext()
-"""Nobody else wants the machine."""
+_MEGABYTES = 10**8
+"""Weights smaller than this are given in MB."""
 
 
 class Stopped(Exception):
@@ -49,6 +50,7 @@ class Engine:
 
     Attributes:
         signature: what the graph takes and gives.
+        prepacked: whether the session runs the graph that `neuroglot prepare` saved, in ONNX Runtime's order of nodes.
     """
 
     def __init__(
@@ -61,10 +63,7 @@ class Engine:
         *,
         bound: bool = False,
     ) -> None:
-        """Start a session.
-
-        The weights of a large graph are packed later: until then, passes take up to twice as long, and wait for it.
-        Then another session takes over, whose results are equal to rounding.
+        """Start a session. Blocks until it can run passes, which takes seconds for each GB of weights.
 
         Args:
             graph: the ONNX file.
@@ -81,19 +80,16 @@ class Engine:
         """
         where = Device.parse(device)
         self._run_options = runtime(where).RunOptions
-        later = takes_long(graph, where)
-        session = start_session(graph, where, session_options(where, threads, pack=not later))
+        session, self.prepacked = _start(graph, where, threads)
         taken = [*session.get_inputs(), *session.get_overridable_initializers()]
         self.signature = read_signature(graph, component, interface, taken, session.get_outputs())
-        bind = bound or where.kind != "cpu"
-        self._make_memory: Callable[[Any, Signature], Memory] = (
-            partial(DeviceMemory, device=where) if bind else partial(HostMemory, threads=threads)
+        self._memory: Memory = (
+            DeviceMemory(session, self.signature, device=where)
+            if bound or where.kind != "cpu"
+            else HostMemory(session, self.signature, threads=threads)
         )
-        self._memory: Memory = self._make_memory(session, self.signature)
-        self._packing = Packing(graph, threads, self) if later else None
-        self._most_bytes = _room() if where.kind == "cpu" else math.inf
-        self._mapped = Mapped()
-        self._looked = -math.inf
+        self._least_bytes = anonymous_bytes() if where.kind == "cpu" else None
+        self._next_check = -math.inf
         self._running: Any = None
 
     def run(self, steps: Sequence[RowStep]) -> list[StepResult]:
@@ -111,13 +107,12 @@ class Engine:
         """
         options = self._run_options()
         options.log_severity_level = _SILENT
-        self._give_back(options)
+        self._limit_memory(options)
         self._running = options
         names = output_names(steps, self.signature)
         feeds = inputs(steps, self.signature)
         try:
-            with _ITS_OWN if self._packing is None else self._machine(self._packing, options):
-                outputs, kept = self._memory.run(steps, feeds, names, options)
+            outputs, kept = self._memory.run(steps, feeds, names, options)
         except Exception as error:
             if options.terminate:
                 raise Stopped("the pass was ended: nobody waits for it any more") from error
@@ -128,44 +123,53 @@ class Engine:
             self._running = None
         return results(steps, outputs, kept, self.signature)
 
-    def _give_back(self, options: Any) -> None:
-        """Let go of what a pass can do without, where it is time to look and the process has more than it may keep."""
-        now = monotonic()
-        if now < self._looked + _LOOK_SECONDS:
-            return
-        self._looked = now
-        held = resident()
-        if held is None:
-            return
-        self._mapped.trim(held.mapped)
-        if held.own > self._most_bytes:
-            options.add_run_config_entry(_SHRINKING, "cpu:0")
-            self._memory.let_go()
-
-    @contextmanager
-    def _machine(self, packing: Packing, options: Any) -> Iterator[None]:
-        """Have the machine for a pass while weights are to be packed, and go over to them once they are."""
-        with packing.beside_a_pass(lambda: bool(options.terminate)):
-            if packing.over:
-                self._take_packed(packing)
-            yield
-
-    def _take_packed(self, packing: Packing) -> None:
-        """Go over to the session with packed weights, if they could be packed."""
-        if packing.session is not None:
-            self._memory = self._make_memory(packing.session, self.signature)
-            self._mapped = Mapped(packing.files, packing.mapped_bytes)
-        self._packing = None
-        self._most_bytes = _room()
-
     def stop(self) -> None:
         """End the pass that runs, within a layer; nothing happens where none runs. May be called from any thread."""
         running = self._running  # the worker may forget it at any moment; options of a pass that is over stop nothing
         if running is not None:
             running.terminate = True
 
+    def _limit_memory(self, options: Any) -> None:
+        """Have the pass give back the work space of the runtime if the process has grown too much."""
+        now = monotonic()
+        if self._least_bytes is None or now < self._next_check:
+            return
+        self._next_check = now + _CHECK_SECONDS
+        held = anonymous_bytes() or 0
+        self._least_bytes = min(self._least_bytes, held)  # while a model is replaced, both are in memory
+        if held > self._least_bytes + _GROWTH_BYTES:
+            options.add_run_config_entry(_SHRINKING, "cpu:0")
+            self._memory.release()
 
-def _room() -> float:
-    """What the process may have of its own from now on; without end where that is not known."""
-    held = resident()
-    return held.own + _ROOM_BYTES if held else math.inf
+
+def weights_size(bundle: Path) -> str:
+    """How large a bundle's weights are, for people: `2.24 GB`."""
+    size = (bundle / WEIGHTS).stat().st_size
+    return f"{size / 1e9:.2f} GB" if size >= _MEGABYTES else f"{size / 1e6:.1f} MB"
+
+
+def _start(graph: Path, device: Device, threads: int) -> tuple[Any, bool]:
+    """Start the session of a graph, and log how long it took.
+
+    Returns:
+        The session, and whether it is that of saved prepacked weights.
+    """
+    began = monotonic()
+    _logger.info("starting %s, whose bundle has %s of weights", graph, weights_size(graph.parent))
+    prepacked = _start_prepacked(graph, threads) if device.kind == "cpu" else None
+    session = prepacked or start_session(graph, device, session_options(device, threads))
+    _logger.info("%s started in %.1f s", graph, monotonic() - began)
+    return session, prepacked is not None
+
+
+def _start_prepacked(graph: Path, threads: int) -> Any:
+    """A session with the prepacked weights that were saved; None where there are none that can be used."""
+    file = saved(graph)
+    if file is None:
+        return None
+    device = Device("cpu")
+    try:
+        return start_session(file, device, session_options(device, threads))
+    except Exception:
+        _logger.exception("%s cannot be used: remove it, and run `neuroglot prepare` again", file.parent)
+        return None

@@ -55,7 +55,7 @@ class HostMemory:
         arrays = self._run(steps, feeds, [*names, *present], options)
         return dict(zip(names, arrays, strict=False)), self._kept(steps, arrays[len(names) :])
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Give back what is kept for the next pass."""
         self._rooms.clear()
 

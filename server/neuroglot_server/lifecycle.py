@@ -6,19 +6,23 @@ Nothing of gRPC or ONNX Runtime is imported before it is known that what the ser
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import shutil
 import socket
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Self
+
+import click
 
 from neuroglot.errors import InstallationError
 from neuroglot_server.address import Address
@@ -36,6 +40,9 @@ _logger = logging.getLogger(__name__)
 _LONGEST_SOCKET_PATH = 100
 """In bytes: the kernel's limit is 108 on Linux and 104 on macOS."""
 
+_SHORT_START_SECONDS = 1.0
+"""A start that takes no longer shows no progress."""
+
 
 class Started(NamedTuple):
     """A server that answers.
@@ -49,13 +56,25 @@ class Started(NamedTuple):
     models: tuple[ModelDescription, ...]
 
 
-async def run(deployment: Deployment, stopping: asyncio.Event, started: Callable[[Started], None]) -> None:
+def show_on_stderr(line: str) -> None:
+    """Print a line of progress, unless the log says the same."""
+    if not _logger.isEnabledFor(logging.INFO):
+        click.echo(line, err=True)
+
+
+async def run(
+    deployment: Deployment,
+    stopping: asyncio.Event,
+    started: Callable[[Started], None],
+    progress: Callable[[str], None] = show_on_stderr,
+) -> None:
     """Serve until told to stop.
 
     Args:
         deployment: what, where, to whom and how.
         stopping: set it to have the server drained and stopped.
         started: called once, when the server answers.
+        progress: is given a line when a model takes more than a second to load, and one when it is ready.
 
     Raises:
         AddressError: an address cannot be had.
@@ -99,12 +118,26 @@ async def run(deployment: Deployment, stopping: asyncio.Event, started: Callable
             tls = credentials(certificates) if certificates else None
             target = _bind(partial(endpoint.bind, credentials=tls), deployment.address)
             for name, folder in deployment.bundles.items():
-                await registry.load(folder, name)
+                await _show_progress(registry.load(folder, name), folder, progress)
             await endpoint.start()
             started(Started(target, tuple(model.description for model in registry.models)))
             await stopping.wait()
             if deployment.grace_seconds:
                 await endpoint.drain(deployment.grace_seconds)
+
+
+async def _show_progress(loading: Awaitable[object], folder: Path, show: Callable[[str], None]) -> None:
+    """Wait for a bundle to be loaded, and show lines about it if that takes long."""
+    from neuroglot_server.engine import weights_size
+
+    began = monotonic()
+    task = asyncio.ensure_future(loading)
+    _, pending = await asyncio.wait([task], timeout=_SHORT_START_SECONDS)
+    if pending:
+        show(f"starting {folder}: {weights_size(folder)} of weights")
+    await task
+    if pending:
+        show(f"{folder} is ready after {monotonic() - began:.1f} s")
 
 
 def _metrics(deployment: Deployment, watchers: ExitStack) -> Metrics | None:
@@ -190,15 +223,13 @@ def start_in_thread(bundles: Sequence[str | Path], settings: Settings | None = N
     """
     named = by_name(Path(bundle) for bundle in bundles)
     folder = Path(tempfile.mkdtemp(prefix="neuroglot-"))  # readable by this user only
-    starting: Future[tuple[Started, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+    starting: Future[Started] = Future()
 
     async def serve() -> None:
-        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
-
-        def started(server: Started) -> None:
-            starting.set_result((server, loop, stopping))
-
-        await run(Deployment(named, _private_address(folder), settings or Settings()), stopping, started)
+        stopping = asyncio.Event()
+        running.set_result((asyncio.get_running_loop(), stopping))
+        await run(Deployment(named, _private_address(folder), settings or Settings()), stopping, starting.set_result)
 
     def work() -> None:
         try:
@@ -210,19 +241,30 @@ def start_in_thread(bundles: Sequence[str | Path], settings: Settings | None = N
                 starting.set_exception(error)
 
     thread = Thread(target=work, name="neuroglot-server", daemon=True)
-    thread.start()
-    try:
-        server, loop, stopping = starting.result()
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
+
+    def stop() -> None:
+        loop, stopping = running.result()
+        with suppress(RuntimeError):  # the loop is closed: the server has ended
+            loop.call_soon_threadsafe(stopping.set)
 
     def end() -> None:
-        if thread.is_alive():
-            loop.call_soon_threadsafe(stopping.set)
-            thread.join()
+        stop()
+        thread.join()
         shutil.rmtree(folder, ignore_errors=True)
 
+    atexit.register(end)  # a program may end while models load; the interpreter must not go before this thread
+    thread.start()
+    try:
+        server = starting.result()
+    except Exception:
+        atexit.unregister(end)
+        thread.join()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except BaseException:  # Ctrl-C: models that load cannot be interrupted, and are not waited for
+        stop()
+        raise
+    atexit.unregister(end)  # the server's own finalizer takes over
     return LocalServer(server, end)
 
 

@@ -31,5 +31,5 @@ class Memory(Protocol):
             write on the outputs.
         """
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Give back what is kept for the next pass alone."""

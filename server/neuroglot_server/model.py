@@ -271,7 +271,7 @@ class Model:
 
 
 def _budget(engine: Engine, decoder: Engine, settings: Settings) -> Budget:
-    sizes = Sizes.of(engine.signature, decoder.signature)
+    sizes = Sizes.of(engine.signature, decoder.signature, prepacked=engine.prepacked)
     return Budget(settings.batch_tokens, settings.batch_bytes, sizes)
 
 

@@ -1,4 +1,4 @@
-"""`neuroglot prepare`: what servers of a bundle on this machine can share."""
+"""`neuroglot prepare`: saves weights that the servers of a bundle on this machine share."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from pathlib import Path
 import click
 
 from neuroglot.bundle import open_bundle
-from neuroglot_server.packed import save
+from neuroglot_server.prepacked import save
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 def prepare(bundle: Path) -> None:
-    """Save the packed weights of BUNDLE, so that its servers on this machine share them in memory.
+    """Save the prepacked weights of BUNDLE, so that its servers on this machine share them in memory.
+
+    Worth it only where several servers of one bundle run on one machine: a start is no faster, and batches of long
+    prompts have fewer rows, because a pass holds the keys and values of all layers at once.
 
     Takes twice the size of the weights, in $NEUROGLOT_CACHE or else $XDG_CACHE_HOME/neuroglot or ~/.cache/neuroglot.
     Answers stay the same, bit for bit. What is kept there may be removed while no server runs.

@@ -19,7 +19,7 @@ from tests.benchmarks.serving.bare import BareLoop
 from tests.benchmarks.serving.bundle import bundle
 from tests.benchmarks.serving.measures import Measure
 from tests.benchmarks.serving.prompts import Prompter
-from tests.benchmarks.serving.servers import serving, settle
+from tests.benchmarks.serving.servers import serving
 from tests.benchmarks.serving.tables import earlier, write
 
 PARTS = ("throughput", "variants", "prefixes", "repeated", "clients", "long", "sizes", "overhead", "starts")
@@ -28,7 +28,7 @@ PARTS = ("throughput", "variants", "prefixes", "repeated", "clients", "long", "s
 def measures(model: Path, parts: tuple[str, ...], scale: int) -> Iterator[Measure]:
     """Measure; `scale` is how many groups a round has, about."""
     if "starts" in parts:  # first, while nothing else holds memory
-        yield from memory.starts(model, rounds=3)
+        yield from memory.starts(model, rounds=7)
         print(f"  neuroglot prepare: {memory.prepare(model):.0f} s", flush=True)
         yield memory.second_server(model)
     if "overhead" in parts:
@@ -44,7 +44,6 @@ def measures(model: Path, parts: tuple[str, ...], scale: int) -> Iterator[Measur
         if "sizes" in parts:
             yield from answers.sizes(server, prompter)
             after("sizes")
-        settle(server)
         if "clients" in parts:
             yield clients.one_row_each(server, prompter, requests=scale)
             yield clients.interactive(server, prompter, asked=4 * scale)

@@ -264,3 +264,22 @@ def test_half_of_tls_is_a_mistake_of_usage(bloom_bundle: Path, flags: list[str],
     result = CliRunner().invoke(main, ["serve", str(bloom_bundle), *flags])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_models_load_ends_the_process_at_once(
+    bloom_bundle: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    bundles = [str(shutil.copytree(bloom_bundle, tmp_path / f"bundle-{one}")) for one in range(60)]
+    command = [*PROGRAM, *bundles, "--address", "127.0.0.1:0", "--threads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if "started in" in line:
+                break
+        begun = time.monotonic()
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=20)
+        assert time.monotonic() - begun < 2
+    assert (process.returncode, output) == (0, "")
+    assert "ended by a signal while models were loading" in errors
+    assert "Traceback" not in errors

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 import subprocess
@@ -146,3 +147,37 @@ def test_a_program_that_forgets_to_close_ends_cleanly(bloom_bundle: Path, tempor
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith(f"unix:{temporary}/neuroglot-")
     assert not list(temporary.glob("neuroglot-*"))
+
+
+def test_a_start_that_takes_long_shows_what_it_starts_and_how_long_it_took(
+    bloom_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_in_thread([bloom_bundle], ONE_THREAD).close()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("neuroglot_server.lifecycle._SHORT_START_SECONDS", 0.0)
+    start_in_thread([bloom_bundle], ONE_THREAD).close()
+    begun, ended = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"starting {re.escape(str(bloom_bundle))}: \d+\.\d MB of weights", begun)
+    assert re.fullmatch(rf"{re.escape(str(bloom_bundle))} is ready after \d+\.\d s", ended)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 0.6])
+def test_a_program_that_ends_while_models_load_ends_cleanly(
+    seconds: float, bloom_bundle: Path, temporary: Path
+) -> None:
+    program = f"""
+import sys, tempfile, threading, time
+from neuroglot_server.lifecycle import start_in_thread
+tempfile.tempdir = {str(temporary)!r}
+threading.Thread(target=start_in_thread, args=[sys.argv[1:]], daemon=True).start()
+time.sleep({seconds})
+"""
+    bundles = copies(bloom_bundle, temporary / "bundles", 10)
+    ended = subprocess.run([sys.executable, "-c", program, *bundles], capture_output=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert [path.name for path in temporary.iterdir()] == ["bundles"]
+
+
+def copies(bundle: Path, folder: Path, count: int) -> list[str]:
+    """A bundle under many names: a start with all of them takes some seconds."""
+    return [str(shutil.copytree(bundle, folder / f"bundle-{number}")) for number in range(count)]

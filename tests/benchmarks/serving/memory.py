@@ -1,19 +1,18 @@
-"""What a server holds, what a second one adds, and how long they take to be ready."""
+"""What a server holds, what a second one adds, and what a start takes."""
 
 from __future__ import annotations
 
-import math
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.benchmarks.serving.measures import Measure, seconds
 from tests.benchmarks.serving.prompts import Prompter
-from tests.benchmarks.serving.servers import Server, model_of, serving
+from tests.benchmarks.serving.servers import Server, model_of, peak_resident_bytes, serving
 
 PLAIN = """
 import os, sys
@@ -21,25 +20,27 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 options = onnxruntime.SessionOptions()
 options.log_severity_level = 3
-onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+print("started", flush=True)
+sys.stdin.read()
 """
+"""A program with a session of a graph, with the options that a server gives its own."""
 
 _TOKENS = 12
-_AT_REST_SECONDS = 0.2
-"""What a server may use of the processor in a second in which it does nothing."""
 
 
 def peak(server: Server, bundle: Path, after: Mapping[str, int]) -> Measure:
-    """The most memory that a server has had so far, over what it may have; and what it was after each part."""
-    parameters = (bundle / "weights.data").stat().st_size
+    """How much more memory a server has had so far than a plain session's start takes; and its peak after each part."""
     held = server.peak_resident_bytes()
+    plain = _plain_start(bundle).peak_bytes
     return Measure(
-        "peak memory of a server over (1.3 x the parameters and 1.5 GB)",
-        held / (1.3 * parameters + 1.5e9),
-        "x",
-        1.0,
+        "peak memory of a server beyond that of a plain session's start",
+        (held - plain) / 1e9,
+        "GB",
+        1.5,
         "most",
-        {"peak_resident_bytes": held, "parameter_bytes": parameters, "peak_resident_bytes_after": dict(after)},
+        {"peak_resident_bytes": held, "plain_bytes": plain, "peak_resident_bytes_after": dict(after)},
     )
 
 
@@ -48,8 +49,7 @@ def second_server(bundle: Path) -> Measure:
     parameters = (bundle / "weights.data").stat().st_size
     with serving(bundle) as first, serving(bundle) as second:
         for server in (first, second):
-            _packed(server, bundle)
-            _answers(server, bundle, seed=1)  # another row than before: pages are nobody's until a pass looks at them
+            _answers(server, bundle)
         private = second.private_bytes()
         details = {"private_bytes": private, "first_private_bytes": first.private_bytes()}
     what = "private memory of a second server on a prepared bundle over the parameters"
@@ -57,47 +57,56 @@ def second_server(bundle: Path) -> Measure:
 
 
 def prepare(bundle: Path) -> float:
-    """Save packed weights, which servers then share; seconds."""
+    """Save prepacked weights, which servers then share; seconds."""
     return seconds(lambda: subprocess.run([sys.executable, "-m", "neuroglot", "prepare", str(bundle)], check=True))
 
 
+class Start(NamedTuple):
+    """What a start took.
+
+    Attributes:
+        seconds: from the start of the process until it is ready.
+        peak_bytes: most resident memory until then, pages of mapped files included.
+    """
+
+    seconds: float
+    peak_bytes: int
+
+
 def starts(bundle: Path, rounds: int) -> Iterator[Measure]:
-    """How long a server takes until it has answered, and what it has meanwhile; against a plain session's process."""
-    peaks = []
-
-    def plain() -> float:
-        return seconds(lambda: subprocess.run([sys.executable, "-c", PLAIN, str(bundle / "decoder.onnx")], check=True))
-
-    def server() -> tuple[float, float]:
-        start = time.perf_counter()
-        with serving(bundle) as started:
-            _answers(started, bundle)
-            answered = time.perf_counter() - start
-            _packed(started, bundle)
-            peaks.append(peak(started, bundle, {}))
-            return started.ready_seconds, answered
-
-    plain(), server()  # the files are in memory from here on
-    found = [(*server(), plain()) for _ in range(rounds)]
-    ratio = statistics.median(answered / taken for _, answered, taken in found)
-    for what, bound in (("a start", 1.0), ("a second start", 0.5)):
-        name = f"{what} until a row of {_TOKENS} tokens is answered, against a plain session"
-        yield Measure(name, ratio, "x", bound, "most", {"listening_answered_and_plain_seconds": found})
-    highest = max(peaks, key=lambda one: one.value)
-    yield replace(highest, name=f"{highest.name}, at its start")
+    """What a server takes until it listens, against a process with a plain session of the same graph."""
+    _plain_start(bundle), _server_start(bundle)  # the files are in memory from here on
+    pairs = [(_server_start(bundle), _plain_start(bundle)) for _ in range(rounds)]
+    for what, unit in (("time until it listens", "seconds"), ("peak memory of a start", "peak_bytes")):
+        values = [(getattr(server, unit), getattr(plain, unit)) for server, plain in pairs]
+        yield Measure(
+            f"{what}, against a process with a plain session of the same graph",
+            statistics.median(server / plain for server, plain in values),
+            "x",
+            1.1,
+            "most",
+            {f"server_and_plain_{unit}": values},
+        )
 
 
-def _answers(server: Server, bundle: Path, seed: int = 0) -> None:
-    """Ask for one short row, which is another one for another seed."""
+def _server_start(bundle: Path) -> Start:
+    with serving(bundle) as server:
+        return Start(server.ready_seconds, server.peak_resident_bytes())
+
+
+def _plain_start(bundle: Path) -> Start:
+    begun = time.monotonic()
+    command = [sys.executable, "-c", PLAIN, str(bundle / "decoder.onnx")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "started\n"
+        start = Start(time.monotonic() - begun, peak_resident_bytes(process.pid))
+        process.stdin.close()
+    return start
+
+
+def _answers(server: Server, bundle: Path) -> None:
+    """Ask for one short row."""
     with model_of(server) as model:
-        model.analyze(Prompter(bundle, seed).group("short", [_TOKENS]), predict=False)
-
-
-def _packed(server: Server, bundle: Path) -> None:
-    """Come back when the server runs with packed weights: it begins after an answer, and is at rest when it is done."""
-    _answers(server, bundle)
-    used = -math.inf
-    while (now := sum(server.process.cpu_times()[:2])) > used + _AT_REST_SECONDS:
-        used = now
-        time.sleep(1)
-    _answers(server, bundle)
+        model.analyze(Prompter(bundle).group("short", [_TOKENS]), predict=False)

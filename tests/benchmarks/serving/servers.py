@@ -16,8 +16,6 @@ import psutil
 
 import neuroglot as ng
 
-_AT_REST_PERCENT = 20.0
-
 
 @dataclass(frozen=True)
 class Server:
@@ -35,12 +33,17 @@ class Server:
 
     def peak_resident_bytes(self) -> int:
         """Most memory that it has had so far, mapped files included."""
-        return _kilobytes(Path(f"/proc/{self.process.pid}/status"), "VmHWM") * 1024
+        return peak_resident_bytes(self.process.pid)
 
     def private_bytes(self) -> int:
         """Memory that it shares with nobody."""
         rollup = Path(f"/proc/{self.process.pid}/smaps_rollup")
         return (_kilobytes(rollup, "Private_Clean") + _kilobytes(rollup, "Private_Dirty")) * 1024
+
+
+def peak_resident_bytes(pid: int) -> int:
+    """Most memory that a process has had so far, mapped files included."""
+    return _kilobytes(Path(f"/proc/{pid}/status"), "VmHWM") * 1024
 
 
 def _kilobytes(file: Path, name: str) -> int:
@@ -63,14 +66,6 @@ def serving(bundle: Path, *options: str) -> Iterator[Server]:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def settle(server: Server) -> None:
-    """Wait until a server has packed its weights, for which passes wait."""
-    with model_of(server) as model:
-        model.analyze(ng.Group({"en": "a b c"}, id="settle"), predict=False)
-    while server.process.cpu_percent(1.0) > _AT_REST_PERCENT:
-        time.sleep(0.1)
 
 
 def _address(process: subprocess.Popen[str]) -> str:

@@ -14,7 +14,7 @@ import neuroglot as ng
 from tests.benchmarks.serving.bare import BareLoop
 from tests.benchmarks.serving.measures import Measure, seconds
 from tests.benchmarks.serving.prompts import Prompter
-from tests.benchmarks.serving.servers import Server, model_of, serving, settle
+from tests.benchmarks.serving.servers import Server, model_of, serving
 
 VARIANTS = {
     "w/o all-shared": ng.deactivate(ng.ALL_SHARED),
@@ -99,8 +99,6 @@ def prefixes(bundle: Path, cached: Server, prompter: Prompter, groups: int) -> I
     asked = prompter.edits(groups, EXAMPLES)
     wanted = {"variants": {"w/o all-shared": ng.deactivate(ng.ALL_SHARED)}, "generate": False}
     with serving(bundle, "--cache-bytes", "0") as uncached, model_of(uncached) as plain, model_of(cached) as model:
-        for server in (cached, uncached):
-            settle(server)
 
         def run(of: ng.Model, some: Sequence[ng.Group], results: dict[str, ng.GroupResult]) -> float:
             return seconds(lambda: results.update((one.group_id, one) for one in ask(of, some, **wanted))) / len(some)
@@ -159,7 +157,6 @@ def repeated(server: Server, bare: BareLoop, prompter: Prompter, rounds: int, pa
             )
             for _ in range(DEACTIVATIONS)
         ]
-        settle(server)
     for one in range(rounds):
         group = prompter.group(f"repeated-{one}", [32] * 10)
 

@@ -1,14 +1,17 @@
-"""Packed weights, saved: servers of one machine that run the same bundle share their pages in memory.
+"""Prepacked weights, saved: servers of one machine that run the same bundle share their pages in memory.
 
-    ~/.cache/neuroglot/packed/                    $XDG_CACHE_HOME/neuroglot/packed, or $NEUROGLOT_CACHE/packed
+    ~/.cache/neuroglot/prepacked/                 $XDG_CACHE_HOME/neuroglot/prepacked, or $NEUROGLOT_CACHE/prepacked
     └── 3f2a9c.../                                for one graph of one bundle, version of ONNX Runtime and processor
         ├── entry.json                            size and hash of the files, written last
         ├── graph.onnx
-        └── graph.data                            weights as they are in the bundle, and packed: twice their size
+        └── graph.data                            weights as they are in the bundle, and prepacked: twice their size
 
-They are mapped, not copied. What comes out is equal, bit for bit: ONNX Runtime packs at every start, compares, and
-takes what is mapped where it is the same. So a start takes about as long as without, and a folder from another
-processor does no harm.
+ONNX Runtime writes and reads these files by its own session options. They are mapped, not copied. Answers are equal,
+bit for bit: ONNX Runtime prepacks at every start, compares, and takes what is mapped where it is the same. So a start
+takes about as long as without, and a folder from another processor does no harm.
+
+What is saved loses the order of the nodes: a pass holds the keys and values that its rows fork from for all layers at
+once, not one layer at a time. `budget.Sizes` counts them, so batches of long prompts have fewer rows.
 """
 
 from __future__ import annotations
@@ -23,23 +26,22 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from neuroglot.bundle import HASH_ON_LOAD_BYTES, FileEntry, describe_files, hash_file, read_manifest
+from neuroglot.bundle import HASH_ON_LOAD_BYTES, MANIFEST, FileEntry, describe_files, hash_file, read_manifest
 from neuroglot_server.devices import Device, runtime, session_options, start_session
-from neuroglot_server.node_order import restore_order
 
 _logger = logging.getLogger(__name__)
 
 _ENTRY = "entry.json"
 _GRAPH = "graph.onnx"
 DATA = "graph.data"
-_LAYOUT = 2
-"""Of what is saved; 1 had the nodes in ONNX Runtime's order."""
+_LAYOUT = 3
+"""Version of what is saved; graphs of version 2 had their nodes reordered after ONNX Runtime had written them."""
 _IN_THE_GRAPH_BYTES = "1024"
 """Weights smaller than this are saved in the graph itself."""
 
 
 def cache_folder() -> Path:
-    """Where things are kept that are derived on this machine."""
+    """The folder for what is derived from bundles on this machine."""
     if given := os.environ.get("NEUROGLOT_CACHE"):
         return Path(given)
     base = os.environ.get("XDG_CACHE_HOME")
@@ -50,13 +52,12 @@ def place_of(graph: Path) -> Path:
     """The folder for a bundle's graph on this machine, whether or not it exists."""
     version = runtime(Device("cpu")).__version__
     decisive = (_LAYOUT, read_manifest(graph.parent).identity, graph.name, version, _processor())
-    return cache_folder() / "packed" / hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
+    return cache_folder() / "prepacked" / hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:32]
 
 
 def saved(graph: Path) -> Path | None:
-    """The graph with packed weights, if they were saved and are whole; large files are looked at by their size."""
-    place = place_of(graph)
-    if not place.exists():
+    """The graph with prepacked weights, if it was saved and is whole; of large files only the size is checked."""
+    if not (graph.parent / MANIFEST).exists() or not (place := place_of(graph)).exists():
         return None
     try:
         entries = json.loads((place / _ENTRY).read_text(encoding="utf-8"))
@@ -65,13 +66,13 @@ def saved(graph: Path) -> Path | None:
     except (OSError, ValueError, TypeError, AttributeError):
         whole = False
     if not whole:
-        _logger.warning("%s is damaged, and left aside: remove it, and run `neuroglot prepare` again", place)
+        _logger.warning("%s is damaged and not used: remove it, and run `neuroglot prepare` again", place)
         return None
     return place / _GRAPH
 
 
 def save(graph: Path) -> Path:
-    """Pack a graph's weights and save them, unless that was done before.
+    """Prepack a graph's weights and save them, unless that was done before.
 
     Returns:
         The folder.
@@ -95,7 +96,6 @@ def save(graph: Path) -> Path:
         ):
             options.add_session_config_entry(name, value)
         start_session(graph, Device("cpu"), options)
-        restore_order(aside / _GRAPH, graph)
         files = {name: asdict(entry) for name, entry in describe_files(aside).items()}
         (aside / _ENTRY).write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(place, ignore_errors=True)  # what is there is damaged
@@ -111,7 +111,7 @@ def _is(file: Path, entry: FileEntry) -> bool:
 
 
 def _processor() -> str:
-    """What decides how weights are packed: the architecture and its extensions."""
+    """What decides how weights are prepacked: the architecture and its extensions."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
