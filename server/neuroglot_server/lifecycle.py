@@ -85,8 +85,9 @@ async def run(
     """
     execution_provider()
     from neuroglot_server.adapter.endpoint import Endpoint
-    from neuroglot_server.adapter.identity import Access, credentials
+    from neuroglot_server.adapter.identity import Access
     from neuroglot_server.adapter.room import TransportLimits
+    from neuroglot_server.adapter.tls import ServerTls
     from neuroglot_server.model import Model
     from neuroglot_server.registry import Registry
     from neuroglot_server.tenants import Tenants
@@ -115,8 +116,8 @@ async def run(
         async with AsyncExitStack() as stack:
             stack.push_async_callback(registry.close)
             stack.push_async_callback(endpoint.stop)
-            tls = credentials(certificates) if certificates else None
-            target = _bind(partial(endpoint.bind, credentials=tls), deployment.address)
+            tls = ServerTls(certificates, metrics.certificate_expires if metrics else None) if certificates else None
+            target = _bind(partial(endpoint.bind, credentials=tls.credentials if tls else None), deployment.address)
             for name, folder in deployment.bundles.items():
                 await _show_progress(registry.load(folder, name), folder, progress)
             await endpoint.start()

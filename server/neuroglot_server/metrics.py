@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from functools import cache
 from typing import TypeVar
 
@@ -86,6 +87,7 @@ class Metrics:
             ("model", "cache", "found"),
             registry=registry,
         )
+        self._certificate_expires: Gauge | None = None
         self._series = cache(_series)
         self._known: set[str] = set()
         self._up = Gauge(
@@ -115,6 +117,16 @@ class Metrics:
         self._known = set(answering)
         for name, answers in answering.items():
             self._up.labels(name).set(answers)
+
+    def certificate_expires(self, when: datetime) -> None:
+        """The server's certificate expires at this time; without TLS there is no such number."""
+        if self._certificate_expires is None:
+            self._certificate_expires = Gauge(
+                "neuroglot_certificate_expiry_timestamp_seconds",
+                "When the server's certificate, or one of its chain, expires: seconds since 1970.",
+                registry=self.registry,
+            )
+        self._certificate_expires.set(when.timestamp())
 
     def of_model(self, name: str) -> Observer:
         """What is told of the model of a name."""

@@ -22,16 +22,13 @@ import secrets
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
 from typing import NamedTuple
 
 from neuroglot.errors import NeuroglotError
 from neuroglot_server.core import Quota
+from neuroglot_server.file_changes import FileChanges
 
 _logger = logging.getLogger(__name__)
-
-_SECONDS_BETWEEN_LOOKS = 1.0
-"""How long a change of the file may go unnoticed."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -80,9 +77,8 @@ class Tenants:
             TenantsError: it is not there, or does not say what it should.
         """
         self._file = file
-        self._version = _version(file)
+        self._changes = FileChanges([file])
         self._tenants = _read(file)
-        self._looked = monotonic()
 
     def of_token(self, token: str) -> Tenant | None:
         """The tenant whose token it is. How long it takes tells nothing of the tokens that there are."""
@@ -100,14 +96,10 @@ class Tenants:
 
     def _current(self) -> dict[str, Tenant]:
         """The tenants, as the file has them now or a moment ago."""
-        if monotonic() - self._looked >= _SECONDS_BETWEEN_LOOKS:
-            self._looked = monotonic()
+        if self._changes.found():  # a broken file is logged once, not once a second
             try:
-                version = _version(self._file)
-                if version != self._version:
-                    self._version = version  # a broken one is logged once, not once a second
-                    self._tenants = _read(self._file)
-                    _logger.info("read %s again: %d tenants", self._file, len(self._tenants))
+                self._tenants = _read(self._file)
+                _logger.info("read %s again: %d tenants", self._file, len(self._tenants))
             except TenantsError as error:
                 _logger.error("%s: the tenants stay as they were", error)
         return self._tenants
@@ -115,15 +107,6 @@ class Tenants:
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _version(file: Path) -> tuple[int, int, int]:
-    """What changes when the file does; zeros where it is gone, as it may be for a moment while it is replaced."""
-    try:
-        status = file.stat()
-    except OSError:
-        return 0, 0, 0
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _read(file: Path) -> dict[str, Tenant]:

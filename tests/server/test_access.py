@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -13,14 +11,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from neuroglot.v1 import service_pb2, service_pb2_grpc
-from neuroglot_server.adapter.identity import Access, CertificateError, Unauthenticated, credentials, request_id
+from neuroglot_server.adapter.identity import Access, Unauthenticated, request_id
 from neuroglot_server.adapter.room import TransportLimits
 from neuroglot_server.address import Address
 from neuroglot_server.core import Priority, Quota, Settings
 from neuroglot_server.deployment import Certificates, Deployment
-from neuroglot_server.lifecycle import Started, run
 from neuroglot_server.tenants import NewToken, Tenant, Tenants, new_token
 from tests.server.certificates import Authority, authority
+from tests.server.deployed import deployed
 from tests.server.live import NAME, Live, Watched, channel_to, group, load, said, serving
 
 ALICE, BOB = new_token(), new_token()
@@ -243,25 +241,6 @@ def test_a_stranger_is_refused_before_a_byte_of_the_message_is_read(bloom_bundle
     assert asyncio.run(conversation()) is grpc.StatusCode.UNAUTHENTICATED
 
 
-@asynccontextmanager
-async def deployed(deployment: Deployment) -> AsyncIterator[str]:
-    """Run a deployment for the length of a block."""
-    stopping, target = asyncio.Event(), asyncio.get_running_loop().create_future()
-
-    def started(server: Started) -> None:
-        target.set_result(server.target)
-
-    running = asyncio.create_task(run(deployment, stopping, started))
-    await asyncio.wait({running, target}, return_when=asyncio.FIRST_COMPLETED)
-    if running.done():
-        running.result()
-    try:
-        yield await target
-    finally:
-        stopping.set()
-        await running
-
-
 @pytest.fixture(scope="module")
 def issued(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return authority(tmp_path_factory.mktemp("certificates"))
@@ -322,30 +301,15 @@ def test_a_client_s_certificate_is_its_name(bloom_bundle: Path, tokens: Path, is
     asyncio.run(conversation())
 
 
-def test_a_token_counts_before_a_certificate(tokens: Path) -> None:
+def test_a_token_counts_before_a_certificate(tokens: Path, issued: Authority) -> None:
     access = Access(Tenants(tokens), client_certificates=True)
-    certificate = {"x509_common_name": [b"bob"]}
+    certificate = {"x509_pem_cert": [issued.client("bob")[1]]}
     assert access.tenant(dict(bearer(ALICE.token)), certificate).name == "alice"
     assert access.tenant({}, certificate).name == "bob"
     with pytest.raises(Unauthenticated, match="not known"):
         access.tenant(dict(bearer("wrong")), certificate)
     assert Access(client_certificates=True).tenant({}, certificate) == Tenant("bob")
     assert Access().tenant(dict(bearer("whatever")), {}).name == ""
-
-
-@pytest.mark.parametrize("wrong", ["no certificate", "another key", "not there"])
-def test_files_that_make_no_tls_are_said(tmp_path: Path, issued: Authority, wrong: str) -> None:
-    other = authority(tmp_path)
-    match wrong:
-        case "no certificate":
-            other.server.certificate.write_text("hello")
-            files, message = other.server, "do not belong together or are not in PEM form"
-        case "another key":
-            files, message = issued.server._replace(key=other.server.key), "do not belong together"
-        case _:
-            files, message = other.server._replace(key=tmp_path / "missing"), "cannot read .*missing: No such file"
-    with pytest.raises(CertificateError, match=message):
-        credentials(files)
 
 
 TLS = Certificates(Path("c"), Path("k"))

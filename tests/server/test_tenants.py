@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from neuroglot_server import tenants as module
+from neuroglot_server import file_changes
 from neuroglot_server.core import Quota
-from neuroglot_server.tenants import Tenant, Tenants, TenantsError, new_token
+from neuroglot_server.tenants import NewToken, Tenant, Tenants, TenantsError, new_token
 
 ALICE, BOB, SPARE = new_token(), new_token(), new_token()
 
@@ -20,7 +20,7 @@ def written(folder: Path, text: str) -> Path:
     return file
 
 
-def hashes(*tokens: module.NewToken) -> str:
+def hashes(*tokens: NewToken) -> str:
     return ", ".join(f'"{token.sha256}"' for token in tokens)
 
 
@@ -89,7 +89,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_change_holds_at_once_and_a_broken_file_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(file_changes, "_SECONDS_BETWEEN_CHECKS", 0.0)
     file = written(tmp_path, f"[tenants.alice]\ntoken_sha256 = [{hashes(ALICE)}]")
     tenants = Tenants(file)
     assert tenants.of_token(BOB.token) is None

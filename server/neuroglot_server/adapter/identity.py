@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 import secrets
-import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import grpc
 
-from neuroglot.errors import NeuroglotError
+from neuroglot_server.adapter.tls import common_name
 from neuroglot_server.core import RequestError
-from neuroglot_server.deployment import Certificates
 from neuroglot_server.tenants import Tenant, Tenants
 
 REQUEST_ID_KEY = "x-request-id"
@@ -24,42 +22,12 @@ _EVERYBODY = Tenant(may_manage_models=True)
 """Whoever reaches a server that does not ask: it listens where its operator trusts whoever can."""
 
 
-class CertificateError(NeuroglotError):
-    """Files for TLS that cannot be read or do not belong together."""
-
-
 class Unauthenticated(RequestError):
     """The server asks for a token, and there was none that it knows."""
 
 
 class PermissionDenied(RequestError):
     """The tenant may not do this."""
-
-
-def credentials(files: Certificates) -> grpc.ServerCredentials:
-    """What a port is opened with for TLS.
-
-    Raises:
-        CertificateError: a file cannot be read, or the key is another certificate's.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        content = [file.read_bytes() for file in files if file is not None]
-        context.load_cert_chain(files.certificate, files.key, password="")  # an empty one, lest it asks at a terminal
-        if files.client_ca is not None:
-            context.load_verify_locations(files.client_ca)
-    except ssl.SSLError as error:
-        named = ", ".join(str(file) for file in files if file is not None)
-        raise CertificateError(
-            f"{named} do not belong together or are not in PEM form ({error.reason or error}): give the certificate "
-            "of one server and its key, the key without a password"
-        ) from None
-    except OSError as error:
-        raise CertificateError(f"cannot read {error.filename}: {error.strerror}") from None
-    certificate, key, *client_ca = content
-    return grpc.ssl_server_credentials(
-        [(key, certificate)], client_ca[0] if client_ca else None, require_client_auth=bool(client_ca)
-    )
 
 
 class Access:
@@ -92,7 +60,7 @@ class Access:
                 raise Unauthenticated("the token is not known here: ask those who run the server for one")
             return tenant
         if self._client_certificates:
-            name = _common_name(certificate)
+            name = _name_in(certificate)
             return self._tenants.named(name) if self._tenants is not None else Tenant(name)
         if self._tenants is not None:
             raise Unauthenticated("this server asks for a token: send it as metadata, `authorization: Bearer TOKEN`")
@@ -116,13 +84,16 @@ def _bearer(metadata: Mapping[str, str | bytes]) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _common_name(certificate: Mapping[str, Iterable[bytes]]) -> str:
-    """The common name of a client's certificate.
+def _name_in(connection: Mapping[str, Iterable[bytes]]) -> str:
+    """The common name of the client's certificate.
 
     Raises:
-        Unauthenticated: it has none.
+        Unauthenticated: it has none that can be a tenant's name.
     """
-    name = b"".join(certificate.get("x509_common_name", ())).decode(errors="replace")
-    if not name or not name.isprintable():
-        raise Unauthenticated("the client's certificate has no common name, which says whose it is: make one that has")
+    name = common_name(b"".join(connection.get("x509_pem_cert", ())))
+    if not name:
+        raise Unauthenticated(
+            "the client's certificate does not say whose it is: expected exactly one common name, of printable "
+            "characters; make one that has it"
+        )
     return name
