@@ -25,7 +25,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from neuroglot.errors import Violation
-from neuroglot_server.core import Caller, InvalidRequest, Observer, Priority, QueueFull, Unobserved
+from neuroglot_server.core import Caller, InvalidRequest, MemoryUse, Observer, Priority, QueueFull, Unobserved
 from neuroglot_server.rates import Bucket, Speed
 
 _logger = logging.getLogger(__name__)
@@ -170,6 +170,11 @@ class Admission:
                 await self._empty.wait()
         except TimeoutError:
             _logger.warning("%d requests have not left after %g s", self._requests.total(), seconds)
+
+    @property
+    def memory(self) -> MemoryUse:
+        """What requests hold that wait or run; may be read on any thread."""
+        return MemoryUse(sum([cost.bytes for cost in tuple(self._inside.values())]), self._most.bytes)
 
     @property
     def _total(self) -> Cost:

@@ -79,13 +79,10 @@ def serve(
         raise click.UsageError("there is nothing to serve: give a BUNDLE, --config FILE or --bundles-folder")
     logs.configure(values["log_level"], logs.LogFormat(values["log_format"]))
     deployment = _deployment(values, models)
-    if deployment.exposure:
+    for exposure in deployment.exposures:
         if not values["insecure"]:
-            raise click.ClickException(
-                f"{deployment.exposure}: listen on 127.0.0.1, give --tls-certificate, --tls-key and --tokens-file (or "
-                "--tls-client-ca), or add --insecure if the network is trusted"
-            )
-        _logger.warning("%s", deployment.exposure)
+            raise click.ClickException(f"{exposure}, or add --insecure if the network is trusted")
+        _logger.warning("%s", exposure)
     run_in_loop(_until_signal(deployment))
 
 

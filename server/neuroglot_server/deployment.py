@@ -61,11 +61,26 @@ class Deployment:
     grace_seconds: float = 0.0
 
     @property
-    def exposure(self) -> str:
-        """What is missing to let other machines connect, in words; empty if nothing is.
+    def exposures(self) -> tuple[str, ...]:
+        """What other machines can reach without being known: each in words, with what to do about it.
 
-        Traffic must be encrypted, and callers must show a token or a certificate.
+        Calls must be encrypted and show a token or a certificate; metrics are given to anyone who asks, in the clear.
         """
+        exposed = []
+        if calls := self._exposure_of_calls():
+            exposed.append(
+                f"{calls}: listen on 127.0.0.1, or give --tls-certificate, --tls-key and --tokens-file (or "
+                "--tls-client-ca)"
+            )
+        if self.metrics_address is not None and not self.metrics_address.is_loopback:
+            exposed.append(
+                f"other machines can reach the metrics on {self.metrics_address}, which ask for no token and name "
+                "tenants and models: give --metrics-address on 127.0.0.1"
+            )
+        return tuple(exposed)
+
+    def _exposure_of_calls(self) -> str:
+        """Who could call or listen to calls, in words; empty where nobody could that should not."""
         if isinstance(self.address, Path) or self.address.is_loopback:
             return ""
         if self.certificates is None:

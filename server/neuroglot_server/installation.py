@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from importlib import metadata
 
 from neuroglot.errors import InstallationError
@@ -27,6 +28,22 @@ def execution_provider() -> str:
             "pip uninstall onnxruntime onnxruntime-gpu, then install neuroglot[cpu] or neuroglot[gpu]"
         )
     return _BUILDS[installed[0]]
+
+
+def versions() -> dict[str, str]:
+    """Versions of neuroglot (`version`), Python (`python`) and ONNX Runtime (`onnxruntime`), and the latter's provider.
+
+    Raises:
+        InstallationError: as `execution_provider`.
+    """
+    provider = execution_provider()
+    build = next(name for name, of_build in _BUILDS.items() if of_build == provider)
+    return {
+        "version": metadata.version("neuroglot"),
+        "python": platform.python_version(),
+        "onnxruntime": metadata.version(build),
+        "provider": provider,
+    }
 
 
 def _is_installed(distribution: str) -> bool:

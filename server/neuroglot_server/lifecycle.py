@@ -102,6 +102,10 @@ async def run(
             return Model.load(folder, name, settings, observer, hang_changed)
 
         registry = Registry(load, deployment.bundles_folder)
+        if metrics:
+            metrics.memory(
+                lambda: {model.description.name: model.memory for model in registry.models}, deployment.transport_bytes
+            )
         certificates = deployment.certificates
         endpoint = Endpoint(
             registry,
@@ -146,9 +150,11 @@ def _metrics(deployment: Deployment, watchers: ExitStack) -> Metrics | None:
     if deployment.metrics_address is None:
         return None
     from neuroglot_server.metrics import Metrics
+    from neuroglot_server.monitoring import monitoring_at
 
     metrics = Metrics()
-    address = watchers.enter_context(metrics.served(deployment.metrics_address))
+    monitoring = monitoring_at(deployment.metrics_address, metrics.registry, lambda: metrics.problem)
+    address = watchers.enter_context(monitoring)
     _logger.info("metrics are at http://%s/metrics", address)
     return metrics
 

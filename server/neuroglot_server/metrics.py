@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from neuroglot.v1 import service_pb2
-from neuroglot_server.address import Address, AddressError
-from neuroglot_server.core import BatchRun, Observer
+from neuroglot_server.core import BatchRun, MemoryUse, Observer
+from neuroglot_server.installation import versions
 
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"]
 
@@ -20,6 +22,8 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _RATIOS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
 
+_MOST_TENANTS = 1000
+OTHER_TENANTS = "(others)"
 
 _Metric = TypeVar("_Metric", Counter, Histogram)
 
@@ -42,6 +46,7 @@ class Metrics:
         """Start all numbers at nought."""
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        Info("neuroglot_build", "Versions of what runs.", registry=registry).info(versions())
         call = ("grpc_type", "grpc_service", "grpc_method")
         self._started = Counter("grpc_server_started_total", "Calls that came in.", call, registry=registry)
         self._handled = Counter(
@@ -53,6 +58,17 @@ class Metrics:
         self._held = Gauge(
             "neuroglot_transport_held_bytes",
             "Bytes of requests that were read and of results that wait to be written.",
+            registry=registry,
+        )
+        self._transport_limit = Gauge(
+            "neuroglot_transport_limit_bytes",
+            "Bytes of requests and results at which streams slow down.",
+            registry=registry,
+        )
+        self._refusals = Counter(
+            "neuroglot_refusals_total",
+            "Calls, and groups of streams, that were refused or failed, by the kind of error.",
+            ("tenant", "reason"),
             registry=registry,
         )
         self.depth = Gauge("neuroglot_queue_depth_tokens", "Tokens that wait or run.", ("model",), registry=registry)
@@ -87,6 +103,8 @@ class Metrics:
             ("model", "cache", "found"),
             registry=registry,
         )
+        self._tenants: set[str] = set()
+        self._problem = "the server is starting"
         self._certificate_expires: Gauge | None = None
         self._series = cache(_series)
         self._known: set[str] = set()
@@ -108,6 +126,30 @@ class Metrics:
         """So many bytes of requests and results are held by the transport now."""
         self._held.set(size)
 
+    def refused(self, tenant: str, reason: str) -> None:
+        """A call, or a group of a stream, was refused or failed; the reason is the error's class, `QueueFull`."""
+        self._series(self._refusals, self.tenant_label(tenant), reason).inc()
+
+    def tenant_label(self, tenant: str) -> str:
+        """The tenant's name, or `(others)` for those that come after the first thousand.
+
+        With clients' certificates every common name is a tenant: their number is not bounded by a file.
+        """
+        if tenant not in self._tenants:
+            if len(self._tenants) >= _MOST_TENANTS:
+                return OTHER_TENANTS
+            self._tenants.add(tenant)
+        return tenant
+
+    def health(self, problem: str) -> None:
+        """Why the server as a whole does not answer; empty while it does."""
+        self._problem = problem
+
+    @property
+    def problem(self) -> str:
+        """What `health` was told last; that the server starts, before it was told anything."""
+        return self._problem
+
     def models(self, answering: Mapping[str, bool]) -> None:
         """These models are served, and answer or hang; of others nothing more is said."""
         for name in self._known - answering.keys():
@@ -117,6 +159,17 @@ class Metrics:
         self._known = set(answering)
         for name, answers in answering.items():
             self._up.labels(name).set(answers)
+
+    def memory(self, of_models: Callable[[], Mapping[str, Mapping[str, MemoryUse]]], transport_bytes: int) -> None:
+        """Say from now on how much memory is in use, and how much may be.
+
+        Args:
+            of_models: what models hold, by model and part (`queue`, `cache`, `uploads`); called at each scrape, on a
+                thread of its own.
+            transport_bytes: the limit of what the transport holds.
+        """
+        self.registry.register(_Memory(of_models))
+        self._transport_limit.set(transport_bytes)
 
     def certificate_expires(self, when: datetime) -> None:
         """The server's certificate expires at this time; without TLS there is no such number."""
@@ -131,24 +184,6 @@ class Metrics:
     def of_model(self, name: str) -> Observer:
         """What is told of the model of a name."""
         return _ModelMetrics(self, name)
-
-    @contextmanager
-    def served(self, address: Address) -> Iterator[Address]:
-        """Give the numbers to whoever asks for `http://ADDRESS/metrics`, from a thread, for the length of a block.
-
-        Raises:
-            AddressError: the address cannot be had.
-        """
-        try:
-            server, thread = start_http_server(address.port, address.host, self.registry)
-        except OSError as error:
-            raise AddressError(f"cannot serve metrics on {address}: {error.strerror or error}") from None
-        try:
-            yield Address(address.host, server.server_port)
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
 
 class _ModelMetrics:
@@ -171,7 +206,7 @@ class _ModelMetrics:
 
     def admitted(self, tenant: str, tokens: int) -> None:
         """A request of so many tokens, over all its variants, was let in."""
-        self._series(self._metrics.tokens, tenant, self._model).inc(tokens)
+        self._series(self._metrics.tokens, self._metrics.tenant_label(tenant), self._model).inc(tokens)
 
     def queued(self, tokens: int) -> None:
         """So many tokens are in the house now, waiting or running."""
@@ -181,6 +216,33 @@ class _ModelMetrics:
         """Of a step's tokens so many were found in a cache, and so many were not."""
         self._series(self._metrics.cached, self._model, cache, "hit").inc(hit_tokens)
         self._series(self._metrics.cached, self._model, cache, "miss").inc(missed_tokens)
+
+
+class _Memory(Collector):
+    """Memory in use and its limits, asked for at each scrape."""
+
+    def __init__(self, of_models: Callable[[], Mapping[str, Mapping[str, MemoryUse]]]) -> None:
+        self._of_models = of_models
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The families, without samples."""
+        return self._families()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The families, with a sample for each part of each model."""
+        used, limit = self._families()
+        for model, parts in self._of_models().items():
+            for part, use in parts.items():
+                used.add_metric((model, part), use.bytes)
+                limit.add_metric((model, part), use.limit)
+        yield from (used, limit)
+
+    def _families(self) -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+        labels = ("model", "part")
+        return (
+            GaugeMetricFamily("neuroglot_memory_bytes", "Memory that is in use.", labels=labels),
+            GaugeMetricFamily("neuroglot_memory_limit_bytes", "How much of it may be in use.", labels=labels),
+        )
 
 
 def _series(metric: _Metric, *labels: str) -> _Metric:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -35,6 +35,7 @@ from neuroglot_server.core import (
     Group,
     GroupResult,
     Intervention,
+    MemoryUse,
     ModelDescription,
     Observer,
     Prediction,
@@ -166,6 +167,15 @@ class Model:
         admission = Admission(Cost(settings.queue_tokens, settings.queue_bytes), observer)
         capturing = Capturing(answering, description.components, batchers, budgets, settings.batch_bytes // 4)
         return cls(description, planner, capturing, worker, admission)
+
+    @property
+    def memory(self) -> Mapping[str, MemoryUse]:
+        """What its requests, its cache and its uploads hold, by part; may be read on any thread."""
+        return {
+            "queue": self._admission.memory,
+            "cache": self._planner.answering.sharing.memory,
+            "uploads": self._uploads.memory,
+        }
 
     def tokenize(self, texts: Sequence[str], *, special_tokens: bool = True) -> list[TokenizedText]:
         """Ids and spelling of the tokens of each text, with what the tokenizer's post-processor adds or without."""

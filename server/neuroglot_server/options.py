@@ -101,7 +101,12 @@ def _of(setting: str, option_type: click.ParamType[Any], explanation: str, name:
 
 OPTIONS = (
     Option("address", _ADDRESS, "127.0.0.1:50051", "Where to listen. Port 0 picks a free one."),
-    Option("insecure", click.BOOL, False, "Listen where other machines can connect, though callers are not known."),
+    Option(
+        "insecure",
+        click.BOOL,
+        False,
+        "Allow addresses that other machines can reach without TLS or authentication, for calls and for metrics.",
+    ),
     Option("tls_certificate", _FILE, None, "The server's certificate (PEM), for TLS."),
     Option("tls_key", _FILE, None, "Its private key (PEM, without a password)."),
     Option(
@@ -162,7 +167,12 @@ OPTIONS = (
         30.0,
         "Seconds for which requests that run may go on after SIGTERM or Ctrl-C; a second signal ends the server now.",
     ),
-    Option("metrics_address", _ADDRESS, None, "Where Prometheus finds numbers, such as 127.0.0.1:9464."),
+    Option(
+        "metrics_address",
+        _ADDRESS,
+        None,
+        "Where to serve /metrics for Prometheus and /healthz for probes, such as 127.0.0.1:9464.",
+    ),
     Option("tracing_endpoint", click.STRING, "", "Collector of OpenTelemetry's spans, such as http://127.0.0.1:4317."),
     Option("log_level", click.Choice(["debug", "info", "warning", "error"]), "info", "What goes to standard error."),
     Option("log_format", click.Choice([str(one) for one in LogFormat]), "text", "How it looks."),

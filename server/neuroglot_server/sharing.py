@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 from neuroglot_server.batcher import Batcher, Timing
 from neuroglot_server.beginnings import Beginnings
 from neuroglot_server.cache import Cache
-from neuroglot_server.core import Caller, Observer, Priority
+from neuroglot_server.core import Caller, MemoryUse, Observer, Priority
 from neuroglot_server.steps import NO_TOKENS, KeyValues, RowStep, StepResult
 
 Key = tuple[str, bytes]
@@ -190,6 +190,11 @@ class Sharing:
     def keeps(self) -> bool:
         """Whether anything is kept, and shared."""
         return self._cache.most_bytes > 0
+
+    @property
+    def memory(self) -> MemoryUse:
+        """What is kept for requests to come; may be read on any thread."""
+        return MemoryUse(self._cache.nbytes, self._cache.most_bytes)
 
     def tenant_of(self, caller: Caller) -> str:
         """The one under whom what is known for a caller is kept."""

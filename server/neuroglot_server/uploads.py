@@ -16,6 +16,7 @@ from neuroglot_server.core import (
     Difference,
     Intersection,
     Intervention,
+    MemoryUse,
     Selection,
     Union,
     UploadNotFound,
@@ -33,6 +34,11 @@ class Uploads:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._sets: OrderedDict[tuple[str, str], ByNeuron] = OrderedDict()
+
+    @property
+    def memory(self) -> MemoryUse:
+        """What the sets take up; may be read on any thread."""
+        return MemoryUse(self._bytes, self._most_bytes)
 
     def add(self, tenant: str, neurons: ByNeuron) -> str:
         """Keep a set, and drop those that were not used for longest where it needs their room.

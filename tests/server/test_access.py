@@ -330,8 +330,17 @@ def test_an_address_that_others_reach_needs_tls_and_somebody_who_asks(
     address: str, certificates: Certificates | None, file: Path | None, exposure: str
 ) -> None:
     deployment = Deployment({}, Address.parse(address), certificates=certificates, tokens=file)
-    assert exposure in deployment.exposure
-    assert bool(deployment.exposure) == bool(exposure)
+    assert exposure in "".join(deployment.exposures)
+    assert len(deployment.exposures) == bool(exposure)
+
+
+@pytest.mark.parametrize(("address", "exposed"), [("0.0.0.0:9464", True), ("[::]:0", True), ("127.0.0.1:9464", False)])
+def test_metrics_that_others_reach_are_an_exposure_of_their_own(address: str, exposed: bool) -> None:
+    calls_are_safe = {"certificates": TLS._replace(client_ca=Path("a")), "tokens": Path("t")}
+    deployment = Deployment({}, Address.parse("0.0.0.0:1"), metrics_address=Address.parse(address), **calls_are_safe)
+    assert len(deployment.exposures) == exposed
+    if exposed:
+        assert f"can reach the metrics on {address}, which ask for no token" in deployment.exposures[0]
 
 
 def test_a_request_s_own_name_is_kept_if_it_is_sane() -> None:

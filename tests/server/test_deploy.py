@@ -6,17 +6,22 @@ import configparser
 import json
 import re
 import shlex
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
+import neuroglot as ng
 from neuroglot.cli import main
 from neuroglot_server.command import serve
 from neuroglot_server.config import read
-from neuroglot_server.core import BatchRun
+from neuroglot_server.core import BatchRun, MemoryUse
 from neuroglot_server.metrics import Metrics
 from neuroglot_server.options import OPTIONS
 from neuroglot_server.tenants import Tenants
@@ -111,6 +116,65 @@ def test_what_compose_mounts_is_there_and_what_prometheus_asks_is_where_the_serv
     assert f"--metrics-address=0.0.0.0:{port}" in services["neuroglot"]["command"]
 
 
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_compose_starts_a_server_that_answers(bloom_bundle: Path) -> None:
+    """With compose's command line, on loopback ports and the bundle that is mounted; and its health check says so."""
+    service = composed()["services"]["neuroglot"]
+    (mount,) = service["volumes"]
+    address, metrics_address = free_address(), free_address()
+    here = {
+        "0.0.0.0:50051": address,
+        "0.0.0.0:9464": metrics_address,
+        "/bundles/${BUNDLE:-bloom}": str(bloom_bundle),
+        "=/bundles": f"={bloom_bundle.parent}",
+    }
+    assert mount == "../bundles:/bundles:ro"
+    command = service["command"]
+    for there, replacement in here.items():
+        assert any(word.endswith(there) for word in command), there
+        command = [word.replace(there, replacement) for word in command]
+    image = (DEPLOY / "cpu.Dockerfile").read_text()
+    program, *prefix = json.loads(re.search(r"^ENTRYPOINT (\[.*\])$", image, re.MULTILINE)[1])
+    assert Path(program).name == "neuroglot"
+    kind, python, *check = service["healthcheck"]["test"]
+    assert (kind, Path(python).parent) == ("CMD", Path(program).parent)
+    check = [sys.executable, *(word.replace("127.0.0.1:9464", metrics_address) for word in check)]
+    assert check[-1].count(metrics_address) == 1
+    assert subprocess.run(check, capture_output=True).returncode != 0, "nothing runs yet"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neuroglot", *prefix, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert lines[-1] == f"listening on {address}\n", process.stderr.read()
+        assert subprocess.run(check, capture_output=True).returncode == 0
+        with ng.connect(address) as client:
+            answer = client.model().analyze(ng.Group({"en": "The capital of France is", "es": "La capital es"}))
+        assert answer.types.counts().shape == (3, 4)
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_unit_lets_the_server_see_gpus() -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str
+    unit.read(DEPLOY / "neuroglot.service")
+    assert unit["Service"]["PrivateDevices"] == "no"
+    assert unit["Service"]["DevicePolicy"] == "closed"
+    assert unit["Service"]["DeviceAllow"] == "char-nvidia* rw"
+
+
 def exported() -> dict[str, set[str]]:
     """The labels of all series of a server to which something has happened, by their names."""
     metrics = Metrics()
@@ -122,6 +186,9 @@ def exported() -> dict[str, set[str]]:
     model.admitted("alice", 3)
     model.batch(BatchRun("decoder", 1, 3, 3, 0.1, (0.1,)))
     model.cached("prefix", 1, 2)
+    metrics.refused("alice", "QueueFull")
+    metrics.memory(lambda: {"m": {"queue": MemoryUse(1, 2)}}, 3)
+    metrics.certificate_expires(datetime.now(UTC))
     # Of Prometheus itself, and of processes that it can see.
     labels = {"up": {"job", "instance"}, "process_resident_memory_bytes": {"job", "instance"}}
     for family in metrics.registry.collect():
@@ -152,6 +219,9 @@ def test_dashboard_and_alerts_ask_for_numbers_that_the_server_gives() -> None:
         "neuroglot_queue_depth_tokens",
         "neuroglot_tokens_total",
         "neuroglot_model_up",
+        "neuroglot_refusals_total",
+        "neuroglot_memory_limit_bytes",
+        "neuroglot_certificate_expiry_timestamp_seconds",
     }
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import platform
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from importlib import metadata
 from pathlib import Path
 
 import grpc
@@ -19,7 +23,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 
 from neuroglot.errors import InstallationError
-from neuroglot.v1 import service_pb2
+from neuroglot.v1 import analysis_pb2, service_pb2
 from neuroglot_server.adapter.identity import Access
 from neuroglot_server.address import Address, AddressError
 from neuroglot_server.core import BatchRun, Settings
@@ -28,11 +32,13 @@ from neuroglot_server.lifecycle import run
 from neuroglot_server.logs import FIELDS
 from neuroglot_server.metrics import Metrics
 from neuroglot_server.model import Model
+from neuroglot_server.monitoring import monitoring_at
 from neuroglot_server.tenants import Tenants, new_token
 from neuroglot_server.tracing import Tracing
 from tests.end_to_end.processes import process, works
 from tests.server.live import NAME, PROMPTS, Held, group, load, said, serving, until
 
+ANY_PORT = Address("127.0.0.1", 0)
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -40,10 +46,22 @@ def request(**changes: object) -> service_pb2.AnalyzeGroupRequest:
     return service_pb2.AnalyzeGroupRequest(**{"model": NAME, "group": group(), **changes})
 
 
+def monitored(metrics: Metrics, address: Address = ANY_PORT) -> AbstractContextManager[Address]:
+    return monitoring_at(address, metrics.registry, lambda: metrics.problem)
+
+
+def fetched(address: Address, path: str) -> tuple[int, str]:
+    """The status and the body of an answer."""
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
 def numbers(address: Address) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """What Prometheus would read."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
+    _, text = fetched(address, "/metrics")
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -68,7 +86,7 @@ def test_numbers_are_those_of_the_calls_and_batches_that_ran(bloom_bundle: Path,
             metrics.seen = numbers(address)
 
     metrics = Metrics()
-    with metrics.served(Address("127.0.0.1", 0)) as address:
+    with monitored(metrics) as address:
         asyncio.run(conversation(metrics))
     seen = metrics.seen
 
@@ -117,11 +135,130 @@ def test_a_batch_counts_as_what_it_was() -> None:
 
 def test_numbers_at_an_address_that_is_taken() -> None:
     with (
-        Metrics().served(Address("127.0.0.1", 0)) as taken,
+        monitored(Metrics()) as taken,
         pytest.raises(AddressError, match=f"cannot serve metrics on {taken}: Address already in use"),
-        Metrics().served(taken),
+        monitored(Metrics(), taken),
     ):
         pass
+
+
+def test_build_info_names_what_runs() -> None:
+    labels = {
+        "version": metadata.version("neuroglot"),
+        "python": platform.python_version(),
+        "onnxruntime": metadata.version("onnxruntime"),
+        "provider": "CPUExecutionProvider",
+    }
+    assert Metrics().registry.get_sample_value("neuroglot_build_info", labels) == 1
+
+
+def test_refusals_are_counted_by_tenant_and_reason_in_calls_and_on_streams(bloom_bundle: Path, tmp_path: Path) -> None:
+    token = new_token()
+    (tmp_path / "tokens").write_text(f'[tenants.alice]\ntoken_sha256 = ["{token.sha256}"]')
+    alice = (("authorization", f"Bearer {token.token}"),)
+    metrics = Metrics()
+
+    async def conversation() -> None:
+        async with serving(load(bloom_bundle), observer=metrics, access=Access(Tenants(tmp_path / "tokens"))) as live:
+            for metadata_sent in (alice, ()):
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await live.stub.AnalyzeGroup(request(model="other"), metadata=metadata_sent)
+            bad_row = service_pb2.AnalyzeGroupsRequest(model=NAME, group=group("b"))
+            bad_row.group.rows[0].text = ""
+            sent = [service_pb2.AnalyzeGroupsRequest(model=NAME, group=group("a")), bad_row]
+            assert [answer async for answer in live.stub.AnalyzeGroups(iter(sent), metadata=alice)]
+
+    def refused(tenant: str, reason: str) -> float | None:
+        return metrics.registry.get_sample_value("neuroglot_refusals_total", {"tenant": tenant, "reason": reason})
+
+    asyncio.run(conversation())
+    assert refused("alice", "ModelNotFound") == 1
+    assert refused("alice", "InvalidRequest") == 1
+    assert refused("", "Unauthenticated") == 1
+
+
+def test_tenants_beyond_a_thousand_are_counted_together() -> None:
+    """With clients' certificates any common name is a tenant, and each would be a series for ever."""
+    metrics = Metrics()
+    for number in range(1500):
+        metrics.refused(f"tenant-{number}", "QueueFull")
+        metrics.of_model("m").admitted(f"tenant-{number}", 10)
+    get = metrics.registry.get_sample_value
+    assert get("neuroglot_refusals_total", {"tenant": "tenant-999", "reason": "QueueFull"}) == 1
+    assert get("neuroglot_refusals_total", {"tenant": "tenant-1000", "reason": "QueueFull"}) is None
+    assert get("neuroglot_refusals_total", {"tenant": "(others)", "reason": "QueueFull"}) == 500
+    assert get("neuroglot_tokens_total", {"tenant": "(others)", "model": "m"}) == 5000
+
+
+def test_memory_is_given_beside_its_limits(bloom_bundle: Path) -> None:
+    settings = Settings(threads=1, queue_bytes=2**28, cache_bytes=2**24)
+    metrics = Metrics()
+
+    def bytes_of(part: str) -> tuple[float | None, float | None]:
+        labels = {"model": NAME, "part": part}
+        get = metrics.registry.get_sample_value
+        return get("neuroglot_memory_bytes", labels), get("neuroglot_memory_limit_bytes", labels)
+
+    async def conversation() -> None:
+        model = load(bloom_bundle, settings)
+        async with serving(model, observer=metrics) as live:
+            metrics.memory(lambda: {NAME: model.memory}, 2**26)
+            assert [bytes_of(part) for part in ("queue", "cache", "uploads")] == [(0, 2**28), (0, 2**24), (0, 2**26)]
+            neurons = analysis_pb2.NeuronSet(layers=3, neurons=96, bits=bytes(36))
+            await live.stub.UploadNeuronSet(service_pb2.UploadNeuronSetRequest(model=NAME, neurons=neurons))
+            assert bytes_of("uploads") == (36, 2**26)
+            long = analysis_pb2.Analysis(prediction=analysis_pb2.Prediction(generate=True, max_tokens=300))
+            running = live.stub.AnalyzeGroup(request(analysis=long, group=group(answers=False)))
+            await until(lambda: bytes_of("queue") > (0, 2**28))
+            await running
+            kept, _ = bytes_of("cache")
+            assert kept is not None
+            assert kept > 3 * 2 * 3 * 24 * 4, "keys and values of a token or more of each of three rows"
+            assert bytes_of("queue") == (0, 2**28)
+
+    asyncio.run(conversation())
+    assert metrics.registry.get_sample_value("neuroglot_transport_limit_bytes") == 2**26
+
+
+class Hanging(Model):
+    """A model that hangs when the test says so."""
+
+    hangs = False
+
+    @property
+    def hung(self) -> bool:
+        return self.hangs
+
+
+def test_healthz_is_red_before_the_start_while_all_hangs_and_while_going_down(bloom_bundle: Path) -> None:
+    metrics = Metrics()
+    seen: list[tuple[int, str]] = []
+
+    async def conversation(address: Address) -> None:
+        async def look() -> None:
+            seen.append(await asyncio.to_thread(fetched, address, "/healthz"))
+
+        await look()
+        model = load(bloom_bundle, kind=Hanging)
+        async with serving(model, observer=metrics) as live:
+            for hangs, status in ((False, 200), (True, 503), (False, 200)):
+                model.hangs = hangs
+                live.registry.changed.set()
+                await until(lambda status=status: fetched(address, "/healthz")[0] == status)
+                await look()
+            await live.endpoint.drain(1)
+            await look()
+
+    with monitored(metrics) as address:
+        asyncio.run(conversation(address))
+        assert fetched(address, "/other") == (404, "there are /metrics and /healthz\n")
+    assert seen == [
+        (503, "the server is starting\n"),
+        (200, "ok\n"),
+        (503, "a pass hangs in every model\n"),
+        (200, "ok\n"),
+        (503, "the server is shutting down\n"),
+    ]
 
 
 def test_every_answer_and_every_line_has_the_request_s_name_and_no_line_a_prompt(
@@ -272,8 +409,11 @@ def test_the_program_writes_json_and_serves_numbers(bloom_bundle: Path) -> None:
         url = lines[-1]["message"].split(" at ")[1]
         assert process.stdout.readline().startswith("model ")
         assert process.stdout.readline().startswith("listening on ")
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            assert f'neuroglot_model_up{{model="{bloom_bundle.name}"}} 1.0' in answer.read().decode()
+        address = Address.parse(url.removeprefix("http://").removesuffix("/metrics"))
+        assert fetched(address, "/healthz") == (200, "ok\n")
+        _, text = fetched(address, "/metrics")
+        assert f'neuroglot_model_up{{model="{bloom_bundle.name}"}} 1.0' in text
+        assert f'neuroglot_memory_limit_bytes{{model="{bloom_bundle.name}",part="queue"}}' in text
         process.terminate()
         assert process.wait(10) == 0
         assert all(json.loads(line) for line in process.stderr)

@@ -37,8 +37,14 @@ class TransportObserver(Protocol):
     def held(self, size: int) -> None:
         """So many bytes of requests and results are held by the transport now."""
 
+    def refused(self, tenant: str, reason: str) -> None:
+        """A call, or a group of a stream, was refused or failed; the reason is the error's class."""
+
     def models(self, answering: Mapping[str, bool]) -> None:
         """These models are served, and answer or hang."""
+
+    def health(self, problem: str) -> None:
+        """Why the server as a whole does not answer; empty while it does."""
 
 
 Describe = Callable[[Mapping[str, str | float]], None]
@@ -64,7 +70,13 @@ class Unwatched:
     def held(self, size: int) -> None:
         """Look away."""
 
+    def refused(self, tenant: str, reason: str) -> None:
+        """Look away."""
+
     def models(self, answering: Mapping[str, bool]) -> None:
+        """Look away."""
+
+    def health(self, problem: str) -> None:
         """Look away."""
 
 
@@ -96,7 +108,7 @@ class Call:
         compute_ms: how long batches with its groups ran, in all.
     """
 
-    def __init__(self, method: str, name: str, context: Context) -> None:
+    def __init__(self, method: str, name: str, context: Context, observer: TransportObserver) -> None:
         """A call that has just come in."""
         self.method = method
         self.request_id = name
@@ -106,6 +118,7 @@ class Call:
         self.queue_ms = 0.0
         self.compute_ms = 0.0
         self._context = context
+        self._observer = observer
         self._writing = asyncio.Lock()
 
     def at_end(self, callback: Callable[[], None]) -> None:
@@ -116,6 +129,10 @@ class Call:
     def caller(self, priority: Priority) -> Caller:
         """Who asks, in the core's words."""
         return Caller(self.tenant.name, priority, self.tenant.quota, self.request_id, self.request_bytes)
+
+    def refused(self, failure: Failure) -> None:
+        """Count a failure of the call, or of one group of it."""
+        self._observer.refused(self.tenant.name, failure.reason)
 
     async def read(self) -> bytes | None:
         """The next message; None after the last one."""
@@ -170,7 +187,7 @@ class Calls:
     ) -> Callable[[object, Context], Awaitable[_Answered]]:
         async def behave(_: object, context: Context) -> _Answered:
             metadata = metadata_of(context)
-            call = Call(name, request_id(metadata), context)
+            call = Call(name, request_id(metadata), context, self._observer)
             current_request.set(call.request_id)  # gRPC has made a task of its own for this call
             context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
 
@@ -183,6 +200,7 @@ class Calls:
                 outcome = await attempt(work(), call.request_id)
                 if isinstance(outcome, Failure):
                     ended(outcome.code)
+                    call.refused(outcome)
                     await abort(context, outcome)
                 ended(grpc.StatusCode.OK)
                 return outcome

@@ -103,6 +103,7 @@ class Endpoint:
         What still runs after the grace is cut off by `stop`.
         """
         self._gate.closed.set()
+        self._observer.health("the server is shutting down")
         await self._health.enter_graceful_shutdown()
         for model in self._registry.models:
             model.drain()
@@ -142,6 +143,8 @@ class Endpoint:
         as_a_whole = _SERVING if not well or any(well.values()) else _NOT_SERVING
         for service in ("", SERVICE_NAME):
             await self._health.set(service, as_a_whole)
+        if not self._gate.closed.is_set():
+            self._observer.health("" if as_a_whole == _SERVING else "a pass hangs in every model")
 
 
 def _options(limits: TransportLimits) -> tuple[tuple[str, int], ...]:

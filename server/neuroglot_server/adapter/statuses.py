@@ -81,6 +81,7 @@ class Failure:
         violations: the fields that were wrong.
         retry_after_seconds: when a try is likely to succeed; None where waiting does not help.
         request_id: the name of the request in the log.
+        reason: the kind of error, for metrics: the exception's class, or `Internal`.
     """
 
     code: grpc.StatusCode
@@ -88,6 +89,7 @@ class Failure:
     request_id: str
     violations: tuple[Violation, ...] = ()
     retry_after_seconds: float | None = None
+    reason: str = "Internal"
 
 
 def failure_of(error: Exception, request_id: str) -> Failure:
@@ -99,6 +101,7 @@ def failure_of(error: Exception, request_id: str) -> Failure:
             request_id,
             getattr(error, "violations", ()),
             getattr(error, "retry_after_seconds", None),
+            type(error).__name__,
         )
     _logger.error("request %s failed", request_id, exc_info=error)
     message = f"the server failed, and its log says why under {request_id}: report it to those who run the server"

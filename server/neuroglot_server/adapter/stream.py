@@ -181,6 +181,7 @@ class GroupStream:
         """Write one answer; each waits until there is room for it on the way to the client."""
         response = service_pb2.AnalyzeGroupsResponse(group_id=group_id)
         if isinstance(outcome, Failure):
+            self._call.refused(outcome)
             response.error.CopyFrom(group_error(outcome))
         else:
             response.result.CopyFrom(outcome)

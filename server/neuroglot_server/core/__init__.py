@@ -25,7 +25,7 @@ from neuroglot_server.core.errors import (
     RequestError,
     UploadNotFound,
 )
-from neuroglot_server.core.observer import BatchRun, Observer, Unobserved
+from neuroglot_server.core.observer import BatchRun, MemoryUse, Observer, Unobserved
 from neuroglot_server.core.request import (
     Analysis,
     ByContribution,
@@ -99,6 +99,7 @@ __all__ = [
     "LeadingNeurons",
     "Limits",
     "MemoryTooSmall",
+    "MemoryUse",
     "ModelClosed",
     "ModelDescription",
     "ModelNotFound",

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+
+class MemoryUse(NamedTuple):
+    """How much memory a part of a model holds.
+
+    Attributes:
+        bytes: in use now.
+        limit: how many it may use.
+    """
+
+    bytes: int
+    limit: int
 
 
 @dataclass(frozen=True)
