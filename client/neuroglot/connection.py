@@ -18,10 +18,11 @@ from typing import TypeVar
 import grpc
 
 from neuroglot.credentials import Credentials
-from neuroglot.errors import InstallationError, InvalidTargetError, ServerError
+from neuroglot.errors import DeadlineError, InstallationError, InvalidTargetError, ServerError, UnavailableError
 from neuroglot.retries import Patience, is_passing
 from neuroglot.statuses import REQUEST_ID_KEY, from_rpc_error
 from neuroglot.stream import exchange, listen
+from neuroglot.tls_diagnosis import tls_problem
 from neuroglot.v1 import service_pb2, service_pb2_grpc
 
 _Request = TypeVar("_Request")
@@ -82,19 +83,22 @@ class Connection:
         retries: Retries,
         *,
         token: str = "",
-        tls: grpc.ChannelCredentials | None = None,
+        tls: Credentials | None = None,
         close_server: Callable[[], None] | None = None,
     ) -> None:
         self.address = address
         self._retries = retries
         self._token = token
+        self._tls = tls
+        self._has_answered = False
         self._close_server = close_server
         self._closed = threading.Event()
         options = _OPTIONS_ON_THIS_MACHINE if _is_on_this_machine(address) else _OPTIONS
         if tls is None:
             self._channel = grpc.insecure_channel(address, options=options)
         else:
-            self._channel = grpc.secure_channel(address, tls, options=options)
+            shown = grpc.ssl_channel_credentials(tls.root_certificates, tls.key, tls.certificate)
+            self._channel = grpc.secure_channel(address, shown, options=options)
         # A program that ends without a close ends this first, and then the server of this process: the other way round
         # gRPC says on stderr that the server has gone away.
         self._close_channel = weakref.finalize(self, self._channel.close)
@@ -123,9 +127,12 @@ class Connection:
         while True:
             metadata, request_id = self._metadata()
             try:
-                return method(request, timeout=patience.time_left, metadata=metadata)
+                response = method(request, timeout=patience.time_left, metadata=metadata)
             except grpc.RpcError as error:
-                failure = from_rpc_error(error, self.address, request_id)
+                failure = self._failure(error, request_id)
+            else:
+                self._has_answered = True
+                return response
             self.pause(patience, failure)
 
     def exchange(
@@ -145,7 +152,7 @@ class Connection:
             lambda sent: self.stub.AnalyzeGroups(sent, timeout=timeout, metadata=metadata),
             requests,
             in_flight,
-            explain=lambda error: from_rpc_error(error, self.address, request_id),
+            explain=lambda error: self._failure(error, request_id),
             patience=patience,
         )
 
@@ -160,7 +167,7 @@ class Connection:
         metadata, request_id = self._metadata()
         return listen(
             lambda: method(request, timeout=timeout, metadata=metadata),
-            explain=lambda error: from_rpc_error(error, self.address, request_id),
+            explain=lambda error: self._failure(error, request_id),
         )
 
     def patience(self, timeout: float | None, *, again: bool = True) -> Patience:
@@ -196,6 +203,17 @@ class Connection:
         if self._close_server is not None:
             self._close_server()
 
+    def _failure(self, error: grpc.RpcError, request_id: str) -> ServerError:
+        """The error of a call; where no server answered, with what is wrong about TLS, if anything is."""
+        failure = from_rpc_error(error, self.address, request_id)
+        unheard = isinstance(failure, UnavailableError) and not failure.request_id
+        late = isinstance(failure, DeadlineError) and not self._has_answered
+        if (unheard or late) and not self.address.startswith(_UNIX):
+            problem = tls_problem(self.address, self._tls)
+            if problem:
+                return UnavailableError("UNAVAILABLE", problem)
+        return failure
+
     def _metadata(self) -> tuple[tuple[tuple[str, str], ...], str]:
         """What goes with a call, and the id under which the server's log will have it."""
         request_id = secrets.token_hex(8)
@@ -221,17 +239,13 @@ def open_connection(target: str | Path, credentials: Credentials, retries: Retri
             "give a folder that `neuroglot export` wrote, or host:port, 'localhost:50051'"
         )
     if str(target).startswith(_TLS) or (credentials.asks_for_tls and not address.startswith(_UNIX)):
-        return Connection(address, retries, token=credentials.token, tls=_tls(credentials))
+        return Connection(address, retries, token=credentials.token, tls=credentials)
     if credentials.token and not _is_on_this_machine(address):
         raise InvalidTargetError(
             f"the token of {credentials.token_from} would go to {address} in the clear, for everybody on the way to "
             f"read: connect to {_TLS}{address}, give the server's root certificates, or leave the token out"
         )
     return Connection(address, retries, token=credentials.token)
-
-
-def _tls(credentials: Credentials) -> grpc.ChannelCredentials:
-    return grpc.ssl_channel_credentials(credentials.root_certificates, credentials.key, credentials.certificate)
 
 
 def _is_on_this_machine(address: str) -> bool:
