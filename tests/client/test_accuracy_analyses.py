@@ -336,6 +336,44 @@ def test_tests_of_all_languages_are_corrected_apart_from_those_of_single_ones() 
     assert not np.isclose(table["p_holm"], holm(list(table["p"]))).all()
 
 
+@pytest.mark.parametrize(("name", "table"), [("conversions", "conversion_effects"), ("effects", "effects")])
+def test_variants_that_differ_by_rounding_alone_do_not_differ(name: str, table: str) -> None:
+    """A flip of a sign would be tied with what was seen, or not, by the last digits."""
+    rng = np.random.default_rng(0)
+    study = Study(CONTEXT, [name])
+    for example in random_examples(1, LANGUAGES, 42, ABLATIONS, layers=1, neurons=3):
+        message = example.result.message
+        baseline, *others = message.variants
+        assert baseline.name == "baseline"
+        for variant in others:
+            for prediction, same in zip(variant.predictions, baseline.predictions, strict=True):
+                prediction.CopyFrom(same)
+                prediction.gold_log_probability += rng.choice([-1e-11, 0.0, 1e-11, 3e-7])
+        study.add(GroupResult(message))
+    tests = study.folds[name].tables()[table]
+    tests = tests[tests["metric"] == "gold_log_probability"]
+    assert len(tests)
+    assert tests["difference"].tolist() == [0.0] * len(tests)
+    assert tests["p"].tolist() == tests["p_holm"].tolist() == [1.0] * len(tests)
+
+
+def test_a_small_difference_that_is_no_rounding_counts() -> None:
+    study = Study(CONTEXT, ["conversions"])
+    for example in random_examples(1, LANGUAGES, 42, ABLATIONS, layers=1, neurons=3):
+        message = example.result.message
+        baseline, *others = message.variants
+        for variant in others:
+            for prediction, same in zip(variant.predictions, baseline.predictions, strict=True):
+                prediction.CopyFrom(same)
+                if variant.name.startswith("convert"):
+                    prediction.gold_log_probability -= 1e-4
+        study.add(GroupResult(message))
+    tests = study.folds["conversions"].tables()["conversion_effects"]
+    tests = tests[(tests["metric"] == "gold_log_probability") & (tests["language"] == "all")]
+    assert tests["difference"].to_numpy() == pytest.approx(-1e-4, rel=0.1)  # in float32
+    assert tests["p"].max() < 0.001
+
+
 def test_the_default_conversion_is_said_to_equal_its_twin_only_at_threshold_0() -> None:
     contexts = {
         "the same there": Context(LANGUAGES),

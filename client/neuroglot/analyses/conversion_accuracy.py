@@ -82,8 +82,8 @@ class ConversionAccuracy(Analysis):
 
         Columns metric, converted, against (baseline, or the zeroed twin), language (or all), the means baseline,
         converted_mean and reference; difference with its interval low and high, of the bootstrap over clusters; p of
-        the sign-flip test, and p_holm, corrected for all tests of all languages together, or of single languages; rows
-        and clusters.
+        the sign-flip test (a row's difference up to 0.00001 counts as none), and p_holm, corrected for all tests of
+        all languages together, or of single languages; rows and clusters.
         """
         effects = pd.DataFrame([self._effect(one) for one in self._paired.differences()])
         return {**super().tables(), "conversion_effects": effects}

@@ -124,9 +124,9 @@ class Effects(Analysis):
         Columns metric (exact_percent; gold_log_probability, in nats; choice_percent, where rows have choices), type,
         against (baseline, or a kind of control); the means baseline, without (the type) and reference, over all draws,
         with those of the lowest and highest draw, reference_lowest and reference_highest; difference (without -
-        reference) with its interval low and high, of the bootstrap over clusters; p of the sign-flip test, and p_holm,
-        corrected for all tests of the table; active_neurons (of the type, active in a row, mean); rows, clusters and
-        draws.
+        reference) with its interval low and high, of the bootstrap over clusters; p of the sign-flip test (a row's
+        difference up to 0.00001 counts as none), and p_holm, corrected for all tests of the table; active_neurons (of
+        the type, active in a row, mean); rows, clusters and draws.
         """
         return ({**asdict(effect), "metric": effect.metric.value} for effect in self.effects())
 

@@ -19,6 +19,10 @@ from neuroglot.results import BASELINE, GroupResult
 
 METRICS = tuple(Metric)
 
+NO_DIFFERENCE = 1e-5
+"""A row's difference up to this counts as none, in nats or percentage points: float32 logits carry no more digits, and
+by rounding alone a row differs from itself in another batch."""
+
 _ROWS, _ACTIVE, _BASELINE, _VARIANT, _REFERENCES = range(5)  # columns; there is one of each reference, from the last on
 
 
@@ -106,7 +110,8 @@ class Paired:
         """Of each comparison `[languages, metrics, 4 + references]`, under the key `("pairs", comparison)`.
 
         The columns are rows, active neurons that the variant changed, and the sums of the metric under the baseline,
-        the variant and each reference. Only rows that have the metric under all of these count.
+        the variant and each reference. Only rows that have the metric under all of these count. A reference that
+        differs from the variant by no more than `NO_DIFFERENCE` counts as equal to it.
         """
         return {("pairs", comparison): self._pairs(result, comparison) for comparison in self._comparisons}
 
@@ -130,7 +135,10 @@ class Paired:
             for column, metric in enumerate(METRICS):
                 values = [metric.of(prediction, choices) for prediction in predictions]
                 if not any(map(math.isnan, values)):
-                    pairs[row, column] = 1, predictions[1].selected_active_neurons, *values
+                    baseline, variant, *references = values
+                    compared = [variant if abs(variant - one) <= NO_DIFFERENCE else one for one in references]
+                    active = predictions[1].selected_active_neurons
+                    pairs[row, column] = 1, active, baseline, variant, *compared
         return pairs
 
     def _differences(self) -> tuple[Difference, ...]:
@@ -161,9 +169,8 @@ class Paired:
 
 
 def _difference(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Variant - reference, summed over rows and references, so that counts stay whole."""
-    references = pairs[..., _REFERENCES:]
-    difference: NDArray[np.float64] = references.shape[-1] * pairs[..., _VARIANT] - references.sum(axis=-1)
+    """Variant - reference, summed over rows and references: whole for counts, 0 where all of them are equal."""
+    difference: NDArray[np.float64] = (pairs[..., _VARIANT, np.newaxis] - pairs[..., _REFERENCES:]).sum(axis=-1)
     return difference
 
 
@@ -198,7 +205,7 @@ def _summary(
         reference_lowest=min(draws),
         reference_highest=max(draws),
         draws=tuple(draws),
-        difference=variant - reference,
+        difference=sum(variant - draw for draw in draws) / len(draws),
         low=low,
         high=high,
         p=p,
