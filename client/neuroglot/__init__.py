@@ -33,6 +33,7 @@ from neuroglot.groups import Group
 from neuroglot.interventions import Intervention, Scope, add, convert, deactivate, override, scale
 from neuroglot.model import Model, Tokens
 from neuroglot.neurons import ALL_SHARED, NON_ACTIVATED, PARTIAL_SHARED, SPECIFIC, NeuronSet, NeuronType
+from neuroglot.options import ContributionOptions, EffectiveScoreOptions, Priority, ScoreTarget
 from neuroglot.results import (
     CapturedLayer,
     ComponentResult,
@@ -43,7 +44,6 @@ from neuroglot.results import (
 )
 from neuroglot.selections import ControlKind, Uploaded, control, difference, intersection, top_contribution, union
 from neuroglot.type_maps import Contribution, EffectiveScores, Leading, Types
-from neuroglot.wanted import ContributionOptions, EffectiveScoreOptions, Priority, ScoreTarget
 
 if typing.TYPE_CHECKING:
     from neuroglot import analyses as analyses

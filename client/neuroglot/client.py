@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
+from neuroglot import arguments
 from neuroglot.credentials import Credentials
-from neuroglot.errors import NotFoundError, ServerError
+from neuroglot.errors import InvalidTargetError, NotFoundError, ServerError
 from neuroglot.model import Model
 from neuroglot.v1 import model_pb2, service_pb2
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 RETRY_SECONDS = 120.0
 """How long a question is asked again by default: a server on a disk that is slow takes that long to be back."""
+
+_MODEL_NAME = "the name of a model, a string"
 
 
 def connect(
@@ -33,7 +36,7 @@ def connect(
     """Connect to a server, or serve a bundle in this process: what comes back is the same.
 
     >>> connect("localhost:50051").model("bloomz-560m")            # doctest: +SKIP
-    <Model 'bloomz-560m' at localhost:50051>
+    <Model 'bloomz-560m' at localhost:50051: bigscience/bloomz-560m, decoder 24 x 4096, float32>
     >>> with connect("bundles/bloomz-560m") as client:             # doctest: +SKIP
     ...     client.model().tokenize(["Paris"])
     >>> connect("https://neurons.example.org:443", token="...")    # doctest: +SKIP
@@ -57,6 +60,7 @@ def connect(
         key: PEM file with its private key.
 
     Raises:
+        TypeError, ValueError: an argument of another kind, or a negative number of seconds.
         InvalidTargetError: the target is neither; certificates cannot be read; a token would cross the network in the
             clear.
         UnavailableError: no server answers there.
@@ -66,6 +70,17 @@ def connect(
     # Here, for gRPC would be half of the time that our import takes.
     from neuroglot.connection import Retries, log_retry, open_connection
 
+    arguments.path("target", target, InvalidTargetError)
+    for name, value in (("timeout", timeout), ("retry_seconds", retry_seconds)):
+        if value is None:
+            raise arguments.refuse(name, value, "a number of seconds of 0 or more")
+        arguments.seconds(name, value)
+    if on_retry is not None and not callable(on_retry):
+        raise arguments.refuse("on_retry", on_retry, "a function of an error and a number of seconds, or None")
+    arguments.optional_text("token", token)
+    for name, file in (("root_certificates", root_certificates), ("certificate", certificate), ("key", key)):
+        if file is not None:
+            arguments.path(name, file)
     credentials = Credentials.read(root_certificates, certificate, key, token)
     connection = open_connection(target, credentials, Retries(retry_seconds, on_retry or log_retry))
     client = Client(connection, timeout)
@@ -108,7 +123,7 @@ class Client:
                 )
             info = infos[0]
         else:
-            request = service_pb2.GetModelRequest(model=name)
+            request = service_pb2.GetModelRequest(model=arguments.text("name", name, expected=_MODEL_NAME))
             info = self._connection.call(self._connection.stub.GetModel, request, self._timeout).model
         return Model(self._connection, info, self._timeout)
 
@@ -123,6 +138,8 @@ class Client:
         Raises:
             ServerError: the server refused, or failed. It is not asked again by itself.
         """
+        arguments.text("bundle", bundle, expected="the path of a bundle on the server, a string")
+        arguments.text("name", name, expected=_MODEL_NAME)
         request = service_pb2.LoadModelRequest(bundle=bundle, name=name)
         response = self._connection.call(self._connection.stub.LoadModel, request, timeout=None, again=False)
         return Model(self._connection, response.model, self._timeout)
@@ -133,7 +150,7 @@ class Client:
         Raises:
             ServerError: the server refused, or failed. It is not asked again by itself.
         """
-        request = service_pb2.UnloadModelRequest(model=name)
+        request = service_pb2.UnloadModelRequest(model=arguments.text("name", name, expected=_MODEL_NAME))
         self._connection.call(self._connection.stub.UnloadModel, request, timeout=None, again=False)
 
     def close(self) -> None:
@@ -150,3 +167,9 @@ class Client:
 
     def __repr__(self) -> str:
         return f"<Client of {self._connection.address}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied."""
+        raise TypeError(
+            f"{self!r} cannot be pickled: it holds a connection; connect in each process, neuroglot.connect(ADDRESS)"
+        )

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from neuroglot import arguments
 from neuroglot.errors import InvalidGroupError
 
 UNSPACED_LANGUAGES = frozenset({"th", "zh"})
 """Languages written without spaces: their answers follow the prompt directly."""
 
+_LARGEST_TOKEN_ID = 2**32 - 1
+
 
 def default_separator(language: str) -> str:
     """What stands between a prompt and its answer: a space, or nothing before Thai and Chinese answers."""
     return "" if language.split("-")[0].lower() in UNSPACED_LANGUAGES else " "
-
-
-def _aliases(answer: str | Sequence[str]) -> tuple[str, ...]:
-    return (answer,) if isinstance(answer, str) else tuple(answer)
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ class Group:
     ('en', 'es')
 
     Attributes:
-        prompts: the prompt of each language. One language is legal, but a neuron then has no type.
+        prompts: the prompt of each language: text, or token ids, which are taken as they are. One language is legal,
+            but a neuron then has no type.
         answers: for each language the accepted answers, the gold one first. A string counts as one answer.
         id: the name under which the answer comes back; unique within a stream. Draws of random controls depend on it.
         separators: what stands between prompt and answer, by language; `default_separator` where none is given.
@@ -38,11 +38,11 @@ class Group:
         distractors: for each language a wrong answer, for effective scores relative to it.
 
     Raises:
-        InvalidGroupError: no prompt, an empty prompt, answer, choice or distractor, one of these or a separator for a
-            language without a prompt, or a separator that is neither a space nor nothing.
+        InvalidGroupError: an argument of another kind, no prompt, an empty prompt, answer, choice or distractor, one of
+            these or a separator for a language without a prompt, or a separator that is neither a space nor nothing.
     """
 
-    prompts: Mapping[str, str]
+    prompts: Mapping[str, str | Sequence[int]]
     answers: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     id: str = ""
     separators: Mapping[str, str] = field(default_factory=dict)
@@ -51,48 +51,108 @@ class Group:
     distractors: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the group before it costs a round trip, and bring answers and separators into one shape."""
+        """Check the group before it costs a round trip, and bring its fields into one shape."""
+        arguments.text("the id of a group", self.id, InvalidGroupError)
         name = f"group {self.id!r}" if self.id else "the group"
-        if not self.prompts:
+        arguments.text(f"the cluster of {name}", self.cluster, InvalidGroupError)
+        prompts = self._by_language("prompts", "{'en': 'The capital of France is'}")
+        if not prompts:
             raise InvalidGroupError(f"{name} has no prompts: give at least one, {{'en': 'The capital of France is'}}")
-        for language, prompt in self.prompts.items():
-            if not prompt:
-                raise InvalidGroupError(f"{name}: the prompt of {language!r} is empty: give at least one character")
-        for what, by_language in (
-            ("an answer", self.answers),
-            ("a separator", self.separators),
-            ("choices", self.choices),
-            ("a distractor", self.distractors),
-        ):
-            for language in by_language:
-                if language not in self.prompts:
-                    raise InvalidGroupError(
-                        f"{name} has {what} for {language!r} but no prompt in it: its languages are "
-                        f"{', '.join(self.prompts)}"
-                    )
-        answers = {language: _aliases(answer) for language, answer in self.answers.items()}
-        for language, aliases in answers.items():
-            if not aliases or not all(aliases):
-                raise InvalidGroupError(f"{name}: an answer of {language!r} is empty: give a word or leave it out")
-        for language, choices in self.choices.items():
-            if isinstance(choices, str) or not choices or not all(choices):
-                raise InvalidGroupError(
-                    f"{name}: the choices of {language!r} are {choices!r}: give a list of words, ['true', 'false']"
+        prompts = {
+            language: prompt_of(f"{name}: the prompt of {language!r}", given) for language, given in prompts.items()
+        }
+        answers = {
+            language: _answers(f"{name}: an answer of {language!r}", given)
+            for language, given in self._of_prompts("answers", "{'en': 'Paris'}").items()
+        }
+        choices = {
+            language: _choices(f"{name}: the choices of {language!r}", given)
+            for language, given in self._of_prompts("choices", "{'en': ['true', 'false']}").items()
+        }
+        distractors = {
+            language: _word(f"{name}: the distractor of {language!r}", given)
+            for language, given in self._of_prompts("distractors", "{'en': 'London'}").items()
+        }
+        given_separators = self._of_prompts("separators", "{'en': ' '}")
+        for language, separator in given_separators.items():
+            if not isinstance(separator, str) or separator not in ("", " "):
+                raise arguments.refuse(
+                    f"{name}: the separator of {language!r}", separator, "' ' or ''", InvalidGroupError
                 )
-        for language, distractor in self.distractors.items():
-            if not distractor:
-                raise InvalidGroupError(f"{name}: the distractor of {language!r} is empty: give a word or leave it out")
-        for language, separator in self.separators.items():
-            if separator not in ("", " "):
-                raise InvalidGroupError(f"{name}: the separator of {language!r} is {separator!r}: give ' ' or ''")
-        separators = {language: self.separators.get(language, default_separator(language)) for language in self.prompts}
-        object.__setattr__(self, "prompts", dict(self.prompts))
+        separators = {language: given_separators.get(language, default_separator(language)) for language in prompts}
+        object.__setattr__(self, "prompts", prompts)
         object.__setattr__(self, "answers", answers)
         object.__setattr__(self, "separators", separators)
-        object.__setattr__(self, "choices", {language: tuple(choices) for language, choices in self.choices.items()})
-        object.__setattr__(self, "distractors", dict(self.distractors))
+        object.__setattr__(self, "choices", choices)
+        object.__setattr__(self, "distractors", distractors)
 
     @property
     def languages(self) -> tuple[str, ...]:
         """The languages of the group, in the order of its rows."""
         return tuple(self.prompts)
+
+    def _by_language(self, what: str, example: str) -> dict[str, object]:
+        """A field as a dict by language."""
+        name = f"group {self.id!r}" if self.id else "the group"
+        expected = f"a mapping from language to text, {example}"
+        return dict(arguments.mapping(f"{what} of {name}", getattr(self, what), expected, InvalidGroupError))
+
+    def _of_prompts(self, what: str, example: str) -> dict[str, object]:
+        """A field as a dict by language, of no other languages than the prompts."""
+        given = self._by_language(what, example)
+        for language in given:
+            if language not in self.prompts:
+                name = f"group {self.id!r}" if self.id else "the group"
+                raise InvalidGroupError(
+                    f"{name} has {what} for {language!r} but no prompt in it: its languages are "
+                    f"{', '.join(self.prompts)}"
+                )
+        return given
+
+
+def prompt_of(name: str, value: object) -> str | tuple[int, ...]:
+    """A prompt: text, or token ids.
+
+    Args:
+        name: what it is, for the message.
+        value: what was given.
+
+    Raises:
+        InvalidGroupError: it is something else, or empty.
+    """
+    expected = "text or a list of token ids"
+    if isinstance(value, str):
+        if not value:
+            raise InvalidGroupError(f"{name} is empty: give at least one character or one token id")
+        return arguments.text(name, value, InvalidGroupError)
+    ids = arguments.integers(name, value, expected, InvalidGroupError)
+    if not ids:
+        raise InvalidGroupError(f"{name} is empty: give at least one character or one token id")
+    for token in ids:
+        if not 0 <= token <= _LARGEST_TOKEN_ID:
+            raise InvalidGroupError(f"{name} has the token id {token}: ids are 0 to {_LARGEST_TOKEN_ID}")
+    return ids
+
+
+def _answers(name: str, value: object) -> tuple[str, ...]:
+    aliases = (
+        (value,) if isinstance(value, str) else arguments.items(name, value, "a word or several", InvalidGroupError)
+    )
+    if not aliases:
+        raise InvalidGroupError(f"{name} is empty: give a word or leave it out")
+    return tuple(_word(name, alias) for alias in aliases)
+
+
+def _choices(name: str, value: object) -> tuple[str, ...]:
+    expected = "a list of words, ['true', 'false']"
+    choices = arguments.texts(name, value, expected, InvalidGroupError)
+    if not choices or not all(choices):
+        raise arguments.refuse(name, value, expected, InvalidGroupError)
+    return choices
+
+
+def _word(name: str, value: object) -> str:
+    word = arguments.text(name, value, InvalidGroupError)
+    if not word:
+        raise InvalidGroupError(f"{name} is empty: give a word or leave it out")
+    return word

@@ -14,6 +14,7 @@ from enum import StrEnum, auto
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from neuroglot import arguments
 from neuroglot.errors import InvalidSelectionError
 from neuroglot.neurons import NeuronSet
 from neuroglot.selections import Selectable, Selection, Uploaded, as_selection
@@ -115,6 +116,14 @@ class Intervention:
     component: str | None
     scope: Scope
 
+    def __post_init__(self) -> None:
+        """Refuse what the functions of this module do not make."""
+        if not isinstance(self.selection, Selection) or not isinstance(self.action, Action):
+            raise InvalidSelectionError(
+                f"{arguments.shown(self.selection)} and {arguments.shown(self.action)} are not a selection and an "
+                "action: make interventions with deactivate, convert, override, scale or add"
+            )
+
 
 def deactivate(
     selection: Selectable,
@@ -169,8 +178,9 @@ def convert(
         raise InvalidSelectionError(
             f"neurons are converted to a value ({value!r}) or to the mean of the active rows: give one of them"
         )
+    arguments.flag("mean_of_active", mean_of_active, InvalidSelectionError)
     checked = None if value is None else _finite("value", value)
-    return _intervention(selection, Convert(checked, mean_of_active), layers, component, scope)
+    return _intervention(selection, Convert(checked, bool(mean_of_active)), layers, component, scope)
 
 
 def override(
@@ -232,27 +242,30 @@ def add(
 def _intervention(
     selection: Selectable, action: Action, layers: Iterable[int] | None, component: str | None, scope: Scope | str
 ) -> Intervention:
-    chosen = None if layers is None else tuple(layers)
+    expected = "a list of layers counted from 0, [0, 1], or None for all"
+    chosen = None if layers is None else arguments.integers("layers", layers, expected, InvalidSelectionError)
     if chosen is not None and (not chosen or min(chosen) < 0):
         raise InvalidSelectionError(
             f"layers={list(chosen)} names no layers to act in: count them from 0, or leave the argument out for all"
         )
+    arguments.optional_text("component", component, InvalidSelectionError, "'decoder' or 'encoder'")
     if component == "":
         raise InvalidSelectionError("component='' names none: give 'decoder' or 'encoder', or None for all")
-    if scope not in set(Scope):
-        raise InvalidSelectionError(f"{scope!r} is no scope: the scopes are {', '.join(Scope)}")
-    return Intervention(as_selection(selection), action, chosen, component, Scope(scope))
+    where = arguments.member(Scope, "scope", scope, InvalidSelectionError)
+    return Intervention(as_selection(selection), action, chosen, component, where)
 
 
-def _finite(what: str, value: float) -> float:
-    if not (math.isfinite(value) and abs(value) <= _LARGEST_FLOAT):
-        raise InvalidSelectionError(f"the {what} of an intervention is a finite 32-bit float, not {value!r}")
-    return float(value)
+def _finite(what: str, value: object) -> float:
+    name, expected = f"the {what} of an intervention", "a finite 32-bit float"
+    number = arguments.number(name, value, InvalidSelectionError, expected)
+    if not (math.isfinite(number) and abs(number) <= _LARGEST_FLOAT):
+        raise arguments.refuse(name, number, expected, InvalidSelectionError)
+    return number
 
 
 def _numbers(what: str, given: Numbers, selection: Selection) -> tuple[float, tuple[float, ...] | None]:
     """One number for all, and None; or 0, and one number for each neuron of a set."""
-    numbers = given if isinstance(given, Mapping) else np.asarray(given, dtype=np.float64)
+    numbers = given if isinstance(given, Mapping) else _array(what, given)
     if not isinstance(numbers, Mapping) and numbers.ndim == 0:
         return _finite(what, numbers.item()), None
     neurons = selection.neurons if isinstance(selection, Uploaded) else selection
@@ -264,12 +277,28 @@ def _numbers(what: str, given: Numbers, selection: Selection) -> tuple[float, tu
     return 0.0, tuple(_finite(what, value) for value in values)
 
 
+def _array(what: str, given: float | ArrayLike) -> NDArray[np.float64]:
+    try:
+        array = np.asarray(given)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf":
+        raise arguments.refuse(
+            f"the {what} of an intervention",
+            given,
+            "a number, an array of numbers, or a mapping from (layer, neuron) to a number",
+            InvalidSelectionError,
+        )
+    return array.astype(np.float64)
+
+
 def _of_mapping(what: str, given: Mapping[tuple[int, int], float], neurons: NeuronSet) -> list[float]:
     """The numbers in the set's order."""
     indices = list(neurons)
     lacking, foreign = set(indices) - given.keys(), given.keys() - set(indices)
     if lacking or foreign:
-        wrong = f"has none for {min(lacking)}" if lacking else f"has one for {min(foreign)}, which is not in the set"
+        extra = next((key for key in given if key in foreign), None)
+        wrong = f"has none for {min(lacking)}" if lacking else f"has one for {extra!r}, which is not in the set"
         raise InvalidSelectionError(
             f"a mapping with one {what} for each neuron of {neurons!r} {wrong}: its keys are (layer, neuron)"
         )

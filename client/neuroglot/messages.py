@@ -1,14 +1,15 @@
-"""What is sent: groups and what is wanted of them, as messages of the contract."""
+"""Messages of the contract: groups, options, interventions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import assert_never
+from typing import TypedDict, assert_never
 
-from neuroglot.errors import InvalidGroupError
-from neuroglot.groups import Group
+from neuroglot import arguments
+from neuroglot.groups import Group, prompt_of
 from neuroglot.interventions import Action, Add, Convert, Deactivate, Intervention, Override, Scale, Scope
 from neuroglot.neurons import NeuronSet
+from neuroglot.options import AnalysisOptions, ContributionOptions, EffectiveScoreOptions, Priority, ScoreTarget
 from neuroglot.selections import (
     ByType,
     Combination,
@@ -19,7 +20,6 @@ from neuroglot.selections import (
     Uploaded,
 )
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
-from neuroglot.wanted import ContributionOptions, EffectiveScoreOptions, Priority, ScoreTarget, Wanted
 
 _SCOPES = {
     Scope.LAST_PROMPT_TOKEN: analysis_pb2.SCOPE_LAST_PROMPT_TOKEN,
@@ -44,20 +44,29 @@ _PRIORITIES = {
 }
 
 
-def analysis_message(wanted: Wanted, *, predict: bool) -> analysis_pb2.Analysis:
-    """What is wanted, as a message; `predict` says whether predictions are."""
-    contribution, score = wanted.contribution_options, wanted.effective_score_options
+class _PromptField(TypedDict, total=False):
+    """The field of a row that holds its prompt."""
+
+    text: str
+    token_ids: group_pb2.TokenIds
+
+
+def analysis_message(options: AnalysisOptions, *, predict: bool) -> analysis_pb2.Analysis:
+    """The options as a message, with predictions or without."""
+    contribution, score = options.contribution_options, options.effective_score_options
     return analysis_pb2.Analysis(
-        thresholds=wanted.thresholds,
-        type_map=wanted.type_map,
-        active_bitmaps=wanted.active,
+        thresholds=options.thresholds,
+        type_map=options.type_map,
+        active_bitmaps=options.active,
         contribution=_contribution_message(contribution) if contribution else None,
         effective_score=_score_message(score) if score else None,
-        dead=wanted.dead,
-        prediction=analysis_pb2.Prediction(generate=wanted.generate, max_tokens=wanted.max_tokens) if predict else None,
+        dead=options.dead,
+        prediction=analysis_pb2.Prediction(generate=options.generate, max_tokens=options.max_tokens)
+        if predict
+        else None,
         variants=[
             analysis_pb2.Variant(name=name, interventions=map(intervention_message, interventions))
-            for name, interventions in wanted.interventions.items()
+            for name, interventions in options.interventions.items()
         ],
     )
 
@@ -83,9 +92,7 @@ def priority_message(priority: Priority | str | None) -> service_pb2.Priority.Va
     """
     if priority is None:
         return service_pb2.PRIORITY_UNSPECIFIED
-    if priority not in set(Priority):
-        raise ValueError(f"{priority!r} is no priority: those are {', '.join(Priority)}")
-    return _PRIORITIES[Priority(priority)]
+    return _PRIORITIES[arguments.member(Priority, "priority", priority)]
 
 
 def group_message(group: Group, group_id: str) -> group_pb2.Group:
@@ -93,7 +100,7 @@ def group_message(group: Group, group_id: str) -> group_pb2.Group:
     rows = [
         group_pb2.Row(
             label=language,
-            text=prompt,
+            **_prompt_field(prompt),
             answers=group.answers.get(language, ()),
             separator=group.separators[language],
             choices=group.choices.get(language, ()),
@@ -108,13 +115,13 @@ def row_message(prompt: str | Sequence[int]) -> group_pb2.Row:
     """A prompt by itself, text or token ids, as a message.
 
     Raises:
-        InvalidGroupError: it is empty.
+        InvalidGroupError: it is neither, or empty.
     """
-    if not len(prompt):
-        raise InvalidGroupError("the prompt is empty: give at least one character, or one token id")
-    if isinstance(prompt, str):
-        return group_pb2.Row(label="prompt", text=prompt)
-    return group_pb2.Row(label="prompt", token_ids=group_pb2.TokenIds(ids=prompt))
+    return group_pb2.Row(label="prompt", **_prompt_field(prompt_of("the prompt", prompt)))
+
+
+def _prompt_field(prompt: str | Sequence[int]) -> _PromptField:
+    return {"text": prompt} if isinstance(prompt, str) else {"token_ids": group_pb2.TokenIds(ids=prompt)}
 
 
 def neuron_set_message(neurons: NeuronSet) -> analysis_pb2.NeuronSet:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Unpack
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from neuroglot import arguments
 from neuroglot.errors import InvalidGroupError, InvalidSelectionError, NotFoundError
 from neuroglot.groups import Group
 from neuroglot.interventions import Intervention
@@ -18,14 +19,26 @@ from neuroglot.messages import (
     row_message,
 )
 from neuroglot.neurons import NeuronSet
+from neuroglot.options import (
+    AnalysisOptions,
+    ContributionOptions,
+    EffectiveScoreOptions,
+    Priority,
+    Variants,
+    as_interventions,
+    check_fits,
+    require_fit,
+    uploads,
+)
 from neuroglot.results import CapturedLayer, GeneratedToken, GroupFailure, GroupResult
 from neuroglot.resuming import Question, Resuming, Terms
 from neuroglot.selections import Uploaded
 from neuroglot.v1 import model_pb2, service_pb2
-from neuroglot.wanted import Asked, Priority, Wanted, as_interventions, check_fits, require_fit, uploads
 
 if TYPE_CHECKING:
     from neuroglot.connection import Connection
+
+_GROUP = "a neuroglot.Group, Group({'en': 'The capital of France is'})"
 
 
 class Tokens(NamedTuple):
@@ -86,9 +99,11 @@ class Model:
             texts: each is tokenized by itself.
             special_tokens: whether to add what the tokenizer's post-processor adds (BOS, `</s>`).
         """
-        if isinstance(texts, str):
-            raise TypeError(f"texts is one text, {texts!r}: give a list of them")
-        request = service_pb2.TokenizeRequest(model=self.name, texts=texts, without_special_tokens=not special_tokens)
+        request = service_pb2.TokenizeRequest(
+            model=self.name,
+            texts=arguments.texts("texts", texts, "a list of strings, ['Paris']"),
+            without_special_tokens=not arguments.flag("special_tokens", special_tokens),
+        )
         response = self._connection.call(self._connection.stub.Tokenize, request, self._timeout)
         return tuple(Tokens(tuple(text.ids), tuple(text.tokens)) for text in response.texts)
 
@@ -105,6 +120,8 @@ class Model:
             InvalidSelectionError: the set is another model's.
             ServerError: the server refused it.
         """
+        if not isinstance(neurons, NeuronSet):
+            raise arguments.refuse("neurons", neurons, "a neuroglot.NeuronSet")
         require_fit(neurons, self.info, "an upload")
         request = service_pb2.UploadNeuronSetRequest(model=self.name, neurons=neuron_set_message(neurons))
         response = self._connection.call(self._connection.stub.UploadNeuronSet, request, self._timeout)
@@ -114,46 +131,68 @@ class Model:
         self,
         group: Group,
         *,
+        variants: Variants | None = None,
+        thresholds: Iterable[float] = (0.0,),
+        type_map: bool = True,
+        active: bool = False,
+        contribution: bool | float | ContributionOptions = False,
+        effective_score: bool | EffectiveScoreOptions = False,
+        dead: bool = False,
+        predict: bool | None = None,
+        generate: bool = True,
+        max_tokens: int = 0,
         priority: Priority | str | None = None,
         timeout: float | None = None,
-        **asked: Unpack[Asked],
     ) -> GroupResult:
         """Analyse one group: types of its neurons, and predictions under every variant.
 
         Args:
             group: the prompts, and the answers that predictions are scored against.
-            priority: `interactive`, which is also the default, or `bulk`.
-            timeout: seconds to wait for the answer, all tries together; None for ever.
-            **asked: what is wanted:
-
-                variants: by name, the interventions to compare with the baseline, which always runs.
-                thresholds: a neuron is active where its activation exceeds the threshold; 0 by default. Interventions
-                    that choose neurons by type use the first.
-                type_map: whether to get the type of every neuron, by default True; counts of types always come.
-                active: whether to get which neurons are active in each row, which are dead where `dead` is asked for,
-                    and which contribute most where `contribution` is; counts come without it.
-                contribution: whether to get contributions by type; a number is the share of a layer's neurons that
-                    count as its top contributors (0.05 otherwise), `ContributionOptions` say more.
-                effective_score: whether to get effective scores by type; `EffectiveScoreOptions` say of which tokens.
-                dead: whether to get how many neurons are inactive at every position of each row's prompt.
-                predict: whether to get predictions; by default if the group has answers or choices, or there are
-                    variants.
-                generate: whether predictions are generated, too, and not only scored; by default True.
-                max_tokens: most tokens to generate for a row without an answer; 0 leaves it to the server.
+            variants: by name, the interventions to compare with the baseline, which always runs; one, or a list that
+                is applied together.
+            thresholds: a neuron is active where its activation exceeds the threshold. Interventions that choose
+                neurons by type use the first.
+            type_map: return the type of every neuron; counts of types always come.
+            active: return which neurons are active in each row, which are dead if `dead` is set, and which contribute
+                most if `contribution` is; counts come without it.
+            contribution: return contributions by type. A number is the share of a layer's neurons that count as its top
+                contributors (True: 0.05); `ContributionOptions` has more choices.
+            effective_score: return effective scores by type; `EffectiveScoreOptions` says of which tokens.
+            dead: return how many neurons are inactive at every position of each row's prompt.
+            predict: return predictions; None: if the group has answers or choices, or there are variants.
+            generate: generate text for each prediction, in addition to scoring the answers.
+            max_tokens: maximum number of tokens to generate for a row without an answer; 0: the server's default.
+            priority: `interactive` or `bulk`; None for `interactive`.
+            timeout: seconds to wait for the answer, including retries; None for no limit.
 
         Raises:
+            TypeError, ValueError: an argument of another kind, or out of its range.
             InvalidSelectionError: a neuron set of another model, or a variant without interventions.
             InvalidRequestError: what the server does not accept; `violations` names the fields.
             ServerError: any other failure, see `neuroglot.errors`.
         """
-        wanted = self._wanted(asked)
+        if not isinstance(group, Group):
+            raise arguments.refuse("group", group, _GROUP)
+        options = self._options(
+            variants=variants,
+            thresholds=thresholds,
+            type_map=type_map,
+            active=active,
+            contribution=contribution,
+            effective_score=effective_score,
+            dead=dead,
+            predict=predict,
+            generate=generate,
+            max_tokens=max_tokens,
+        )
         request = service_pb2.AnalyzeGroupRequest(
             model=self.name,
             group=group_message(group, group.id),
-            analysis=analysis_message(wanted, predict=wanted.predicts(group)),
+            analysis=analysis_message(options, predict=options.predicts(group)),
             priority=priority_message(priority),
         )
-        restore = self._restoring(wanted.uploads)
+        timeout = arguments.seconds("timeout", timeout)
+        restore = self._restoring(options.uploads)
         try:
             response = self._connection.call(self._connection.stub.AnalyzeGroup, request, timeout)
         except NotFoundError:
@@ -167,11 +206,20 @@ class Model:
         self,
         groups: Iterable[Group],
         *,
+        variants: Variants | None = None,
+        thresholds: Iterable[float] = (0.0,),
+        type_map: bool = True,
+        active: bool = False,
+        contribution: bool | float | ContributionOptions = False,
+        effective_score: bool | EffectiveScoreOptions = False,
+        dead: bool = False,
+        predict: bool | None = None,
+        generate: bool = True,
+        max_tokens: int = 0,
         priority: Priority | str | None = None,
         in_flight: int | None = None,
         timeout: float | None = None,
         group_timeout: float | None = None,
-        **asked: Unpack[Asked],
     ) -> Generator[GroupResult | GroupFailure, None, None]:
         """Analyse many groups on one stream, and yield the answers as they come, in any order.
 
@@ -182,41 +230,64 @@ class Model:
 
         Args:
             groups: each with its own id; one with an empty id gets its place among them, from 0, as its id.
-            priority: `bulk`, which is also the default, or `interactive`.
-            in_flight: most groups to have under way; never more than the server's `limits.groups_in_flight`, which is
-                also the default.
-            timeout: seconds that all of it may take; None for ever.
-            group_timeout: seconds that each group may take from when it is sent; None for ever. One that takes longer
-                has failed.
-            **asked: as in `analyze`; `predict` is decided for each group.
+            variants: as in `analyze`, like all options of the analysis below.
+            thresholds: as in `analyze`.
+            type_map: as in `analyze`.
+            active: as in `analyze`.
+            contribution: as in `analyze`.
+            effective_score: as in `analyze`.
+            dead: as in `analyze`.
+            predict: as in `analyze`; None is decided for each group.
+            generate: as in `analyze`.
+            max_tokens: as in `analyze`.
+            priority: `bulk` or `interactive`; None for `bulk`.
+            in_flight: maximum number of groups in flight; None for the server's `limits.groups_in_flight`, which also
+                bounds it.
+            timeout: seconds that the whole call may take; None for no limit.
+            group_timeout: seconds that each group may take from when it is sent; None for no limit. A group that takes
+                longer fails.
 
         Yields:
             A result, or a `GroupFailure` for a group that the server could not analyse: the others go on.
 
         Raises:
+            TypeError, ValueError: an argument of another kind, or out of its range.
             InvalidGroupError: two groups have the same id.
             InvalidSelectionError: as in `analyze`.
             ModelChangedError: the server has another bundle under the model's name by now.
             ServerError: the stream as a whole failed, and did so for as long as retries go on.
         """
-        if in_flight is not None and in_flight < 1:
-            raise ValueError(f"in_flight={in_flight} lets no group be sent: give 1 or more")
+        if not isinstance(groups, Iterable) or isinstance(groups, str | bytes | Mapping):
+            raise arguments.refuse("groups", groups, "a list or another iterable of groups")
+        if in_flight is not None:
+            in_flight = arguments.count("in_flight", in_flight, 1)
         limit = max(1, self.info.limits.groups_in_flight)
-        wanted = self._wanted(asked)
+        options = self._options(
+            variants=variants,
+            thresholds=thresholds,
+            type_map=type_map,
+            active=active,
+            contribution=contribution,
+            effective_score=effective_score,
+            dead=dead,
+            predict=predict,
+            generate=generate,
+            max_tokens=max_tokens,
+        )
         terms = Terms(
             model=self.info,
             priority=priority_message(priority),
             in_flight=min(in_flight or limit, limit),
-            timeout=timeout,
-            group_timeout=group_timeout,
-            restore=self._restoring(wanted.uploads),
+            timeout=arguments.seconds("timeout", timeout),
+            group_timeout=arguments.seconds("group_timeout", group_timeout),
+            restore=self._restoring(options.uploads),
         )
-        return self._answers(terms, groups, wanted)
+        return self._answers(terms, groups, options)
 
     def _answers(
-        self, terms: Terms, groups: Iterable[Group], wanted: Wanted
+        self, terms: Terms, groups: Iterable[Group], options: AnalysisOptions
     ) -> Generator[GroupResult | GroupFailure, None, None]:
-        yield from Resuming(self._connection, terms, _questions(groups, wanted)).answers()
+        yield from Resuming(self._connection, terms, _questions(groups, options)).answers()
 
     def capture(
         self,
@@ -262,9 +333,10 @@ class Model:
             row=row_message(prompt),
             component=found.name,
             neurons=sorted(set(columns or ())),
-            positions=positions,
-            coefficients=coefficients,
+            positions=None if positions is None else _positions(positions),
+            coefficients=arguments.flag("coefficients", coefficients),
         )
+        timeout = arguments.seconds("timeout", timeout)
         return captured(self._connection, request, self.info, sorted(set(chosen)), columns, timeout)
 
     def generate(
@@ -303,17 +375,27 @@ class Model:
             model=self.name,
             row=row_message(prompt),
             interventions=map(intervention_message, applied),
-            threshold=threshold,
-            max_tokens=max_tokens,
-            past_newlines=past_newlines,
+            threshold=arguments.number("threshold", threshold),
+            max_tokens=arguments.count("max_tokens", max_tokens),
+            past_newlines=arguments.flag("past_newlines", past_newlines),
         )
+        timeout = arguments.seconds("timeout", timeout)
         return generated(self._connection, request, timeout, self._restoring(uploads(applied)))
 
     def __repr__(self) -> str:
-        return f"<Model {self.name!r} at {self._connection.address}>"
+        info = self.info
+        components = ", ".join(f"{one.name} {one.layers} x {one.neurons}" for one in info.components)
+        return f"<Model {self.name!r} at {self._connection.address}: {info.source}, {components}, {info.dtype}>"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied."""
+        raise TypeError(
+            f"{self!r} cannot be pickled: it holds a connection; connect in each process, neuroglot.connect(ADDRESS)"
+        )
 
     def _component(self, name: str | None) -> model_pb2.Component:
         """A component by its name, or the only one."""
+        arguments.optional_text("component", name)
         components = {one.name: one for one in self.info.components}
         chosen = name or (next(iter(components)) if len(components) == 1 else "")
         if chosen not in components:
@@ -321,10 +403,10 @@ class Model:
             raise InvalidSelectionError(f"{given} was given for {self.name!r}: it has {', '.join(components)}")
         return components[chosen]
 
-    def _wanted(self, asked: Asked) -> Wanted:
-        wanted = Wanted(**asked)
-        wanted.check_fits(self.info)
-        return wanted
+    def _options(self, *, variants: Variants | None, **others: Any) -> AnalysisOptions:
+        options = AnalysisOptions(variants={} if variants is None else variants, **others)
+        options.check_fits(self.info)
+        return options
 
     def _restoring(self, uploaded: Sequence[Uploaded]) -> Callable[[], None] | None:
         """What uploads sets again that the server has lost; None where there are none."""
@@ -336,23 +418,34 @@ class Model:
         return restore if uploaded else None
 
 
-def _questions(groups: Iterable[Group], wanted: Wanted) -> Iterator[Question]:
+def _questions(groups: Iterable[Group], options: AnalysisOptions) -> Iterator[Question]:
     """One question a group, each under an id of its own."""
-    analyses = {predict: analysis_message(wanted, predict=predict) for predict in (True, False)}
+    analyses = {predict: analysis_message(options, predict=predict) for predict in (True, False)}
     ids: set[str] = set()
     for place, group in enumerate(groups):
+        if not isinstance(group, Group):
+            raise arguments.refuse(f"groups[{place}]", group, _GROUP)
         group_id = group.id or str(place)
         if group_id in ids:
             raise InvalidGroupError(
                 f"two groups have the id {group_id!r}, and answers come back under it: give each group its own"
             )
         ids.add(group_id)
-        yield Question(group_message(group, group_id), analyses[wanted.predicts(group)])
+        yield Question(group_message(group, group_id), analyses[options.predicts(group)])
+
+
+def _positions(given: Sequence[int]) -> tuple[int, ...]:
+    """Positions in a prompt; the server checks them against its length."""
+    positions = arguments.integers("positions", given, "a list of integers, [-1], or None for all")
+    for position in positions:
+        if not -(2**31) <= position < 2**31:
+            raise ValueError(f"position {position} does not exist: give a position of a token of the prompt")
+    return positions
 
 
 def _indices(what: str, given: Iterable[int], count: int, component: str) -> list[int]:
     """Indices that exist, as they were given."""
-    indices = list(given)
+    indices = list(arguments.integers(f"{what}s", given, "a list of integers, [0], or None for all"))
     if not indices:
         raise InvalidSelectionError(f"no {what} of {component!r} was given: give some, or None for all")
     for index in indices:

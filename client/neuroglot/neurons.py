@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroglot import arguments
 from neuroglot.errors import InvalidSelectionError
 from neuroglot.packing import pack_bits, unpack_bits
 
@@ -53,7 +54,7 @@ class NeuronType(IntEnum):
             if member.label == label:
                 return member
         raise InvalidSelectionError(
-            f"{label!r} is no type of neuron: the types are {', '.join(member.label for member in cls)}"
+            f"{arguments.shown(label)} is no type of neuron: the types are {', '.join(member.label for member in cls)}"
         )
 
 
@@ -61,6 +62,17 @@ NON_ACTIVATED = NeuronType.NON_ACTIVATED
 SPECIFIC = NeuronType.SPECIFIC
 PARTIAL_SHARED = NeuronType.PARTIAL_SHARED
 ALL_SHARED = NeuronType.ALL_SHARED
+
+
+_PAIRS = "pairs (layer, neuron) of integers, [(0, 17)]"
+
+
+def _pair(name: str, given: object) -> tuple[int, int]:
+    """A layer and a neuron of it."""
+    pair = arguments.integers(name, given, "a pair (layer, neuron) of integers, (0, 17)", InvalidSelectionError)
+    if len(pair) != 2:
+        raise arguments.refuse(name, given, "a pair (layer, neuron) of integers, (0, 17)", InvalidSelectionError)
+    return pair[0], pair[1]
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,6 +106,13 @@ class NeuronSet:
 
     def __post_init__(self) -> None:
         """Refuse bits that do not fit, so that every set that exists can be trusted."""
+        arguments.text("the component of a neuron set", self.component, InvalidSelectionError)
+        arguments.text("the source of a neuron set", self.source, InvalidSelectionError)
+        for name in ("layers", "neurons"):
+            number = arguments.integer(f"{name} of a neuron set", getattr(self, name), InvalidSelectionError)
+            object.__setattr__(self, name, number)
+        if not isinstance(self.bits, bytes):
+            raise arguments.refuse("bits of a neuron set", self.bits, "packed bytes", InvalidSelectionError)
         if min(self.layers, self.neurons) < 1:
             raise InvalidSelectionError(f"no neuron set: {self.layers} layers of {self.neurons} neurons hold none")
         try:
@@ -104,6 +123,8 @@ class NeuronSet:
     @classmethod
     def from_mask(cls, mask: NDArray[np.bool_], *, component: str, source: str = "") -> NeuronSet:
         """The set of the neurons at which a mask of shape `[layers, neurons]` is true."""
+        if not isinstance(mask, np.ndarray):
+            raise arguments.refuse("mask", mask, "a bool array of shape [layers, neurons]", InvalidSelectionError)
         if mask.ndim != 2 or mask.dtype != np.bool_:
             raise InvalidSelectionError(
                 f"a mask of neurons is a bool array of shape [layers, neurons], and this is {mask.dtype} of shape "
@@ -118,14 +139,19 @@ class NeuronSet:
         """The set of the neurons given as pairs (layer, neuron), both counted from 0.
 
         Raises:
-            InvalidSelectionError: a layer or a neuron that the component does not have.
+            InvalidSelectionError: a layer or a neuron that the component does not have, or no pairs of integers.
         """
-        mask = np.zeros((layers, neurons), dtype=np.bool_)
-        for layer, neuron in indices:
-            for what, index, count in (("layer", layer, layers), ("neuron", neuron, neurons)):
-                if not 0 <= index < count:
+        shape = tuple(
+            arguments.count(name, value, 1, InvalidSelectionError)
+            for name, value in (("layers", layers), ("neurons", neurons))
+        )
+        mask = np.zeros(shape, dtype=np.bool_)
+        for index, pair in enumerate(arguments.items("indices", indices, _PAIRS, InvalidSelectionError)):
+            layer, neuron = _pair(f"indices[{index}]", pair)
+            for what, place, count in (("layer", layer, layers), ("neuron", neuron, neurons)):
+                if not 0 <= place < count:
                     raise InvalidSelectionError(
-                        f"{what} {index} of {component!r} does not exist: it has {count} (0 to {count - 1})"
+                        f"{what} {place} of {component!r} does not exist: it has {count} (0 to {count - 1})"
                         + (" a layer" if what == "neuron" else "")
                     )
             mask[layer, neuron] = True
@@ -169,7 +195,7 @@ class NeuronSet:
         return int.from_bytes(self.bits, "little").bit_count()
 
     def __contains__(self, neuron: tuple[int, int]) -> bool:
-        layer, index = neuron
+        layer, index = _pair("neuron", neuron)
         if not (0 <= layer < self.layers and 0 <= index < self.neurons):
             return False
         return bool(self.bits[layer * -(-self.neurons // 8) + index // 8] >> index % 8 & 1)
@@ -239,7 +265,7 @@ class NeuronSet:
             raise InvalidSelectionError(f"{path} is damaged: its {len(bits)} bytes of neurons are not those written")
         try:
             return cls(header["component"], header["layers"], header["neurons"], bits, header["source"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, InvalidSelectionError) as error:
             raise InvalidSelectionError(
                 f"{path} is damaged: its first line lacks or garbles a field ({error})"
             ) from None

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from neuroglot import arguments
 from neuroglot.errors import InvalidSelectionError
 from neuroglot.neurons import NeuronSet, NeuronType
 
@@ -74,6 +75,12 @@ class Uploaded:
     name: str
     neurons: NeuronSet
 
+    def __post_init__(self) -> None:
+        """Refuse what `Model.upload` does not give."""
+        arguments.text("the name of an uploaded set", self.name, InvalidSelectionError)
+        if not isinstance(self.neurons, NeuronSet):
+            raise arguments.refuse("the uploaded set", self.neurons, "a NeuronSet", InvalidSelectionError)
+
 
 @dataclass(frozen=True)
 class Control:
@@ -123,9 +130,12 @@ def as_selection(chosen: Selectable) -> Selection:
         chosen = (chosen,)
     if not isinstance(chosen, Iterable):
         raise InvalidSelectionError(
-            f"{chosen!r} selects no neurons: give a type (neuroglot.ALL_SHARED), several, a NeuronSet, the "
-            "top_contribution, or a control, union, intersection or difference of these"
+            f"{arguments.shown(chosen)} selects no neurons: give a type (neuroglot.ALL_SHARED), several, a NeuronSet, "
+            "the top_contribution, or a control, union, intersection or difference of these"
         )
+    chosen = tuple(chosen)
+    if any(isinstance(one, Selection) for one in chosen):
+        raise InvalidSelectionError("a list selects neurons by type only: combine selections with union(a, b)")
     types = tuple(dict.fromkeys(one if isinstance(one, NeuronType) else NeuronType.from_label(one) for one in chosen))
     if not types:
         raise InvalidSelectionError("an empty list of types selects no neurons: give at least one type")
@@ -150,12 +160,13 @@ def control(
     Raises:
         InvalidSelectionError: an unknown kind, or a draw or a seed that is negative or too large.
     """
-    if kind not in set(ControlKind):
-        raise InvalidSelectionError(f"{kind!r} is no kind of control: the kinds are {', '.join(ControlKind)}")
-    for what, value, largest in (("draw", draw, _LARGEST_DRAW), ("seed", seed, _LARGEST_SEED)):
-        if not 0 <= value <= largest:
-            raise InvalidSelectionError(f"the {what} of a control is 0 to {largest}, not {value}")
-    return Control(as_selection(of), ControlKind(kind), draw, seed)
+    drawn_from = arguments.member(ControlKind, "kind of control", kind, InvalidSelectionError)
+    return Control(
+        as_selection(of),
+        drawn_from,
+        _within("draw of a control", draw, 0, _LARGEST_DRAW),
+        _within("seed of a control", seed, 0, _LARGEST_SEED),
+    )
 
 
 def top_contribution(fraction: float | None = None, *, count: int | None = None) -> TopContribution:
@@ -176,15 +187,23 @@ def top_contribution(fraction: float | None = None, *, count: int | None = None)
             f"top contributors are chosen by a share ({fraction!r}) or by a number ({count!r}): give one of them"
         )
     if count is not None:
-        if not 1 <= count <= _LARGEST_COUNT:
-            raise InvalidSelectionError(f"the count of top contributors is 1 to {_LARGEST_COUNT}, not {count!r}")
-        return TopContribution(None, count)
-    share = DEFAULT_TOP_FRACTION if fraction is None else fraction
+        return TopContribution(None, _within("count of top contributors", count, 1, _LARGEST_COUNT))
+    name = "the share of top contributors"
+    expected = "a number above 0 and up to 1, or count=10 for ten neurons of a layer"
+    share = DEFAULT_TOP_FRACTION
+    if fraction is not None:
+        share = arguments.number(name, fraction, InvalidSelectionError, expected)
     if not 0 < share <= 1:
-        raise InvalidSelectionError(
-            f"{share!r} is no share of a layer's neurons: give a number above 0 and up to 1, or count=10 for ten"
-        )
+        raise arguments.refuse(name, fraction, expected, InvalidSelectionError)
     return TopContribution(share, None)
+
+
+def _within(what: str, value: object, smallest: int, largest: int) -> int:
+    expected = f"an integer from {smallest} to {largest}"
+    number = arguments.integer(f"the {what}", value, InvalidSelectionError, expected)
+    if not smallest <= number <= largest:
+        raise arguments.refuse(f"the {what}", number, expected, InvalidSelectionError)
+    return number
 
 
 def union(*selections: Selectable) -> Combination:

@@ -9,8 +9,8 @@ from enum import StrEnum, auto
 from typing import Any, Literal, NamedTuple, Self, TypedDict
 
 from neuroglot.errors import AnalysisError
+from neuroglot.options import ScoreTarget
 from neuroglot.selections import DEFAULT_TOP_FRACTION, ControlKind
-from neuroglot.wanted import ScoreTarget
 
 REPLICATES = 1000
 """Bootstrap replicates of every interval."""

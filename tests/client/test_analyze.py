@@ -20,12 +20,12 @@ from neuroglot.analyses.pipeline import run
 from neuroglot.cli import main
 from neuroglot.errors import AnalysisError
 from neuroglot.groups import Group
+from neuroglot.options import ScoreTarget
 from neuroglot.runs import GROUPS, Run
 from neuroglot.selections import ControlKind
 from neuroglot.tasks.capital_prompts import LANGUAGES, groups
 from neuroglot.tasks.registry import TASKS, find_task
 from neuroglot.tasks.task import Task
-from neuroglot.wanted import ScoreTarget
 
 TABLES = ("accuracy", "accuracy_by_language", "answers", "types_by_layer")
 FIGURES = ("accuracy", "types_by_layer")

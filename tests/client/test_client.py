@@ -74,7 +74,7 @@ def test_tokens(serve, scripted) -> None:
         assert ab == ng.Tokens((0, 1), ("a", "b"))
         assert empty == ng.Tokens((), ())
         assert model.tokenize(["ab"])[0].tokens == ("a", "b", "</s>")
-        with pytest.raises(TypeError, match="one text, 'ab': give a list"):
+        with pytest.raises(TypeError, match=r"texts must be a list of strings, .*, not 'ab'"):
             model.tokenize("ab")
 
 

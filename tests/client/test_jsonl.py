@@ -54,7 +54,7 @@ def test_a_group_may_be_as_short_as_its_prompts(tmp_path: Path) -> None:
         ({"prompts": {"en": "a", "de": "b"}, "answer": {}}, "has an unknown field 'answer'"),
         ({"id": "a"}, "has no prompts: give a file with a group a line"),
         ({"id": 3, "prompts": {"en": "a", "de": "b"}}, "id is 3: give a text"),
-        ({"prompts": "a"}, "prompts is 'a': give a text by language"),
+        ({"prompts": "a"}, "prompts is 'a': give a text or a list of token ids by language"),
         ({"prompts": {"en": "a", "de": ["b"]}}, r"prompts is \{'en': 'a', 'de': \['b'\]\}: give a text by language"),
         ({"prompts": {"en": "a", "de": "b"}, "answers": {"en": [1]}}, "give a list of texts by language"),
         ({"prompts": {"en": "a", "de": ""}}, "the prompt of 'de' is empty"),

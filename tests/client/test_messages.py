@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -16,9 +18,9 @@ from neuroglot.messages import (
     priority_message,
     row_message,
 )
+from neuroglot.options import AnalysisKeywords, AnalysisOptions
 from neuroglot.selections import Uploaded
 from neuroglot.v1 import analysis_pb2, group_pb2, model_pb2, service_pb2
-from neuroglot.wanted import Asked, Wanted
 
 MODEL = text_format.Parse(
     """
@@ -33,7 +35,7 @@ SET = ng.NeuronSet.from_indices([(0, 1), (2, 4)], component="decoder", layers=3,
 
 
 def analysis(group: ng.Group = GROUP, **asked: object) -> analysis_pb2.Analysis:
-    wanted = Wanted(**asked)
+    wanted = AnalysisOptions(**asked)
     return analysis_message(wanted, predict=wanted.predicts(group))
 
 
@@ -155,7 +157,7 @@ def test_what_is_wanted() -> None:
 
 def test_what_is_wanted_without_a_word() -> None:
     assert analysis() == analysis_pb2.Analysis(thresholds=[0], type_map=True)
-    assert set(Asked.__annotations__) == set(Wanted.__dataclass_fields__)
+    assert set(AnalysisKeywords.__annotations__) == set(AnalysisOptions.__dataclass_fields__)
     with pytest.raises(TypeError, match="unexpected keyword argument 'threshold'"):
         analysis(threshold=0.5)
 
@@ -167,11 +169,11 @@ def test_contribution_is_the_papers_or_a_share_or_as_the_options_say() -> None:
     options = ng.ContributionOptions(top_count=7, raw=True, leading=3)
     assert analysis(contribution=options).contribution == analysis_pb2.Contribution(top_k=7, raw=True, neurons=3)
     for share in (0, 0.0, -0.1, 1.5, math.nan):
-        with pytest.raises(ValueError, match="no share of a layer's neurons"):
+        with pytest.raises(ValueError, match="contribution must be True, a share of a layer's neurons above 0"):
             analysis(contribution=share)
-    with pytest.raises(ValueError, match="top_count=0 leaves no top contributors"):
+    with pytest.raises(ValueError, match="top_count must be an integer of 1 or more, not 0"):
         ng.ContributionOptions(top_count=0)
-    with pytest.raises(ValueError, match="leading=-1 is no number"):
+    with pytest.raises(ValueError, match="leading must be an integer of 0 or more, not -1"):
         ng.ContributionOptions(leading=-1)
 
 
@@ -183,7 +185,9 @@ def test_effective_scores_are_of_the_tokens_that_the_options_name() -> None:
     assert analysis(effective_score=options).effective_score == analysis_pb2.EffectiveScore(
         target=analysis_pb2.SCORE_TARGET_GOLD_MINUS_DISTRACTOR, neurons=2
     )
-    with pytest.raises(ValueError, match="'silver' is no target of effective scores: those are first_gold_token, all_"):
+    with pytest.raises(
+        ValueError, match="unknown target of effective scores 'silver': expected one of first_gold_token, all_"
+    ):
         ng.EffectiveScoreOptions("silver")
 
 
@@ -202,7 +206,7 @@ def test_predictions_come_where_there_is_something_to_compare_with() -> None:
 def test_a_set_of_another_model_is_not_sent() -> None:
     def check(neurons: ng.NeuronSet) -> None:
         nested = ng.difference(ng.SPECIFIC, ng.control(ng.union(neurons)), Uploaded("u", neurons))
-        Wanted(variants={"v": [ng.deactivate(ng.SPECIFIC), ng.deactivate(nested)]}).check_fits(MODEL)
+        AnalysisOptions(variants={"v": [ng.deactivate(ng.SPECIFIC), ng.deactivate(nested)]}).check_fits(MODEL)
 
     check(SET)
     check(SET.bound_to(""))
@@ -214,14 +218,14 @@ def test_a_set_of_another_model_is_not_sent() -> None:
             raised.value
         )
         with pytest.raises(ng.InvalidSelectionError, match="variant 'v' has"):
-            Wanted(variants={"v": ng.deactivate(Uploaded("u", other))}).check_fits(MODEL)
+            AnalysisOptions(variants={"v": ng.deactivate(Uploaded("u", other))}).check_fits(MODEL)
 
 
 def test_uploads_are_found_however_deep() -> None:
     one, other = Uploaded("one", SET), Uploaded("other", ~SET)
     variants = {"a": [ng.deactivate(one), ng.scale(ng.control(ng.union(ng.SPECIFIC, other)), 0)], "b": ng.add(one, 1)}
-    assert Wanted(variants=variants).uploads == (one, other)
-    assert Wanted(variants={"v": ng.deactivate(SET)}).uploads == ()
+    assert AnalysisOptions(variants=variants).uploads == (one, other)
+    assert AnalysisOptions(variants={"v": ng.deactivate(SET)}).uploads == ()
 
 
 FULL = np.array([[0, 1.5, 0, 0, 0], [9, 9, 9, 9, 9], [9, 9, 9, 9, -2]], dtype=np.float32)
@@ -255,7 +259,7 @@ def test_priorities() -> None:
     assert priority_message(None) == service_pb2.PRIORITY_UNSPECIFIED
     said = {priority_message(priority) for priority in ng.Priority} | {priority_message("bulk")}
     assert said == set(service_pb2.Priority.values()) - {service_pb2.PRIORITY_UNSPECIFIED}
-    with pytest.raises(ValueError, match="'urgent' is no priority: those are bulk, interactive"):
+    with pytest.raises(ValueError, match="unknown priority 'urgent': expected one of bulk, interactive"):
         priority_message("urgent")
 
 
@@ -269,32 +273,64 @@ def test_priorities() -> None:
         (lambda: ng.deactivate(ng.SPECIFIC, layers=[]), "names no layers to act in"),
         (lambda: ng.deactivate(ng.SPECIFIC, layers=[0, -1]), "names no layers to act in"),
         (lambda: ng.deactivate(ng.SPECIFIC, component=""), "component=''"),
-        (lambda: ng.deactivate(ng.SPECIFIC, scope="everywhere"), "'everywhere' is no scope: .*all_tokens"),
+        (
+            lambda: ng.deactivate(ng.SPECIFIC, scope="everywhere"),
+            "unknown scope 'everywhere': expected one of .*all_tokens",
+        ),
         (lambda: ng.union(), "a union of nothing"),
-        (lambda: ng.control(ng.SPECIFIC, kind="fair"), "'fair' is no kind of control: .* random, random_active"),
-        (lambda: ng.control(ng.SPECIFIC, draw=-1), "the draw of a control is 0 to 4294967295, not -1"),
+        (
+            lambda: ng.control(ng.SPECIFIC, kind="fair"),
+            "unknown kind of control 'fair': expected one of random, random_active",
+        ),
+        (
+            lambda: ng.control(ng.SPECIFIC, draw=-1),
+            "the draw of a control must be an integer from 0 to 4294967295, not -1",
+        ),
         (lambda: ng.control(ng.SPECIFIC, seed=2**64), "the seed of a control"),
-        (lambda: ng.override(ng.SPECIFIC, math.nan), "finite 32-bit float, not nan"),
-        (lambda: ng.scale(ng.SPECIFIC, 1e39), "the factor of an intervention is a finite 32-bit float"),
-        (lambda: ng.convert(ng.SPECIFIC, math.inf), "finite 32-bit float"),
+        (lambda: ng.override(ng.SPECIFIC, math.nan), "must be a finite 32-bit float, not nan"),
+        (lambda: ng.scale(ng.SPECIFIC, 1e39), "the factor of an intervention must be a finite 32-bit float, not 1e"),
+        (lambda: ng.convert(ng.SPECIFIC, math.inf), "must be a finite 32-bit float, not inf"),
         (lambda: ng.convert(ng.SPECIFIC, 1.0, mean_of_active=True), "a value .1.0. or to the mean"),
-        (lambda: ng.top_contribution(0), "0 is no share of a layer's neurons"),
-        (lambda: ng.top_contribution(math.nan), "nan is no share"),
-        (lambda: ng.top_contribution(count=0), "the count of top contributors is 1 to 4294967295, not 0"),
+        (lambda: ng.top_contribution(0), "the share of top contributors must be a number above 0 .*, not 0"),
+        (lambda: ng.top_contribution(math.nan), "the share of top contributors must be .*, not nan"),
+        (
+            lambda: ng.top_contribution(count=0),
+            "the count of top contributors must be an integer from 1 to 4294967295, not 0",
+        ),
         (lambda: ng.top_contribution(0.1, count=3), "by a share .0.1. or by a number .3.: give one"),
         (lambda: ng.override(ng.SPECIFIC, [1, 2]), "one value a neuron needs neurons that are known one by one"),
         (
             lambda: ng.scale(SET, [1, 2, 3]),
             r"array of shape \[3\] is not one factor for each .* give \[2\], .* \[3, 5\]",
         ),
-        (lambda: ng.add(SET, [1, math.nan]), "finite 32-bit float, not nan"),
+        (lambda: ng.add(SET, [1, math.nan]), "must be a finite 32-bit float, not nan"),
         (lambda: ng.add(SET, {(0, 1): 1.0}), r"a mapping with one value .* has none for \(2, 4\)"),
         (lambda: ng.add(SET, dict.fromkeys([*SET, (1, 1)], 0.0)), r"has one for \(1, 1\), which is not in the set"),
-        (lambda: Wanted(variants={"v": []}), r"variant 'v' is \[\]: give an intervention"),
-        (lambda: Wanted(variants={"v": ng.ALL_SHARED}), "variant 'v' is .*ALL_SHARED"),
-        (lambda: Wanted(variants={"v": [ng.ALL_SHARED]}), "give an intervention, `deactivate"),
+        (lambda: AnalysisOptions(variants={"v": []}), r"variant 'v' must be an intervention, .*, not \[\]"),
+        (lambda: AnalysisOptions(variants={"v": ng.ALL_SHARED}), "variant 'v' must be .*ALL_SHARED"),
+        (lambda: AnalysisOptions(variants={"v": [ng.ALL_SHARED]}), "must be an intervention, `deactivate"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message: str) -> None:
     with pytest.raises(ng.InvalidSelectionError, match=message):
         make()
+
+
+def test_the_options_are_explicit_keywords_with_the_same_types_and_defaults_everywhere() -> None:
+    options = {one.name: one for one in fields(AnalysisOptions)}
+    for method in (ng.Model.analyze, ng.Model.analyze_many):
+        parameters = inspect.signature(method).parameters
+        assert not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+        given = {name: one for name, one in parameters.items() if name in options}
+        assert list(given) == list(options) == list(AnalysisKeywords.__annotations__)
+        for name, one in given.items():
+            if name != "variants":  # None in the signature: a dict is mutable
+                assert (one.annotation, one.default) == (options[name].type, options[name].default)
+            assert f" {name}: " in method.__doc__
+
+
+def test_prompts_of_token_ids() -> None:
+    group = ng.Group({"en": [3, 1], "de": np.array([2, 7]), "es": "x"})
+    assert group.prompts == {"en": (3, 1), "de": (2, 7), "es": "x"}
+    english, german, spanish = group_message(group, "own").rows
+    assert (english.token_ids.ids, german.token_ids.ids, spanish.text) == ([3, 1], [2, 7], "x")

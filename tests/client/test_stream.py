@@ -321,9 +321,9 @@ def test_what_is_as_in_the_message_before_is_left_out(serve, scripted) -> None:
 def test_bad_arguments_are_refused_at_the_call(serve, scripted) -> None:
     with ng.connect(serve(scripted())) as client:
         model = client.model()
-        with pytest.raises(ValueError, match="in_flight=0 lets no group be sent"):
+        with pytest.raises(ValueError, match="in_flight must be an integer of 1 or more, not 0"):
             model.analyze_many([], in_flight=0)
-        with pytest.raises(ValueError, match="2 is no share of a layer's neurons"):
+        with pytest.raises(ValueError, match=r"contribution must be True, a share of .*, not 2"):
             model.analyze_many([], contribution=2)
         with pytest.raises(ng.InvalidSelectionError, match="variant 'v'"):
             model.analyze_many([], variants={"v": []})

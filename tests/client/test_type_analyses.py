@@ -343,7 +343,7 @@ def test_what_was_not_asked_for_is_an_error(name: str, emptied: str, argument: s
 
 
 def test_together_they_ask_once_for_all_that_they_need() -> None:
-    asked = Study(CONTEXT, NAMES).asked()
+    asked = Study(CONTEXT, NAMES).keywords()
     assert (asked["type_map"], asked["active"], asked["dead"], asked["predict"]) == (True, True, True, False)
     assert tuple(asked["thresholds"]) == THRESHOLDS
     assert not asked["variants"]

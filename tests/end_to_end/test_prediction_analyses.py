@@ -77,7 +77,7 @@ def asked(request: pytest.FixtureRequest, random_model: Callable[[str], RandomMo
     study = Study(CONTEXT, ("effects", "accuracy", "conversions", "contributions", "effective_scores"))
     with ng.connect(random.bundle) as client:
         results = [
-            one for one in client.model().analyze_many(GROUPS, **study.asked()) if isinstance(one, ng.GroupResult)
+            one for one in client.model().analyze_many(GROUPS, **study.keywords()) if isinstance(one, ng.GroupResult)
         ]
     for result in results:
         study.add(result)

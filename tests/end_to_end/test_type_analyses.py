@@ -66,7 +66,7 @@ def asked(request: pytest.FixtureRequest, random_model: Callable[[str], RandomMo
     random = random_model(request.param)
     study = Study(Context(LANGUAGES, Options(thresholds=THRESHOLDS, replicates=20)).about(GROUPS), NAMES)
     with ng.connect(random.bundle) as client:
-        for result in client.model().analyze_many(GROUPS, **study.asked()):
+        for result in client.model().analyze_many(GROUPS, **study.keywords()):
             assert isinstance(result, ng.GroupResult)
             study.add(result)
     transformers, tokenizer = (

@@ -17,9 +17,9 @@ from neuroglot.analyses.fold import Analysis, Measures
 from neuroglot.analyses.lines import component_panels, label_types, type_lines
 from neuroglot.analyses.shares import Compared, Shares
 from neuroglot.neurons import NeuronType
+from neuroglot.options import ScoreTarget
 from neuroglot.results import GroupResult
 from neuroglot.settings import ScoreReduction
-from neuroglot.wanted import ScoreTarget
 
 DECODER = "decoder"
 """The only component that has effective scores: an encoder does not write to where tokens are told apart."""

@@ -23,12 +23,12 @@ from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError
 from neuroglot.groups import Group
 from neuroglot.model import Model
+from neuroglot.options import AnalysisKeywords
 from neuroglot.report.page import page
 from neuroglot.results import GroupFailure
 from neuroglot.runs import RUN, Run, data_hash, of_shard, to_lines
 from neuroglot.settings import Chosen, Options, Settings, Shard
 from neuroglot.tasks.task import Task
-from neuroglot.wanted import Asked
 
 REPORT = "report.html"
 TABLES = "tables"
@@ -129,7 +129,7 @@ def run(
         opened.require(settings)
     else:
         opened = Run.create(folder, settings, examples, list(map(str, task.problems)))
-    collect(opened, model, study.asked(), command, on_progress)
+    collect(opened, model, study.keywords(), command, on_progress)
     return publish(opened)
 
 
@@ -148,7 +148,7 @@ def merge(folders: Sequence[str | Path], out: str | Path, *, command: str = "neu
     return publish(merging.merge(list(map(Path, folders)), Path(out), command, _versions()))
 
 
-def collect(run: Run, model: Model, asked: Asked, command: str, on_progress: OnProgress | None) -> None:
+def collect(run: Run, model: Model, asked: AnalysisKeywords, command: str, on_progress: OnProgress | None) -> None:
     """Ask for the groups that have no answer yet, and append the answers to the run."""
     done, groups = run.done(), run.asked()
     answered = len(done)
@@ -224,7 +224,7 @@ def _settings(
         source=info.source,
         source_revision=info.source_revision,
         dtype=info.dtype,
-        variants=tuple(study.asked()["variants"]),
+        variants=tuple(study.keywords()["variants"]),
     )
 
 

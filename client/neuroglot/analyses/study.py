@@ -9,8 +9,8 @@ from neuroglot.analyses.context import Context, Need
 from neuroglot.analyses.fold import Analysis, Fold
 from neuroglot.analyses.registry import ANALYSES
 from neuroglot.analyses.rotation import Mismatched, Mismatching
+from neuroglot.options import AnalysisKeywords, ContributionOptions, EffectiveScoreOptions
 from neuroglot.results import GroupResult
-from neuroglot.wanted import Asked, ContributionOptions, EffectiveScoreOptions
 
 AnyFold = TypeVar("AnyFold", bound=Fold)
 
@@ -53,11 +53,11 @@ class Study:
         """Those that have a figure."""
         return (fold for fold in self.folds.values() if isinstance(fold, Analysis))
 
-    def asked(self) -> Asked:
+    def keywords(self) -> AnalysisKeywords:
         """What to ask of every group, so that none is asked twice: keywords of `Model.analyze_many`."""
         context, options, needs = self.context, self.context.options, self.needs
         variants = {name: one for fold in self.folds.values() for name, one in fold.variants(context).items()}
-        return Asked(
+        return AnalysisKeywords(
             variants=variants,
             thresholds=options.thresholds if Need.THRESHOLDS in needs else options.thresholds[:1],
             type_map=Need.TYPE_MAP in needs,

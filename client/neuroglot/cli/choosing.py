@@ -14,10 +14,10 @@ from typing import Any, cast
 import click
 
 from neuroglot.cli.sections import option
+from neuroglot.options import ScoreTarget
 from neuroglot.selections import ControlKind
 from neuroglot.settings import MEAN, Chosen, Options, ScoreReduction
 from neuroglot.tasks.task import TaskOptions
-from neuroglot.wanted import ScoreTarget
 
 Decorator = Callable[[Any], Any]
 

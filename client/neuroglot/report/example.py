@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from neuroglot.results import BASELINE
@@ -48,6 +48,7 @@ class Example:
         return cls(tuple(columns), rows)
 
 
-def _end(prompt: str) -> str:
-    """A prompt, of which the examples in front are left out where it is long."""
-    return prompt if len(prompt) <= _PROMPT_CHARACTERS else f"\N{HORIZONTAL ELLIPSIS}{prompt[-_PROMPT_CHARACTERS:]}"
+def _end(prompt: str | Sequence[int]) -> str:
+    """A prompt, text or token ids, without its beginning where it is long."""
+    text = prompt if isinstance(prompt, str) else f"tokens {' '.join(map(str, prompt))}"
+    return text if len(text) <= _PROMPT_CHARACTERS else f"\N{HORIZONTAL ELLIPSIS}{text[-_PROMPT_CHARACTERS:]}"

@@ -108,6 +108,7 @@ def _has_form(name: str, value: object) -> bool:
         return isinstance(value, str)
     return isinstance(value, dict) and all(
         isinstance(one, str)
+        or (name == "prompts" and isinstance(one, list) and all(type(token) is int for token in one))
         or (name in _SEVERAL and isinstance(one, list) and all(isinstance(text, str) for text in one))
         for one in value.values()
     )
@@ -116,6 +117,8 @@ def _has_form(name: str, value: object) -> bool:
 def _form(name: str) -> str:
     if name not in _BY_LANGUAGE:
         return "a text"
+    if name == "prompts":
+        return "a text or a list of token ids by language"
     return "a list of texts by language" if name in _SEVERAL else "a text by language"
 
 

@@ -53,7 +53,8 @@ def with_shots(groups: Sequence[Group], shots: int, seed: int = 0) -> Iterator[G
         The groups in their order, with their ids, answers and clusters.
 
     Raises:
-        AnalysisError: a group has no answers, or there are too few clusters for so many examples.
+        AnalysisError: a group has no answers, or prompts of token ids, or there are too few clusters for so many
+            examples.
     """
     if unanswered := [group.id for group in groups if set(group.answers) != set(group.prompts)]:
         raise AnalysisError(f"group {unanswered[0]!r} has no answers, and in-context examples are solved: give answers")
@@ -69,7 +70,7 @@ def with_shots(groups: Sequence[Group], shots: int, seed: int = 0) -> Iterator[G
         others = [texts for cluster, texts in solved if cluster != _cluster(group)][:shots]
         prompts = {
             language: "".join(text[language] + _BETWEEN for text in others) + prompt
-            for language, prompt in group.prompts.items()
+            for language, prompt in _texts(group).items()
         }
         yield replace(group, prompts=prompts)
 
@@ -100,8 +101,18 @@ def _label(group: Group) -> int:
 def _solved(group: Group) -> Mapping[str, str]:
     return {
         language: prompt + group.separators[language] + group.answers[language][0]
-        for language, prompt in group.prompts.items()
+        for language, prompt in _texts(group).items()
     }
+
+
+def _texts(group: Group) -> Mapping[str, str]:
+    """The prompts of a group, all text."""
+    texts = {language: prompt for language, prompt in group.prompts.items() if isinstance(prompt, str)}
+    if len(texts) < len(group.prompts):
+        raise AnalysisError(
+            f"group {group.id!r} has prompts of token ids, and in-context examples are text: give text, or no shots"
+        )
+    return texts
 
 
 def _draw(seed: int, name: str) -> bytes:

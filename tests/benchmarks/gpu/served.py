@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import neuroglot as ng
-from neuroglot.wanted import Asked
+from neuroglot.options import AnalysisKeywords
 from tests.benchmarks.serving.prompts import Prompter
 from tests.benchmarks.serving.servers import model_of, serving
 
@@ -100,10 +100,10 @@ def groups_a_second(bundle: Path, device: str, groups: int) -> dict[str, float]:
     prompter = Prompter(bundle)
     controls = [ng.deactivate(ng.control(ng.ALL_SHARED, ng.ControlKind.RANDOM_ACTIVE, draw=draw)) for draw in range(6)]
     variants = {f"control {draw}": control for draw, control in enumerate(controls)}
-    wanted: dict[str, Asked] = {
-        "types and contributions": Asked(contribution=True, predict=False),
-        "and 6 variants": Asked(contribution=True, variants=variants, generate=False),
-        "and generated": Asked(contribution=True, variants=variants),
+    wanted: dict[str, AnalysisKeywords] = {
+        "types and contributions": AnalysisKeywords(contribution=True, predict=False),
+        "and 6 variants": AnalysisKeywords(contribution=True, variants=variants, generate=False),
+        "and generated": AnalysisKeywords(contribution=True, variants=variants),
     }
     rates = {}
     with serving(bundle, "--device", device) as server, model_of(server) as model:

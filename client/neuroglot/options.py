@@ -1,4 +1,4 @@
-"""What is wanted of a group: the keywords of `Model.analyze`, their defaults, and how options are said."""
+"""Options of an analysis: the keyword arguments of `Model.analyze`, their defaults and their checks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from functools import cached_property
 from itertools import chain
 from typing import TypedDict
 
+import numpy as np
+
+from neuroglot import arguments
 from neuroglot.errors import InvalidSelectionError
 from neuroglot.groups import Group
 from neuroglot.interventions import Intervention
@@ -44,13 +47,15 @@ class ContributionOptions:
 
     def __post_init__(self) -> None:
         """Refuse what the contract would read as something else (0 there is the default)."""
-        if not 0 < self.top_fraction <= 1:
-            raise ValueError(
-                f"{self.top_fraction!r} is no share of a layer's neurons: give a number above 0 and up to 1"
-            )
-        if self.top_count is not None and self.top_count < 1:
-            raise ValueError(f"top_count={self.top_count} leaves no top contributors: give 1 or more")
-        _require_count("leading", self.leading)
+        expected = "a share of a layer's neurons, a number above 0 and up to 1"
+        share = arguments.number("top_fraction", self.top_fraction, expected=expected)
+        if not 0 < share <= 1:
+            raise arguments.refuse("top_fraction", self.top_fraction, expected, ValueError)
+        object.__setattr__(self, "top_fraction", share)
+        if self.top_count is not None:
+            object.__setattr__(self, "top_count", arguments.count("top_count", self.top_count, 1))
+        object.__setattr__(self, "raw", arguments.flag("raw", self.raw))
+        object.__setattr__(self, "leading", arguments.count("leading", self.leading))
 
 
 class ScoreTarget(StrEnum):
@@ -80,24 +85,22 @@ class EffectiveScoreOptions:
     leading: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a target that there is not."""
-        if self.target not in set(ScoreTarget):
-            raise ValueError(f"{self.target!r} is no target of effective scores: those are {', '.join(ScoreTarget)}")
-        object.__setattr__(self, "target", ScoreTarget(self.target))
-        _require_count("leading", self.leading)
+        """Bring the target into its type."""
+        object.__setattr__(self, "target", arguments.member(ScoreTarget, "target of effective scores", self.target))
+        object.__setattr__(self, "leading", arguments.count("leading", self.leading))
 
 
 class Priority(StrEnum):
-    """How urgent a question is: more urgent ones go first, and do not starve the others."""
+    """Priority of a request: interactive ones go first, and do not starve bulk ones."""
 
     BULK = auto()
-    """One of many, none of which somebody waits for."""
+    """One of many requests of a batch job."""
     INTERACTIVE = auto()
-    """Somebody waits for it."""
+    """A request that a person waits for."""
 
 
-class Asked(TypedDict, total=False):
-    """The keywords that say what is wanted; `Model.analyze` explains them, `Wanted` has their defaults."""
+class AnalysisKeywords(TypedDict, total=False):
+    """The options of `Model.analyze` and `Model.analyze_many`, to pass on with `**`; `Model.analyze` explains them."""
 
     variants: Variants
     thresholds: Iterable[float]
@@ -112,12 +115,13 @@ class Asked(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is wanted of every group; `Model.analyze` explains the fields.
+class AnalysisOptions:
+    """The options of an analysis, checked; `Model.analyze` explains the fields.
 
     Raises:
         InvalidSelectionError: a variant without interventions, or with something else.
-        ValueError: a share of top contributors that is no share.
+        TypeError: a value of another kind.
+        ValueError: a share of top contributors that is no share, or a negative number.
     """
 
     variants: Variants = field(default_factory=dict)
@@ -132,36 +136,50 @@ class Wanted:
     max_tokens: int = 0
 
     def __post_init__(self) -> None:
-        """Keep what can be read only once, and say now what makes no sense."""
-        object.__setattr__(self, "thresholds", tuple(self.thresholds))
-        _ = self.interventions, self.contribution_options
+        """Check every field, and keep what can be read only once."""
+        thresholds = arguments.numbers("thresholds", self.thresholds, "a list of numbers, [0.0, 0.1]")
+        object.__setattr__(self, "thresholds", thresholds)
+        for name in ("type_map", "active", "dead", "generate"):
+            object.__setattr__(self, name, arguments.flag(name, getattr(self, name)))
+        if self.predict is not None:
+            object.__setattr__(self, "predict", arguments.flag("predict", self.predict))
+        object.__setattr__(self, "max_tokens", arguments.count("max_tokens", self.max_tokens))
+        _ = self.interventions, self.contribution_options, self.effective_score_options
 
     @cached_property
     def interventions(self) -> Mapping[str, tuple[Intervention, ...]]:
         """All interventions of each variant."""
-        return {
-            name: as_interventions(interventions, f"variant {name!r}") for name, interventions in self.variants.items()
-        }
+        variants = arguments.mapping(
+            "variants",
+            self.variants,
+            "a mapping from a name to interventions, {'without': deactivate(ALL_SHARED)}",
+            InvalidSelectionError,
+        )
+        return {name: as_interventions(interventions, f"variant {name!r}") for name, interventions in variants.items()}
 
     @cached_property
     def contribution_options(self) -> ContributionOptions | None:
-        """How contributions are wanted; None where they are not."""
-        match self.contribution:
-            case False:
-                return None
-            case True:
-                return ContributionOptions()
-            case ContributionOptions():
-                return self.contribution
-            case share:
-                return ContributionOptions(top_fraction=share)
+        """How contributions are reduced; None where they are not asked for."""
+        given = self.contribution
+        if isinstance(given, ContributionOptions):
+            return given
+        if isinstance(given, bool | np.bool_):
+            return ContributionOptions() if given else None
+        expected = "True, a share of a layer's neurons above 0 and up to 1, or ContributionOptions(...)"
+        share = arguments.number("contribution", given, expected=expected)
+        if not 0 < share <= 1:
+            raise arguments.refuse("contribution", given, expected, ValueError)
+        return ContributionOptions(top_fraction=share)
 
-    @property
+    @cached_property
     def effective_score_options(self) -> EffectiveScoreOptions | None:
-        """How effective scores are wanted; None where they are not."""
-        if isinstance(self.effective_score, bool):
-            return EffectiveScoreOptions() if self.effective_score else None
-        return self.effective_score
+        """How effective scores are taken; None where they are not asked for."""
+        given = self.effective_score
+        if isinstance(given, EffectiveScoreOptions):
+            return given
+        if isinstance(given, bool | np.bool_):
+            return EffectiveScoreOptions() if given else None
+        raise arguments.refuse("effective_score", given, "True or EffectiveScoreOptions(...)")
 
     def predicts(self, group: Group) -> bool:
         """Whether a group is predicted from: by default if it has answers or choices, or there are variants."""
@@ -202,8 +220,8 @@ def as_interventions(
         or (some and not interventions)
         or not all(isinstance(intervention, Intervention) for intervention in interventions)
     ):
-        raise InvalidSelectionError(
-            f"{whose} is {interventions!r}: give an intervention, `deactivate(ALL_SHARED)`, or several"
+        raise arguments.refuse(
+            whose, interventions, "an intervention, `deactivate(ALL_SHARED)`, or a list of them", InvalidSelectionError
         )
     return tuple(interventions)
 
@@ -241,8 +259,3 @@ def require_fit(neurons: NeuronSet, model: model_pb2.Model, whose: str) -> None:
             f"{whose} has {neurons!r}, and {model.name!r} is {model.source} with {components}: component, "
             "layers, neurons and source must be the same (`bound_to` moves a set to a model of the same geometry)"
         )
-
-
-def _require_count(what: str, value: int) -> None:
-    if value < 0:
-        raise ValueError(f"{what}={value} is no number of neurons: give 0 or more")

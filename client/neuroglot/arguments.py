@@ -1,0 +1,143 @@
+"""Checks of arguments: a value of the wrong kind raises one sentence that says what was given and what to give.
+
+Each check returns the value in the type that the rest of the client works with: NumPy's numbers become Python's. The
+exception is TypeError unless the caller names another class.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from numbers import Integral, Real
+from os import PathLike
+from typing import Any, TypeVar
+
+import numpy as np
+
+Raises = Callable[[str], Exception]
+"""Makes the exception of a message."""
+
+_Member = TypeVar("_Member", bound=StrEnum)
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+
+
+def shown(value: object) -> str:
+    """A value for a message: its repr, on one line and of bounded length."""
+    return " ".join(_SHORT.repr(value).split())
+
+
+def refuse(name: str, value: object, expected: str, error: Raises = TypeError) -> Exception:
+    """The exception of an argument that is not what it must be; the caller raises it."""
+    return error(f"{name} must be {expected}, not {shown(value)}")
+
+
+def text(name: str, value: object, error: Raises = TypeError, expected: str = "a string") -> str:
+    """A string that UTF-8 can hold."""
+    if not isinstance(value, str):
+        raise refuse(name, value, expected, error)
+    try:
+        value.encode()
+    except UnicodeEncodeError as cause:
+        raise refuse(name, value, f"Unicode text (character {cause.start} is a lone surrogate)", error) from None
+    return value
+
+
+def optional_text(name: str, value: object, error: Raises = TypeError, expected: str = "a string") -> str | None:
+    """A string, or None."""
+    return None if value is None else text(name, value, error, f"{expected}, or None")
+
+
+def path(name: str, value: object, error: Raises = TypeError) -> str | PathLike[str]:
+    """A path."""
+    if not isinstance(value, str | PathLike):
+        raise refuse(name, value, "a path: a string or a pathlib.Path", error)
+    return value
+
+
+def flag(name: str, value: object, error: Raises = TypeError) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise refuse(name, value, "True or False", error)
+    return bool(value)
+
+
+def integer(name: str, value: object, error: Raises = TypeError, expected: str = "an integer") -> int:
+    """An integer, not a bool."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise refuse(name, value, expected, error)
+    return int(value)
+
+
+def count(name: str, value: object, minimum: int = 0, error: Raises | None = None) -> int:
+    """An integer from a minimum; below it the exception is ValueError unless the caller names a class."""
+    expected = f"an integer of {minimum} or more"
+    number = integer(name, value, error or TypeError, expected)
+    if number < minimum:
+        raise refuse(name, number, expected, error or ValueError)
+    return number
+
+
+def number(name: str, value: object, error: Raises = TypeError, expected: str = "a number") -> float:
+    """A real number, not a bool."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise refuse(name, value, expected, error)
+    return float(value)
+
+
+def seconds(name: str, value: object) -> float | None:
+    """A number of seconds that is not negative, or None.
+
+    Raises:
+        ValueError: it is negative or NaN.
+    """
+    if value is None:
+        return None
+    expected = "a number of seconds of 0 or more, or None for no limit"
+    given = number(name, value, expected=expected)
+    if not given >= 0:
+        raise refuse(name, value, expected, ValueError)
+    return given
+
+
+def mapping(name: str, value: object, expected: str, error: Raises = TypeError) -> Mapping[str, Any]:
+    """A mapping whose keys are strings."""
+    if not isinstance(value, Mapping):
+        raise refuse(name, value, expected, error)
+    for key in value:
+        text(f"a key of {name}", key, error)
+    return value
+
+
+def items(name: str, value: object, expected: str, error: Raises = TypeError) -> tuple[Any, ...]:
+    """The items of a list or of another iterable; a string and a mapping are none."""
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
+        raise refuse(name, value, expected, error)
+    try:
+        return tuple(value)
+    except TypeError:  # an array of no dimensions has an iterator that refuses
+        raise refuse(name, value, expected, error) from None
+
+
+def texts(name: str, value: object, expected: str, error: Raises = TypeError) -> tuple[str, ...]:
+    """The strings of a list."""
+    return tuple(text(f"{name}[{i}]", item, error) for i, item in enumerate(items(name, value, expected, error)))
+
+
+def integers(name: str, value: object, expected: str, error: Raises = TypeError) -> tuple[int, ...]:
+    """The integers of a list."""
+    return tuple(integer(f"{name}[{i}]", item, error) for i, item in enumerate(items(name, value, expected, error)))
+
+
+def numbers(name: str, value: object, expected: str, error: Raises = TypeError) -> tuple[float, ...]:
+    """The numbers of a list."""
+    return tuple(number(f"{name}[{i}]", item, error) for i, item in enumerate(items(name, value, expected, error)))
+
+
+def member(kind: type[_Member], what: str, value: object, error: Raises = ValueError) -> _Member:
+    """A member of an enumeration, given as such or by its value."""
+    if not isinstance(value, str) or value not in set(kind):
+        raise error(f"unknown {what} {shown(value)}: expected one of {', '.join(kind)}")
+    return kind(value)
