@@ -20,13 +20,15 @@ Raises = Callable[[str], Exception]
 
 _Member = TypeVar("_Member", bound=StrEnum)
 
+_SHOWN_CHARACTERS = 200
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 def shown(value: object) -> str:
     """A value for a message: its repr, on one line and of bounded length."""
-    return " ".join(_SHORT.repr(value).split())
+    line = " ".join(_SHORT.repr(value).split())
+    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}..."
 
 
 def refuse(name: str, value: object, expected: str, error: Raises = TypeError) -> Exception:

@@ -71,28 +71,43 @@ class Convert:
     mean_of_active: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Override:
     """`a` becomes `value`, or in its place one of `values`: one number for each neuron of an explicit set."""
 
     value: float
     values: tuple[float, ...] | None = None
 
+    def __repr__(self) -> str:
+        return _action_repr(self, self.value, self.values)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Scale:
     """`a` is multiplied by `factor`, or in its place by one of `values`, as in `Override`."""
 
     factor: float
     values: tuple[float, ...] | None = None
 
+    def __repr__(self) -> str:
+        return _action_repr(self, self.factor, self.values)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Add:
     """`value` is added to `a`, or in its place one of `values`, as in `Override`."""
 
     value: float
     values: tuple[float, ...] | None = None
+
+    def __repr__(self) -> str:
+        return _action_repr(self, self.value, self.values)
+
+
+def _action_repr(action: object, number: float, values: tuple[float, ...] | None) -> str:
+    """An action of one number, or of one for each neuron, which are only counted."""
+    said = repr(number) if values is None else f"one of {len(values)} values for each neuron"
+    return f"{type(action).__name__}({said})"
 
 
 Action = Deactivate | Convert | Override | Scale | Add

@@ -8,13 +8,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot import arguments
 from neuroglot.errors import InvalidSelectionError
+from neuroglot.frames import frame
 from neuroglot.packing import pack_bits, unpack_bits
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SET_FORMAT = "neuroglot.neuron_set"
 SET_FORMAT_VERSION = 1
@@ -165,6 +170,15 @@ class NeuronSet:
         """How many neurons of each layer are in the set, `[layers]`."""
         counts: NDArray[np.int64] = self.to_mask().sum(axis=1, dtype=np.int64)
         return counts
+
+    def to_frame(self) -> pd.DataFrame:
+        """A table of the set's neurons with the columns layer and neuron.
+
+        Raises:
+            InstallationError: pandas is not installed.
+        """
+        layers, neurons = np.nonzero(self.to_mask())
+        return frame({"layer": layers, "neuron": neurons})
 
     def bound_to(self, source: str) -> NeuronSet:
         """The same neurons of another model of the same geometry: those of a base model in its fine-tuned twin."""

@@ -6,18 +6,23 @@ error that says which argument gives it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from neuroglot import arguments
 from neuroglot.errors import ModelChangedError, NotInResultError, ServerError
+from neuroglot.frames import frame
 from neuroglot.type_maps import Types
 from neuroglot.v1 import model_pb2, result_pb2, service_pb2
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BASELINE = "baseline"
 """The name of the variant without interventions."""
@@ -36,7 +41,7 @@ class _Named(dict[str, _Item]):
         raise NotInResultError(f"there is no {self._what} {name!r} in this result: it has {', '.join(map(repr, self))}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RowPrediction:
     """What the model says after a prompt, under one variant.
 
@@ -65,6 +70,17 @@ class RowPrediction:
     selected_active_neurons: int
     choice_log_probabilities: tuple[float, ...] = ()
 
+    def __repr__(self) -> str:
+        if self.error:
+            return f"<RowPrediction: none, {arguments.shown(self.error)}>"
+        facts = [arguments.shown(self.text)] if self.token_ids else []
+        facts += [f"{name} {value}" for name in ("exact", "matches") if (value := getattr(self, name)) is not None]
+        if self.gold_log_probability is not None:
+            facts.append(f"gold {self.gold_log_probability:.3f} nats")
+        if self.choice is not None:
+            facts.append(f"choice {self.choice} of {len(self.choice_log_probabilities)}")
+        return f"<RowPrediction: {', '.join(facts) or 'nothing'}>"
+
     @property
     def choice(self) -> int | None:
         """Which of the row's choices is the most likely one, counted from 0; None without choices."""
@@ -88,7 +104,7 @@ class RowPrediction:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ComponentResult:
     """The neurons of one component.
 
@@ -104,8 +120,12 @@ class ComponentResult:
     neurons: int
     thresholds: tuple[Types, ...]
 
+    def __repr__(self) -> str:
+        thresholds = ", ".join(f"{types.threshold:g}" for types in self.thresholds)
+        return f"<ComponentResult {self.name}: {self.layers} x {self.neurons}, thresholds {thresholds}>"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class CapturedLayer:
     """Raw activations of one layer.
 
@@ -118,6 +138,10 @@ class CapturedLayer:
     layer: int
     positions: tuple[int, ...]
     values: NDArray[np.float32 | np.float16]
+
+    def __repr__(self) -> str:
+        positions, neurons = self.values.shape
+        return f"<CapturedLayer {self.layer}: {positions} positions x {neurons} neurons, {self.values.dtype}>"
 
     @classmethod
     def from_message(cls, message: service_pb2.CaptureActivationsResponse) -> CapturedLayer:
@@ -171,6 +195,8 @@ class GroupResult:
         Raises:
             ValueError: the bytes are something else.
         """
+        if not isinstance(data, bytes):
+            raise arguments.refuse("data", data, "the bytes that `GroupResult.to_bytes` wrote", ValueError)
         try:
             return cls(result_pb2.GroupResult.FromString(data))
         except DecodeError as error:
@@ -183,8 +209,32 @@ class GroupResult:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GroupResult) and self.message == other.message
 
+    def __reduce__(self) -> tuple[Callable[[bytes], GroupResult], tuple[bytes]]:
+        """Pickle the answer as its bytes."""
+        return type(self).from_bytes, (self.to_bytes(),)
+
     def __repr__(self) -> str:
-        return f"<GroupResult {self.group_id!r}: {', '.join(self.labels)} by {self.provenance.model}>"
+        components = [f"{one.component} {one.layers} x {one.neurons}" for one in self.message.components]
+        variants = [variant.name for variant in self.message.variants]
+        facts = [", ".join(self.labels), *components, *([f"variants {', '.join(variants)}"] if variants else [])]
+        return f"<GroupResult {self.group_id!r} by {self.provenance.model}: {'; '.join(facts)}>"
+
+    def to_frame(self) -> pd.DataFrame:
+        """The predictions as a table: a row for each variant and label, the fields of `RowPrediction` as columns.
+
+        Raises:
+            NotInResultError: predictions were not asked for.
+            InstallationError: pandas is not installed.
+        """
+        rows = [(variant, label, row) for variant, named in self.predictions.items() for label, row in named.items()]
+        return frame(
+            {
+                "group_id": [self.group_id for _ in rows],
+                "variant": [variant for variant, _, _ in rows],
+                "label": [label for _, label, _ in rows],
+                **{one.name: [getattr(row, one.name) for _, _, row in rows] for one in fields(RowPrediction)},
+            }
+        )
 
     @property
     def group_id(self) -> str:

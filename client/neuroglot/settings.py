@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum, auto
-from typing import Any, Literal, NamedTuple, Self, TypedDict
+from typing import NamedTuple, Self
 
+from neuroglot import arguments
 from neuroglot.errors import AnalysisError
 from neuroglot.options import ScoreTarget
 from neuroglot.selections import DEFAULT_TOP_FRACTION, ControlKind
@@ -55,31 +56,13 @@ class Shard(NamedTuple):
         Raises:
             AnalysisError: it is something else, or there is no such part.
         """
-        number, _, parts = text.partition("/")
+        number, _, parts = arguments.text("shard", text, AnalysisError, "a part of a run, '1/4'").partition("/")
         if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
             raise AnalysisError(f"{text!r} is no part of a run: give 1/4, 2/4, 3/4 or 4/4 for one of four")
         return cls(int(number), int(parts))
 
     def __str__(self) -> str:
         return f"{self.number}/{self.parts}"
-
-
-class Chosen(TypedDict, total=False):
-    """The keywords of `neuroglot.analyses.run` that choose the form of its analyses; `Options` explains them."""
-
-    analyses: Sequence[str]
-    draws: int
-    controls: Sequence[ControlKind | str]
-    seed: int
-    thresholds: Sequence[float]
-    top_fraction: float
-    score_target: ScoreTarget | str
-    score_reduction: ScoreReduction | str
-    convert_to: float | Literal["mean"] | None
-    component: str | None
-    subsets: Sequence[Sequence[str]]
-    cumulative_dead: bool
-    replicates: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +106,25 @@ class Options:
 
     def __post_init__(self) -> None:
         """Bring what came from a command line or a file into one shape, and refuse what makes no sense."""
-        object.__setattr__(self, "analyses", tuple(self.analyses))
-        object.__setattr__(self, "controls", _each(ControlKind, "kind of control", self.controls))
-        object.__setattr__(self, "thresholds", tuple(map(float, self.thresholds)))
-        (target,) = _each(ScoreTarget, "target of effective scores", (self.score_target,))
-        object.__setattr__(self, "score_target", target)
-        (reduction,) = _each(ScoreReduction, "reduction of effective scores", (self.score_reduction,))
-        object.__setattr__(self, "score_reduction", reduction)
-        object.__setattr__(self, "subsets", tuple(map(tuple, self.subsets)))
+        for name, checked in {
+            "analyses": arguments.texts("analyses", self.analyses, "a list of names, ['accuracy']", AnalysisError),
+            "draws": arguments.integer("draws", self.draws, AnalysisError),
+            "controls": _kinds_of_controls(self.controls),
+            "seed": arguments.count("seed", self.seed, 0, AnalysisError),
+            "thresholds": arguments.numbers("thresholds", self.thresholds, "a list of numbers, [0.0]", AnalysisError),
+            "top_fraction": arguments.number("top_fraction", self.top_fraction, AnalysisError),
+            "score_target": arguments.member(
+                ScoreTarget, "target of effective scores", self.score_target, AnalysisError
+            ),
+            "score_reduction": arguments.member(
+                ScoreReduction, "reduction of effective scores", self.score_reduction, AnalysisError
+            ),
+            "component": arguments.optional_text("component", self.component, AnalysisError),
+            "subsets": _subsets(self.subsets),
+            "cumulative_dead": arguments.flag("cumulative_dead", self.cumulative_dead, AnalysisError),
+            "replicates": arguments.integer("replicates", self.replicates, AnalysisError),
+        }.items():
+            object.__setattr__(self, name, checked)
         if not 0 < len(set(self.thresholds)) == len(self.thresholds) or not all(map(math.isfinite, self.thresholds)):
             thresholds = ", ".join(f"{one:g}" for one in self.thresholds)
             raise AnalysisError(f"the thresholds are {thresholds or 'none'}: give one or more numbers, each once")
@@ -144,16 +138,25 @@ class Options:
             )
         if self.replicates < 1:
             raise AnalysisError(f"{self.replicates} replicates of the bootstrap give no interval: give 1 or more")
-        if isinstance(self.convert_to, str) and self.convert_to != MEAN:
-            raise AnalysisError(f"{self.convert_to!r} is nothing to convert to: give a number, or {MEAN!r}")
-        if isinstance(self.convert_to, int | float) and not math.isfinite(self.convert_to):
-            raise AnalysisError(f"{self.convert_to} is nothing to convert to: give a finite number, or {MEAN!r}")
+        if self.convert_to is not None and self.convert_to != MEAN:
+            expected = f"a finite number, {MEAN!r} or None"
+            value = arguments.number("convert_to", self.convert_to, AnalysisError, expected)
+            if not math.isfinite(value):
+                raise arguments.refuse("convert_to", value, expected, AnalysisError)
+            object.__setattr__(self, "convert_to", value)
 
 
-def _each(kind: Any, what: str, given: Sequence[str]) -> tuple[Any, ...]:
-    if unknown := [one for one in given if one not in set(kind)]:
-        raise AnalysisError(f"{unknown[0]!r} is no {what}: there are {', '.join(kind)}")
-    return tuple(map(kind, given))
+def _kinds_of_controls(given: object) -> tuple[ControlKind, ...]:
+    kinds = arguments.items("controls", given, f"a list of {', '.join(ControlKind)}", AnalysisError)
+    return tuple(arguments.member(ControlKind, "kind of control", one, AnalysisError) for one in kinds)
+
+
+def _subsets(given: object) -> tuple[tuple[str, ...], ...]:
+    expected = "a list of lists of languages, [['en', 'de'], ['en', 'zh']]"
+    subsets = arguments.items("subsets", given, expected, AnalysisError)
+    return tuple(
+        arguments.texts(f"subsets[{i}]", one, "a list of languages", AnalysisError) for i, one in enumerate(subsets)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,12 +55,15 @@ def test_a_group_may_be_as_short_as_its_prompts(tmp_path: Path) -> None:
         ({"id": "a"}, "has no prompts: give a file with a group a line"),
         ({"id": 3, "prompts": {"en": "a", "de": "b"}}, "id is 3: give a text"),
         ({"prompts": "a"}, "prompts is 'a': give a text or a list of token ids by language"),
-        ({"prompts": {"en": "a", "de": ["b"]}}, r"prompts is \{'en': 'a', 'de': \['b'\]\}: give a text by language"),
+        (
+            {"prompts": {"en": "a", "de": ["b"]}},
+            r"prompts is \{'en': 'a', 'de': \['b'\]\}: give a text or a list of token ids by language",
+        ),
         ({"prompts": {"en": "a", "de": "b"}, "answers": {"en": [1]}}, "give a list of texts by language"),
         ({"prompts": {"en": "a", "de": ""}}, "the prompt of 'de' is empty"),
         ({"prompts": {"en": "a", "de": "b"}, "answers": {"en": "", "de": "x"}}, "an answer of 'en' is empty"),
         ({"prompts": {"en": "a", "de": "b"}, "answers": {"en": "x"}}, "has no answer in de"),
-        ({"prompts": {"en": "a", "de": "b"}, "separators": {"en": "-"}}, "the separator of 'en' is '-'"),
+        ({"prompts": {"en": "a", "de": "b"}, "separators": {"en": "-"}}, "the separator of 'en' must be ' ' or '', not '-'"),
         ({"id": "fine", "prompts": {"en": "a", "de": "b"}}, "id 'fine' is in line 1 already"),
     ],
 )

@@ -193,7 +193,7 @@ def test_rows_and_provenance() -> None:
     assert (answer.group_id, answer.labels) == ("7", LABELS)
     assert [row.gold_is_joint for row in answer.rows] == [True, False, False]
     assert (answer.provenance.model, answer.provenance.bundle_identity) == ("small", "abc")
-    assert repr(answer) == "<GroupResult '7': en, th, zh by small>"
+    assert repr(answer) == "<GroupResult '7' by small: en, th, zh; decoder 2 x 5; variants baseline, w/o>"
 
 
 def test_results_can_be_kept() -> None:

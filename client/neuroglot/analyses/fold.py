@@ -212,6 +212,9 @@ class Fold(ABC):
         """
         return {self.name: self.table()}
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.groups} groups in {', '.join(self.languages)}>"
+
     def _repr_html_(self) -> str:
         """What a notebook shows of it."""
         return notebook.html(self.title, self.definition(), self.tables())

@@ -10,11 +10,11 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Literal
 
 from markupsafe import Markup
 
-from neuroglot import merging
+from neuroglot import arguments, merging
 from neuroglot.analyses.context import Context
 from neuroglot.analyses.fold import Fold
 from neuroglot.analyses.output import save_figure, save_tables
@@ -23,11 +23,13 @@ from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError
 from neuroglot.groups import Group
 from neuroglot.model import Model
-from neuroglot.options import AnalysisKeywords
+from neuroglot.options import AnalysisKeywords, ScoreTarget
 from neuroglot.report.page import page
 from neuroglot.results import GroupFailure
 from neuroglot.runs import RUN, Run, data_hash, of_shard, to_lines
-from neuroglot.settings import Chosen, Options, Settings, Shard
+from neuroglot.selections import DEFAULT_TOP_FRACTION, ControlKind
+from neuroglot.settings import DRAWS, REPLICATES, THRESHOLDS, Options, ScoreReduction, Settings, Shard
+from neuroglot.tasks.registry import find_task
 from neuroglot.tasks.task import Task
 
 REPORT = "report.html"
@@ -38,7 +40,7 @@ OnProgress = Callable[[int, int, int], None]
 """Is told after each answer: groups answered, groups failed, groups in all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """What came of a run.
 
@@ -62,6 +64,13 @@ class Outcome:
             raise AnalysisError(f"the run has no analysis {name!r}: it has {', '.join(self.study.folds)}")
         return self.study.folds[name]
 
+    def __repr__(self) -> str:
+        settings, study = self.run.settings, self.study
+        return (
+            f"<Outcome of {settings.task} with {settings.model}: {study.groups} groups x {len(settings.languages)} "
+            f"languages; {', '.join(study.folds)}; {self.report}>"
+        )
+
     def _repr_html_(self) -> str:
         """What a notebook shows: what was run, and every analysis."""
         settings, study = self.run.settings, self.study
@@ -73,7 +82,7 @@ class Outcome:
 
 def run(
     model: Model,
-    task: Task,
+    task: Task | str,
     out: str | Path | None = None,
     *,
     languages: Sequence[str] = (),
@@ -82,20 +91,32 @@ def run(
     resume: bool = False,
     command: str = "neuroglot.analyses.run",
     on_progress: OnProgress | None = None,
-    **chosen: Unpack[Chosen],
+    analyses: Sequence[str] = (),
+    draws: int = DRAWS,
+    controls: Sequence[ControlKind | str] = (ControlKind.RANDOM_ACTIVE,),
+    seed: int = 0,
+    thresholds: Sequence[float] = THRESHOLDS,
+    top_fraction: float = DEFAULT_TOP_FRACTION,
+    score_target: ScoreTarget | str = ScoreTarget.FIRST_GOLD_TOKEN,
+    score_reduction: ScoreReduction | str = ScoreReduction.WITHIN_GROUPS,
+    convert_to: float | Literal["mean"] | None = None,
+    component: str | None = None,
+    subsets: Sequence[Sequence[str]] = (),
+    cumulative_dead: bool = False,
+    replicates: int = REPLICATES,
 ) -> Outcome:
     """Ask a model about every group of a task, once, and make tables, figures and a report of the answers.
 
-    >>> task = neuroglot.tasks.capitals()                                           # doctest: +SKIP
-    >>> outcome = neuroglot.analyses.run(model, task, out="results/capitals")       # doctest: +SKIP
-    >>> outcome["types_by_layer"].table()                                           # doctest: +SKIP
+    >>> outcome = neuroglot.analyses.run(model, "capitals", out="results/capitals")  # doctest: +SKIP
+    >>> outcome["types_by_layer"].table()                                            # doctest: +SKIP
 
     Every answer is on disk before the next is waited for. Whatever interrupts the run, KeyboardInterrupt too, leaves
     them there, and with `resume` only the groups that have no answer are asked.
 
     Args:
         model: from `neuroglot.connect(...).model(...)`.
-        task: from `neuroglot.tasks`, or one of your own.
+        task: from `neuroglot.tasks`, `neuroglot.tasks.capitals(shots=2)`, or one of your own; the name of a task that
+            needs no files will do, `capitals`.
         out: the run's folder; None for a new one among the system's temporary files.
         languages: of the task's; all by default.
         limit: ask only the task's first groups.
@@ -103,17 +124,54 @@ def run(
         resume: go on with the run in `out`, if there is one; it must be the same.
         command: what to name in the report as the command that was given.
         on_progress: is told after each answer.
-        **chosen: the form of the analyses: `analyses` names them, all that the task allows by default; for the others
-            see `neuroglot.settings.Options`.
+        analyses: names of the analyses to make; none for all that the task's groups allow.
+        draws: draws of each control.
+        controls: from which neurons controls are drawn; the first is the one that headlines are about.
+        seed: of the controls, of the tests and of the bootstrap.
+        thresholds: a neuron is active above them; the first is the one that all but one analysis look at.
+        top_fraction: share of a layer's neurons that count as its top contributors.
+        score_target: of which tokens effective scores are taken.
+        score_reduction: how the largest and smallest of them are taken over layers.
+        convert_to: the activation that converted neurons get; None for the next number above the threshold, `mean` for
+            the mean over the group's languages in which the neuron is active.
+        component: deactivate and convert neurons in this one alone, `encoder` or `decoder`; None for all.
+        subsets: sets of languages to type the neurons among; none for all subsets of 3, 5, 7, ... languages.
+        cumulative_dead: draw neurons that are dead in all prompts, in place of those that are dead in a prompt.
+        replicates: replicates of the bootstrap.
 
     Raises:
+        TypeError, ValueError: an argument of another kind.
         AnalysisError: languages or options that make no sense for the task or the model, too many variants for the
             server, or no group was answered.
         RunError: `out` holds another run, or a run and `resume` was not asked for.
         ServerError: the server failed as a whole.
     """
+    if not isinstance(model, Model):
+        raise arguments.refuse("model", model, "a Model, client.model('NAME')")
+    if isinstance(task, str):
+        task = find_task(task)
+    if not isinstance(task, Task):
+        raise arguments.refuse("task", task, "a Task, neuroglot.tasks.capitals(), or its name, 'capitals'")
+    if limit is not None:
+        limit = arguments.count("limit", limit, 1)
+    arguments.flag("resume", resume)
     languages = task.choose(languages)
-    options = Options(**cast("dict[str, Any]", chosen))  # which brings lists and names into its own types
+    given: dict[str, Any] = {
+        "analyses": analyses,
+        "draws": draws,
+        "controls": controls,
+        "seed": seed,
+        "thresholds": thresholds,
+        "top_fraction": top_fraction,
+        "score_target": score_target,
+        "score_reduction": score_reduction,
+        "convert_to": convert_to,
+        "component": component,
+        "subsets": subsets,
+        "cumulative_dead": cumulative_dead,
+        "replicates": replicates,
+    }
+    options = Options(**given)  # which brings lists and names into its own types
     examples = list(task.groups(languages, limit))
     _require_ids(task, examples)
     names = choose(options.analyses, answers=any(group.answers for group in examples))
@@ -123,6 +181,8 @@ def run(
     _require_room(model, settings)
     if not of_shard(examples, settings.shard):
         raise AnalysisError(f"part {shard} has no group: the task has fewer clusters than there are parts")
+    if out is not None:
+        arguments.path("out", out)
     folder = Path(tempfile.mkdtemp(prefix="neuroglot-") if out is None else out)
     if resume and (folder / RUN).exists():
         opened = Run.open(folder)
@@ -145,16 +205,18 @@ def merge(folders: Sequence[str | Path], out: str | Path, *, command: str = "neu
         AnalysisError: no part has an answer.
         RunError: the parts are of different runs, or overlap, or a folder holds no run.
     """
-    return publish(merging.merge(list(map(Path, folders)), Path(out), command, _versions()))
+    parts = arguments.items("folders", folders, "a list of the folders of the parts")
+    paths = [Path(arguments.path(f"folders[{index}]", part)) for index, part in enumerate(parts)]
+    return publish(merging.merge(paths, Path(arguments.path("out", out)), command, _versions()))
 
 
-def collect(run: Run, model: Model, asked: AnalysisKeywords, command: str, on_progress: OnProgress | None) -> None:
+def collect(run: Run, model: Model, keywords: AnalysisKeywords, command: str, on_progress: OnProgress | None) -> None:
     """Ask for the groups that have no answer yet, and append the answers to the run."""
     done, groups = run.done(), run.asked()
     answered = len(done)
     with (
         run.session(command, _versions()) as recorder,
-        closing(model.analyze_many((group for group in groups if group.id not in done), **asked)) as outcomes,
+        closing(model.analyze_many((group for group in groups if group.id not in done), **keywords)) as outcomes,
     ):
         for outcome in outcomes:
             if isinstance(outcome, GroupFailure):

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import reduce
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
 from neuroglot.cli.sections import option
 from neuroglot.options import ScoreTarget
 from neuroglot.selections import ControlKind
-from neuroglot.settings import MEAN, Chosen, Options, ScoreReduction
+from neuroglot.settings import MEAN, Options, ScoreReduction
 from neuroglot.tasks.task import TaskOptions
 
 Decorator = Callable[[Any], Any]
@@ -214,6 +214,6 @@ def task_options(given: Mapping[str, Any]) -> TaskOptions:
     return TaskOptions(**{name: given[name] for name in names if given[name] is not None})
 
 
-def chosen(given: Mapping[str, Any]) -> Chosen:
-    """What the options of `chooses_analyses` say; what was not given keeps its default."""
-    return cast("Chosen", {name: given[name] for name in Chosen.__annotations__ if given[name] is not None})
+def chosen(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `neuroglot.analyses.run` from the options of `chooses_analyses` that were given."""
+    return {field.name: given[field.name] for field in fields(Options) if given[field.name] is not None}

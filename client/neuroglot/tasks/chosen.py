@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from neuroglot import arguments
 from neuroglot.errors import AnalysisError, DataError
 from neuroglot.tasks.capital_prompts import LANGUAGES
 from neuroglot.tasks.task import numbers
@@ -21,6 +22,7 @@ def chosen_languages(asked: Sequence[str], found: Iterable[str], where: object) 
     Raises:
         DataError: the data do not have a language, or fewer than two in all.
     """
+    asked = arguments.texts("languages", asked, "a list of languages, ['en', 'de']", AnalysisError)
     there = list(dict.fromkeys(found))
     if missing := [one for one in asked if one not in there]:
         raise DataError(f"{where} has no {', '.join(missing)}: its languages are {', '.join(sorted(there)) or 'none'}")
@@ -37,6 +39,7 @@ def chosen_templates(asked: Sequence[int], available: int, default: Sequence[int
     Raises:
         AnalysisError: there is no such wording.
     """
+    asked = arguments.integers("templates", asked, "a list of numbers, [0, 1]", AnalysisError)
     if unknown := [one for one in asked if one not in range(available)]:
         raise AnalysisError(f"task {task!r} has no template {numbers(unknown)}: it has {numbers(range(available))}")
     return tuple(sorted(set(asked or default)))
@@ -48,6 +51,6 @@ def chosen_template_language(asked: str, default: str, task: str) -> str:
     Raises:
         AnalysisError: it is neither.
     """
-    if asked not in ("", "en", "own"):
+    if not isinstance(asked, str) or asked not in ("", "en", "own"):
         raise AnalysisError(f"task {task!r} has no template language {asked!r}: it has en and own (each language's)")
     return asked or default

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
+from neuroglot import arguments
 from neuroglot.errors import AnalysisError
 
 DEFAULT = "en-all"
@@ -35,6 +36,7 @@ class Direction(NamedTuple):
         Raises:
             AnalysisError: it is no direction, or of a language that is not among these.
         """
+        arguments.text("direction", text, AnalysisError, "a direction, 'en-all'")
         told, _, asked = (text or DEFAULT).rpartition("-")
         fixed = told if asked == "all" else asked
         if "all" not in (told, asked) or fixed in ("", "all") or (languages and fixed not in languages):

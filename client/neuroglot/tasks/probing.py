@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from neuroglot import arguments
+from neuroglot.errors import AnalysisError
 from neuroglot.groups import Group
 from neuroglot.tasks.chosen import chosen_templates
 from neuroglot.tasks.probing_files import Fact, Relation, languages_of, read_relation
@@ -49,6 +51,7 @@ def mpararel(
         AnalysisError: there is no such wording.
         DataError: the files are not there, or something is wrong in them.
     """
+    relations = arguments.texts("relations", relations, "a list of relations, ['P36']", AnalysisError)
     folder, names = Path(data), tuple(dict.fromkeys(relations)) or (CAPITAL_OF,)
     wanted = languages_of(folder, names, languages)
     collector = Collector()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 
+from neuroglot import arguments
 from neuroglot.errors import AnalysisError, DataError
 from neuroglot.tasks.about_capitals import capitals, capitals_edit, capitals_inference
 from neuroglot.tasks.editing import mzsre
@@ -115,7 +116,10 @@ def find_task(name: str, options: TaskOptions | None = None) -> Task:
         AnalysisError: there is none of that name, or it has no such option or value of one.
         DataError: its files are not given, are not there, or have something wrong in them.
     """
+    arguments.text("name", name, AnalysisError, "the name of a task, 'capitals'")
     options = options or TaskOptions()
+    if not isinstance(options, TaskOptions):
+        raise arguments.refuse("options", options, "neuroglot.tasks.TaskOptions(...)", AnalysisError)
     if name not in TASKS:
         raise AnalysisError(f"there is no task {name!r}: the tasks are {', '.join(TASKS)}")
     kind, default = TASKS[name], TaskOptions()

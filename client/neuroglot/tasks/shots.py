@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice, zip_longest
 
+from neuroglot import arguments
 from neuroglot.errors import AnalysisError
 from neuroglot.groups import Group
 from neuroglot.tasks.task import Groups
@@ -28,8 +29,8 @@ def in_context(groups: Callable[[Sequence[str]], Iterator[Group]], shots: int, s
     Raises:
         AnalysisError: `shots` is negative.
     """
-    if shots < 0:
-        raise AnalysisError(f"{shots} in-context examples cannot be: give 0 or more")
+    arguments.count("shots", shots, 0, AnalysisError)
+    arguments.integer("seed", seed, AnalysisError)
 
     def make(languages: Sequence[str], limit: int | None) -> Iterator[Group]:
         return islice(with_shots(list(groups(languages)), shots, seed) if shots else groups(languages), limit)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from neuroglot import arguments
 from neuroglot.errors import AnalysisError
 from neuroglot.groups import Group
 from neuroglot.tasks.problems import NO_PROBLEMS, Problems
@@ -44,6 +45,7 @@ class Task:
         Raises:
             AnalysisError: one that the task does not have, or fewer than two.
         """
+        languages = arguments.texts("languages", languages, "a list of languages, ['en', 'de']", AnalysisError)
         if unknown := [one for one in languages if one not in self.languages]:
             raise AnalysisError(
                 f"task {self.name!r} has no language {', '.join(map(repr, unknown))}: it has "
