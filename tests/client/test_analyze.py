@@ -157,7 +157,10 @@ def unreachable() -> str:
         (("capitals", "--model", "BUNDLE", "--draws", "500"), "draws make 1509 variants of each group, and the server"),
         (("capitals", "--model", "BUNDLE", "--out", "FILE"), "is a file"),
         (("capitals", "--model", "BUNDLE", "--analyses", "typs"), "there is no analysis 'typs': the analyses are"),
-        (("capitals", "--model", "BUNDLE", "--controls", "none"), "unknown kind of control 'none': expected one of random"),
+        (
+            ("capitals", "--model", "BUNDLE", "--controls", "none"),
+            "unknown kind of control 'none': expected one of random",
+        ),
         (("capitals", "--model", "BUNDLE", "--subsets", "en,xx"), "en, xx is no set of languages"),
         (("capitals", "--model", "BUNDLE", "--thresholds", "0,x"), "could not convert string to float: 'x'"),
         (("capitals", "--model", "BUNDLE", "--thresholds", "0,0"), "the thresholds are 0, 0: give one or more"),

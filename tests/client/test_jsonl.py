@@ -63,7 +63,10 @@ def test_a_group_may_be_as_short_as_its_prompts(tmp_path: Path) -> None:
         ({"prompts": {"en": "a", "de": ""}}, "the prompt of 'de' is empty"),
         ({"prompts": {"en": "a", "de": "b"}, "answers": {"en": "", "de": "x"}}, "an answer of 'en' is empty"),
         ({"prompts": {"en": "a", "de": "b"}, "answers": {"en": "x"}}, "has no answer in de"),
-        ({"prompts": {"en": "a", "de": "b"}, "separators": {"en": "-"}}, "the separator of 'en' must be ' ' or '', not '-'"),
+        (
+            {"prompts": {"en": "a", "de": "b"}, "separators": {"en": "-"}},
+            "the separator of 'en' must be ' ' or '', not '-'",
+        ),
         ({"id": "fine", "prompts": {"en": "a", "de": "b"}}, "id 'fine' is in line 1 already"),
     ],
 )

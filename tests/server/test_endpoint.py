@@ -6,9 +6,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from neuroglot.v1 import service_pb2
 from neuroglot_server.adapter.endpoint import Endpoint, health_name
@@ -43,26 +43,36 @@ def test_health_knows_the_server_the_service_and_each_model(bloom_bundle: Path) 
     assert asyncio.run(conversation()) == [SERVING] * 3
 
 
-def test_reflection_gives_the_service_and_its_files(bloom_bundle: Path) -> None:
-    async def conversation() -> tuple[set[str], set[str]]:
+REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+SERVICES = (SERVICE_NAME, "grpc.health.v1.Health", *REFLECTION)
+
+
+@pytest.mark.parametrize("version", REFLECTION)
+def test_reflection_gives_the_services_and_their_files(bloom_bundle: Path, version: str) -> None:
+    async def conversation() -> tuple[set[str], dict[str, set[str]]]:
         async with serving(load(bloom_bundle)) as live:
+            ask = live.channel.stream_stream(
+                f"/{version}/ServerReflectionInfo",
+                request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+                response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+            )
             asked = [
                 reflection_pb2.ServerReflectionRequest(list_services=""),
-                reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE_NAME),
+                *(reflection_pb2.ServerReflectionRequest(file_containing_symbol=one) for one in SERVICES),
             ]
-            stub = reflection_pb2_grpc.ServerReflectionStub(live.channel)
-            services, file = [answer async for answer in stub.ServerReflectionInfo(iter(asked))]
-            described = descriptor_pb2.FileDescriptorProto.FromString(
-                file.file_descriptor_response.file_descriptor_proto[0]
-            )
-            return (
-                {service.name for service in services.list_services_response.service},
-                {method.name for method in described.service[0].method},
-            )
+            services, *files = [answer async for answer in ask(iter(asked))]
+            pool = descriptor_pool.DescriptorPool()
+            for file in files:
+                for one in reversed(file.file_descriptor_response.file_descriptor_proto):  # what is imported comes last
+                    pool.AddSerializedFile(one)
+            methods = {name: set(pool.FindServiceByName(name).methods_by_name) for name in SERVICES}
+            return {service.name for service in services.list_services_response.service}, methods
 
     services, methods = asyncio.run(conversation())
-    assert services == {SERVICE_NAME, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
-    assert "AnalyzeGroups" in methods
+    assert services == set(SERVICES)
+    assert "AnalyzeGroups" in methods[SERVICE_NAME]
+    assert methods["grpc.health.v1.Health"] >= {"Check", "Watch"}
+    assert methods[REFLECTION[0]] == methods[REFLECTION[1]] == {"ServerReflectionInfo"}
 
 
 def test_two_servers_cannot_share_a_port(bloom_bundle: Path) -> None:

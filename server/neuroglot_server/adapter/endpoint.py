@@ -8,11 +8,11 @@ import logging
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from neuroglot_server.adapter.calls import Calls, Tracer, TransportObserver, Untraced, Unwatched
 from neuroglot_server.adapter.gate import Gate
 from neuroglot_server.adapter.identity import Access
+from neuroglot_server.adapter.reflection import add_reflection
 from neuroglot_server.adapter.room import Room, TransportLimits
 from neuroglot_server.adapter.servicer import MESSAGE_LIMIT_BYTES, SERVICE_NAME, Servicer
 from neuroglot_server.address import AddressError
@@ -69,7 +69,7 @@ class Endpoint:
         self._server = grpc.aio.server(options=_options(limits))
         self._server.add_generic_rpc_handlers((servicer.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        add_reflection(self._server, (SERVICE_NAME, health.SERVICE_NAME))
 
     def bind(self, target: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Take a place to listen, so that a port that is taken shows before models are loaded.
