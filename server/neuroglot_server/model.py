@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from neuroglot.bundle import TOKENIZER, Component, open_bundle
-from neuroglot.errors import BundleError
+from neuroglot.bundle import TOKENIZER, Component, ModelFacts, open_bundle
+from neuroglot.errors import BundleError, NeuroglotError
 from neuroglot_server import continuing
 from neuroglot_server.admission import Admission, Cost
 from neuroglot_server.answering import Answering
 from neuroglot_server.batcher import Batcher
 from neuroglot_server.budget import Budget, Sizes
+from neuroglot_server.bundle_checks import check_bundle
 from neuroglot_server.captures import Capturing
 from neuroglot_server.comparison import Comparison
 from neuroglot_server.continuing import Continuing
@@ -52,7 +52,7 @@ from neuroglot_server.planner import Planner
 from neuroglot_server.prefixes import Sightings
 from neuroglot_server.reading import Encode, Prefill
 from neuroglot_server.sharing import Sharing
-from neuroglot_server.signature import interfaces
+from neuroglot_server.signature import Interface, check_facts, interfaces
 from neuroglot_server.text import Text
 from neuroglot_server.uploads import Uploads, interventions_with_uploads, with_uploads
 from neuroglot_server.validation import check, check_capture, check_generation, check_neurons
@@ -64,6 +64,9 @@ _MOST_PROJECTION_BYTES = 2**26
 """Most that projections onto tokens take up: those of 170 tokens in a model of 24 layers of 4,096 neurons."""
 _MOST_UPLOAD_BYTES = 2**26
 """Most that the uploaded sets of neurons of all tenants take up: a thousand, of 32 layers of 16,384 neurons."""
+
+_LONGEST_REASON = 200
+"""Of what ONNX Runtime says when a session does not start, in characters."""
 
 _LAST_WORDS_SECONDS = 10.0
 """How long requests have to leave the house once nothing runs any more."""
@@ -116,22 +119,21 @@ class Model:
                 event loop.
 
         Raises:
-            BundleError: the bundle is damaged, of another version, or of a kind that this server does not run.
+            BundleError: the bundle is damaged, contradicts itself, is of another version or of a kind that this server
+                does not run, or ONNX Runtime cannot run its graphs.
             InstallationError: no usable ONNX Runtime.
         """
         manifest = open_bundle(folder)
         facts = manifest.model
         start = facts.decoder_start_token_id
         graphs = interfaces(facts)
+        norms = check_bundle(folder, manifest)
         text = Text.load(folder / TOKENIZER, encoder_decoder=start is not None)
-        norms = {component.name: _norms(folder, component) for component in facts.components}
-        worker = Worker(observer, settings.hang_seconds, hang_changed)
         engines = {
-            component.name: Engine(
-                folder / component.graph, component, graphs[component.name], settings.threads, settings.device
-            )
+            component.name: _engine(folder, component, graphs[component.name], facts, settings)
             for component in facts.components
         }
+        worker = Worker(observer, settings.hang_seconds, hang_changed)
         budgets = {name: _budget(engine, engines[DECODER], settings) for name, engine in engines.items()}
         batchers = {
             name: Batcher(engine.run, budgets[name], worker, name, engine.stop) for name, engine in engines.items()
@@ -285,12 +287,20 @@ def _budget(engine: Engine, decoder: Engine, settings: Settings) -> Budget:
     return Budget(settings.batch_tokens, settings.batch_bytes, sizes)
 
 
-def _norms(folder: Path, component: Component) -> NDArray[np.float32]:
-    """The norms of a component's value rows, `[layers, neurons]`."""
-    norms: NDArray[np.float32] = np.load(folder / component.norms)
-    if norms.shape != (component.layers, component.neurons) or norms.dtype != np.float32:
-        raise BundleError(
-            f"{folder / component.norms} has {norms.dtype} {norms.shape}, expected float32 "
-            f"{(component.layers, component.neurons)}: export the model again"
-        )
-    return norms
+def _engine(folder: Path, component: Component, interface: Interface, facts: ModelFacts, settings: Settings) -> Engine:
+    """Start a component's session.
+
+    Raises:
+        BundleError: ONNX Runtime cannot run the graph, or it is not what the manifest says.
+        InstallationError: no usable ONNX Runtime.
+    """
+    graph = folder / component.graph
+    try:
+        engine = Engine(graph, component, interface, settings.threads, settings.device)
+    except NeuroglotError:
+        raise
+    except Exception as error:  # ONNX Runtime's errors have no class in common but this one
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        raise BundleError(f"ONNX Runtime cannot run {graph} ({reason}): export the model again") from error
+    check_facts(graph, engine.signature, facts)
+    return engine

@@ -20,12 +20,17 @@ import numpy as np
 
 from neuroglot.bundle import Component, ModelFacts
 from neuroglot.errors import BundleError
+from neuroglot.fields import shown
 from neuroglot_server.core import DECODER, ENCODER
 
 _FLOATS: dict[str, np.dtype[np.floating]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
 }
+_OPTIONAL = {"position_ids", "present_from", "past_rows", "cross_rows"}
+"""Inputs that not every graph has."""
+_TAP_RANK = 3
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -138,34 +143,98 @@ def read_signature(
         outputs: all that it gives, likewise.
 
     Raises:
-        BundleError: something is missing.
+        BundleError: something is missing, of another type or another shape, or there is an input that is never fed.
     """
     taken: Mapping[str, Any] = {node.name: node for node in inputs}
     wanted = {"input_ids", interface.attention, "activations_from", *interface.past, *interface.cross}
-    wanted |= {f"ffn.{layer}.{part}" for layer in range(component.layers) for part in ("mask", "override")}
+    floats = {f"ffn.{layer}.{part}" for layer in range(component.layers) for part in ("mask", "override")}
+    wanted |= floats
     if interface.cross:
         wanted.add("encoder_attention_mask")
     results: Mapping[str, Any] = {node.name: node for node in outputs}
-    given = {f"ffn.{layer}.activation" for layer in range(component.layers)} | set(interface.present)
+    taps = [f"ffn.{layer}.activation" for layer in range(component.layers)]
     if component.gated:
-        given |= {f"ffn.{layer}.coefficient" for layer in range(component.layers)}
+        taps += [f"ffn.{layer}.coefficient" for layer in range(component.layers)]
+    given = {*taps, *interface.present}
     if interface.logits:
         wanted.add("logits_from")
         given.add("logits")
     missing = sorted((wanted - taken.keys()) | (given - results.keys()))
     if missing:
-        raise BundleError(f"{graph} lacks {', '.join(missing)}: export the model again with this version")
-    _, heads, _, head_size = results[interface.present[0]].shape
+        raise BundleError(f"{graph} lacks {_listed(missing)}: export the model again with this version")
+    unknown = sorted(taken.keys() - wanted - _OPTIONAL)
+    if unknown:
+        names = _listed([shown(name) for name in unknown])
+        raise BundleError(f"{graph} takes {names}, which this server does not feed: upgrade neuroglot")
+    kind = taken["ffn.0.mask"].type
+    if kind not in _FLOATS:
+        raise BundleError(f"{graph} computes in {kind}, expected {' or '.join(_FLOATS)}: export the model again")
+    floats |= {*interface.past, *interface.cross}
+    for name, node in taken.items():
+        _check_type(graph, node, kind if name in floats else "tensor(int64)")
+    for name in sorted(given):
+        _check_type(graph, results[name], kind)
+    heads, head_size = _heads(graph, results[interface.present[0]])
+    for node in (*(results[name] for name in interface.present), *(taken[name] for name in interface.past)):
+        if _heads(graph, node) != (heads, head_size):
+            raise BundleError(f"{graph} has keys and values of different shapes: export the model again")
+    for name in taps:
+        if len(results[name].shape) != _TAP_RANK or results[name].shape[-1] != component.neurons:
+            raise BundleError(
+                f"{graph} gives {name} as {results[name].shape}, expected [rows, positions, {component.neurons}]: "
+                "export the model again"
+            )
     return Signature(
         interface=interface,
         layers=component.layers,
         neurons=component.neurons,
-        dtype=_FLOATS[taken["ffn.0.mask"].type],
+        dtype=_FLOATS[kind],
         heads=heads,
         head_size=head_size,
         position_ids="position_ids" in taken,
         coefficients=component.gated,
         trailing="present_from" in taken,
         forks="past_rows" in taken,
-        vocabulary=results["logits"].shape[-1] if interface.logits else 0,
+        vocabulary=_vocabulary(graph, results["logits"]) if interface.logits else 0,
     )
+
+
+def check_facts(graph: Path, signature: Signature, facts: ModelFacts) -> None:
+    """Compare a graph with what the manifest says of the whole model.
+
+    Raises:
+        BundleError: they differ in dtype or vocabulary.
+    """
+    if signature.dtype != np.dtype(facts.dtype):
+        raise BundleError(f"{graph} computes in {signature.dtype}, the manifest says {facts.dtype}: export again")
+    if signature.interface.logits and signature.vocabulary != facts.vocabulary_size:
+        raise BundleError(
+            f"{graph} gives logits of {signature.vocabulary} tokens, the manifest says {facts.vocabulary_size}: export "
+            "the model again"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few names."""
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
+
+
+def _check_type(graph: Path, node: Any, expected: str) -> None:
+    if node.type != expected:
+        raise BundleError(f"{graph} has {shown(node.name)} of type {node.type}, expected {expected}: export again")
+
+
+def _heads(graph: Path, node: Any) -> tuple[int, int]:
+    """How many heads keys or values have, and how wide each is."""
+    match node.shape:
+        case [_, int(heads), _, int(head_size)] if heads > 0 and head_size > 0:
+            return heads, head_size
+    raise BundleError(f"{graph} has {node.name} as {node.shape}, expected [rows, heads, positions, head_size]")
+
+
+def _vocabulary(graph: Path, logits: Any) -> int:
+    match logits.shape:
+        case [_, _, int(vocabulary)]:
+            return vocabulary
+    raise BundleError(f"{graph} gives logits as {logits.shape}, expected [rows, positions, vocabulary]: export again")

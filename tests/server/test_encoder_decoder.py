@@ -332,7 +332,10 @@ def test_a_baseline_that_is_not_finite_says_in_which_component(component: str, m
     where = {entry.key: entry.value for entry in tensor.external_data}
     with (bundle / where["location"]).open("r+b") as weights:
         weights.seek(int(where["offset"]))
-        weights.write(np.full(int(where["length"]) // 4, 3e38, np.float32).tobytes())
+        weights.write(np.full(int(where["length"]) // 4, 6e37, np.float32).tobytes())
+    norms = np.load(bundle / f"{component}.norms.npy")
+    norms[0] = 6e37 * 24**0.5
+    np.save(bundle / f"{component}.norms.npy", norms)
     write_manifest(bundle, dataclasses.replace(read_manifest(bundle), files=describe_files(bundle)))
     with pytest.raises(NotFinite, match=f"row 'en' gives numbers that are not finite in the {component} without any"):
         analyze(bundle, THREE, EVERYTHING)

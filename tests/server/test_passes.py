@@ -419,8 +419,11 @@ def test_a_graph_of_an_older_export_gives_the_same(
     graph = onnx.load(bundle / part.graph, load_external_data=False)
     for node in graph.graph.node:
         node.input[:] = [f"older.{name}" if name in lacking else name for name in node.input]
-    for info in (*graph.graph.input, *graph.graph.initializer):
-        info.name = f"older.{info.name}" if info.name in lacking else info.name
+    for tensor in graph.graph.initializer:
+        tensor.name = f"older.{tensor.name}" if tensor.name in lacking else tensor.name
+    inputs = [info for info in graph.graph.input if info.name not in lacking]
+    del graph.graph.input[:]
+    graph.graph.input.extend(inputs)
     onnx.save(graph, tmp_path / part.graph)
     shutil.copyfile(bundle / WEIGHTS, tmp_path / WEIGHTS)
     interface = interfaces(read_manifest(bundle).model)["decoder"]

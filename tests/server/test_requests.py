@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from neuroglot.bundle import describe_files, read_manifest, write_manifest
+from neuroglot.bundle import Component, describe_files, read_manifest, write_manifest
 from neuroglot.errors import BundleError, InstallationError
 from neuroglot_server.core import (
     Analysis,
@@ -122,29 +123,44 @@ def test_closing_answers_every_request_with_a_result_or_with_going_down(bloom_bu
 
 
 @pytest.mark.parametrize(
-    ("names", "start"),
-    [(("encoder", "decoder"), None), (("decoder",), 0), (("decoder", "encoder"), 0), (("other",), None)],
+    ("names", "start", "says"),
+    [
+        (("encoder", "decoder"), None, "has components encoder, decoder and decoder_start_token_id None, expected"),
+        (("decoder",), 0, "has components decoder and decoder_start_token_id 0, expected"),
+        (("decoder", "encoder"), 0, "model.components are decoder, encoder, expected decoder, or encoder and decoder"),
+        (("decoder", "decoder"), None, "model.components are decoder, decoder, expected decoder, or"),
+        (("other",), None, r"model.components\[0\].name is 'other', expected decoder or encoder"),
+    ],
 )
 def test_components_of_no_known_model_are_refused(
-    names: tuple[str, ...], start: int | None, bloom_bundle: Path, tmp_path: Path
+    names: tuple[str, ...], start: int | None, says: str, bloom_bundle: Path, tmp_path: Path
 ) -> None:
     bundle = changed_bundle(bloom_bundle, tmp_path / "odd")
     manifest = read_manifest(bundle)
     (decoder,) = manifest.model.components
-    components = tuple(dataclasses.replace(decoder, name=name) for name in names)
+    components = tuple(_renamed(bundle, decoder, name) for name in names)
     facts = dataclasses.replace(manifest.model, components=components, decoder_start_token_id=start)
-    write_manifest(bundle, dataclasses.replace(manifest, model=facts))
-    with pytest.raises(BundleError, match=f"has components {', '.join(names)} and decoder_start_token_id {start}, "):
+    write_manifest(bundle, dataclasses.replace(manifest, model=facts, files=describe_files(bundle)))
+    with pytest.raises(BundleError, match=says):
         Model.load(bundle, "mine", Settings())
+
+
+def _renamed(bundle: Path, component: Component, name: str) -> Component:
+    """A component under another name, and copies of its files under the names that go with it."""
+    graph, norms = f"{name}.onnx", f"{name}.norms.npy"
+    for before, after in ((component.graph, graph), (component.norms, norms)):
+        if before != after:
+            shutil.copyfile(bundle / before, bundle / after)
+    return dataclasses.replace(component, name=name, graph=graph, norms=norms)
 
 
 def test_a_causal_graph_does_not_pass_for_an_encoder(bloom_bundle: Path, tmp_path: Path) -> None:
     bundle = changed_bundle(bloom_bundle, tmp_path / "mt0")
     manifest = read_manifest(bundle)
     (decoder,) = manifest.model.components
-    encoder = dataclasses.replace(decoder, name="encoder")
+    encoder = _renamed(bundle, decoder, "encoder")
     facts = dataclasses.replace(manifest.model, components=(encoder, decoder), decoder_start_token_id=0)
-    write_manifest(bundle, dataclasses.replace(manifest, model=facts))
+    write_manifest(bundle, dataclasses.replace(manifest, model=facts, files=describe_files(bundle)))
     with pytest.raises(BundleError, match=r"lacks present\.0\.encoder\.key, present\.0\.encoder\.value"):
         Model.load(bundle, "mine", Settings(threads=1))
 
