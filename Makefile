@@ -9,10 +9,10 @@ PROTOS := $(wildcard proto/neuroglot/v1/*.proto)
 STUBS := client/neuroglot/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format proto bench soak bench-export verification docs train constraints clean
+.PHONY: help install demo test test-real-size check format proto bench soak bench-export verification docs train constraints clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 install: $(INSTALLED)  ## make .venv with everything that development needs
 
@@ -28,6 +28,9 @@ demo: $(INSTALLED)  ## the main job on an embedded model: export, serve, analyse
 
 test: $(INSTALLED)  ## every test
 	$(BIN)/pytest
+
+test-real-size: $(INSTALLED)  ## starts, ends, loads and unloads of a model of 2.2 GB, ten minutes and 8 GB of memory
+	$(BIN)/pytest --numprocesses=0 -m real_size --capture=no tests/real_size
 
 check: $(INSTALLED)  ## style, types, the contract, and that the stubs are those of the contract
 	$(BIN)/ruff check .
