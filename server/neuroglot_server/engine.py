@@ -156,10 +156,12 @@ def _start(graph: Path, device: Device, threads: int) -> tuple[Any, bool]:
     """
     began = monotonic()
     _logger.info("starting %s, whose bundle has %s of weights", graph, weights_size(graph.parent))
-    prepacked = _start_prepacked(graph, threads) if device.kind == "cpu" else None
-    session = prepacked or start_session(graph, device, session_options(device, threads))
+    session = _start_prepacked(graph, threads) if device.kind == "cpu" else None
+    prepacked = session is not None
+    if not prepacked:
+        session = start_session(graph, device, session_options(device, threads))
     _logger.info("%s started in %.1f s", graph, monotonic() - began)
-    return session, prepacked is not None
+    return session, prepacked
 
 
 def _start_prepacked(graph: Path, threads: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from tests.benchmarks.serving.bundle import bundle
 
-BUILD = Path(__file__).parents[2] / "build"
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build"
 
 
 class MemoryTable:
@@ -38,6 +40,16 @@ class MemoryTable:
 def real_bundle() -> Path:
     """24 layers of 4,096 neurons, hidden size 1,024, vocabulary 250,880, float32: 2.24 GB. The benchmarks' own."""
     return bundle(BUILD / "bench" / "bundles", small=False)
+
+
+@pytest.fixture(autouse=True)
+def deployed_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers give memory back as they do where `deploy/` runs them."""
+    image = (ROOT / "deploy" / "cpu.Dockerfile").read_text(encoding="utf-8")
+    settings = dict(re.findall(r"(MALLOC_[A-Z_]+)=(\d+)", image))
+    assert settings
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
