@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -21,8 +22,9 @@ pytestmark = [pytest.mark.real_size, pytest.mark.timeout(1200)]
 
 CYCLES = 5
 RELOADS = 3
-SETTLED_SECONDS = 3.0
-"""How long memory has to come back: a replaced model is closed when its last request has ended."""
+SETTLED_SECONDS = 2.0
+"""How long memory must stay as it is: a replaced model is closed when its last request has ended."""
+LONGEST_SECONDS = 60.0
 
 
 class Asking:
@@ -85,7 +87,11 @@ def test_models_come_and_go_under_traffic(real_bundle: Path, server: Server, mem
     after_unload = []
 
     def settled(step: str) -> int:
-        time.sleep(SETTLED_SECONDS)
+        """Memory once it does not become less any more."""
+        until, before = time.monotonic() + LONGEST_SECONDS, math.inf
+        while (now := server.process.memory_info().rss) < before - 0.01 * weights and time.monotonic() < until:
+            before = now
+            time.sleep(SETTLED_SECONDS)
         return memory.record(step, server.process)
 
     with ng.connect(server.address) as client, asking(server, "small", group):

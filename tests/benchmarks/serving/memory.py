@@ -100,7 +100,8 @@ def _plain_start(bundle: Path) -> Start:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdin is not None
-        assert process.stdout.readline() == "started\n"
+        if process.stdout.readline() != "started\n":
+            raise RuntimeError(f"a plain session of {bundle} does not start: see above")
         start = Start(time.monotonic() - begun, peak_resident_bytes(process.pid))
         process.stdin.close()
     return start
