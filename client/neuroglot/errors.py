@@ -8,7 +8,7 @@ NeuroglotError
 ├── BundleError              a folder that is no bundle, or a damaged or a newer one
 ├── AnalysisError            an analysis that makes no sense: mixed languages, an unknown task    (also ValueError)
 │   └── DataError            a task's files with something wrong in them, or no files at all
-├── RunError                 a run's folder that is damaged, or that holds another run
+├── RunError                 a run's folder that is damaged, holds another run, or cannot be written
 ├── ModelChangedError        the server has another bundle under the model's name than when it was asked for
 ├── InstallationError        an extra that the command needs is missing
 └── ServerError              what the server said, with its status code and request id; any status but these:
@@ -58,7 +58,7 @@ class DataError(AnalysisError):
 
 
 class RunError(NeuroglotError):
-    """A run's folder that is damaged, or that holds another run."""
+    """A run's folder that is damaged, holds another run, or cannot be written."""
 
 
 class ModelChangedError(NeuroglotError):

@@ -7,16 +7,14 @@ cuts it off.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO, RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
+from typing import BinaryIO, TypeVar, cast
 
 from google.protobuf import proto
 from google.protobuf.message import DecodeError, Message
 
 from neuroglot.errors import RunError
-
-if TYPE_CHECKING:
-    from io import BytesIO  # what protobuf's stubs ask for; its functions take any buffered file
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -33,24 +31,39 @@ def read(path: Path, kind: type[AnyMessage]) -> Iterator[AnyMessage]:
                 yield message
 
 
-def open_to_append(path: Path, kind: type[Message]) -> BinaryIO:
-    """The file, made if there is none, ready to be appended to: without a torn last record.
+def open_to_append(path: Path, kind: type[Message]) -> RawIOBase:
+    """The file, made if there is none, ready for `append`: without a torn last record.
 
     Raises:
         RunError: a record before the last one is damaged.
     """
     path.touch()
-    file = path.open("r+b")
-    whole = max((end for _, end in _records(file, kind)), default=0)
-    file.truncate(whole)
-    file.seek(whole)
-    return file
+    with path.open("rb") as file:
+        whole = max((end for _, end in _records(file, kind)), default=0)
+    # Unbuffered: what a full disk does not take is not kept back, to be written behind a later record.
+    appended = path.open("r+b", buffering=0)
+    appended.truncate(whole)
+    appended.seek(whole)
+    return appended
 
 
-def append(file: BinaryIO, message: Message) -> None:
-    """Write one record and hand it to the operating system, so that it outlives the process."""
-    proto.serialize_length_prefixed(message, cast("BytesIO", file))
-    file.flush()
+def append(file: RawIOBase, message: Message) -> None:
+    """Write one record and hand it to the operating system, so that it outlives the process.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk; the file is as it was before.
+    """
+    record = BytesIO()
+    proto.serialize_length_prefixed(message, record)
+    start = file.tell()
+    left = record.getbuffer()
+    try:
+        while left:
+            left = left[file.write(left) or 0 :]
+    except OSError:
+        file.truncate(start)
+        file.seek(start)
+        raise
 
 
 def _records(file: BinaryIO, kind: type[AnyMessage]) -> Iterator[tuple[AnyMessage, int]]:
@@ -58,6 +71,7 @@ def _records(file: BinaryIO, kind: type[AnyMessage]) -> Iterator[tuple[AnyMessag
     while True:
         start = file.tell()
         try:
+            # protobuf's stubs ask for a BytesIO; its function takes any buffered file
             message = proto.parse_length_prefixed(kind, cast("BytesIO", file))
         except (DecodeError, ValueError):
             if file.read(1):  # there is more behind it, so no kill has torn it

@@ -13,14 +13,16 @@ dropped when it is read, and cut off before the next is appended.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from neuroglot import records
 from neuroglot.errors import AnalysisError, RunError
@@ -39,6 +41,8 @@ RUN = "run.json"
 EXAMPLES = "examples.jsonl"
 PROBLEMS = "problems.txt"
 GROUPS = "groups.binpb"
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -95,7 +99,7 @@ class Run:
             problems: what was wrong with the data, a line each.
 
         Raises:
-            RunError: the folder holds a run, or the answers of one, or is a file.
+            RunError: the folder holds a run, or the answers of one, or is a file, or cannot be written.
         """
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder} is a file: give a folder for the run")
@@ -103,10 +107,11 @@ class Run:
             raise RunError(f"{folder} holds a run already ({cls.open(folder)}): resume it, or give another folder")
         if (folder / GROUPS).exists():
             raise RunError(f"{folder} holds the answers of a run whose {RUN} is gone: give another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / EXAMPLES).write_text(to_lines(examples), encoding="utf-8")
-        if problems:
-            (folder / PROBLEMS).write_text("".join(f"{one}\n" for one in problems), encoding="utf-8")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / EXAMPLES).write_text(to_lines(examples), encoding="utf-8")
+            if problems:
+                (folder / PROBLEMS).write_text("".join(f"{one}\n" for one in problems), encoding="utf-8")
         run = cls(folder, settings, [], {})
         run._write()
         return run
@@ -122,6 +127,8 @@ class Run:
             content = json.loads((folder / RUN).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise RunError(f"{folder} holds no run: it has no {RUN}; make one with `neuroglot analyze`") from None
+        except OSError as error:
+            raise RunError(f"cannot read {folder / RUN}: {error.strerror}") from None
         except ValueError as error:
             raise RunError(f"{folder / RUN} is damaged ({error}): run the analysis in another folder") from None
         try:
@@ -197,12 +204,18 @@ class Run:
 
     @contextmanager
     def session(self, command: str, versions: Mapping[str, str]) -> Iterator[Recorder]:
-        """Add answers. However the block ends, those that were kept stay, and `run.json` says when it ended."""
+        """Add answers. However the block ends, those that were kept stay, and `run.json` says when it ended.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
         session = Session(command, _now(), dict(versions))
         self.sessions.append(session)
         self.failures = {}
         self._write()
-        with records.open_to_append(self.folder / GROUPS, result_pb2.GroupResult) as file:
+        with writing(self.folder):
+            groups = records.open_to_append(self.folder / GROUPS, result_pb2.GroupResult)
+        with groups as file:
             try:
                 yield Recorder(self, session, file)
             finally:
@@ -218,8 +231,9 @@ class Run:
             "failures": self.failures,
         }
         aside = self.folder / f"{RUN}.partial"
-        aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        aside.replace(self.folder / RUN)
+        with writing(self.folder):
+            aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            aside.replace(self.folder / RUN)
 
 
 @dataclass(frozen=True)
@@ -228,13 +242,14 @@ class Recorder:
 
     run: Run
     session: Session
-    file: BinaryIO
+    file: RawIOBase
 
     def keep(self, result: GroupResult) -> None:
         """Append an answer.
 
         Raises:
-            RunError: it was made by another model than the run's: the server has changed its bundle meanwhile.
+            RunError: it was made by another model than the run's, as the server has changed its bundle meanwhile; or
+                it cannot be written.
         """
         made_by = result.provenance.bundle_identity
         if made_by != self.run.settings.bundle_identity:
@@ -244,13 +259,30 @@ class Recorder:
             )
         before = self.file.tell()
         try:
-            records.append(self.file, result.message)
+            with writing(self.run.folder):
+                records.append(self.file, result.message)
         finally:  # Ctrl-C may come when the answer is kept and not yet counted
             self.session.groups += self.file.tell() > before
 
     def fail(self, group_id: str, reason: str) -> None:
         """Note why a group has no answer; resuming asks it again."""
         self.run.failures[group_id] = reason
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say in one line what keeps a run's folder from being written.
+
+    Raises:
+        RunError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot write {error.filename or folder}: {error.strerror or error}"
+        if error.errno in _NO_SPACE:
+            raise RunError(f"{what}. Make room and resume the run: the answers that came are kept") from error
+        raise RunError(f"{what}: give a folder that can be written") from error
 
 
 def of_shard(examples: Sequence[Group], shard: str) -> list[Group]:

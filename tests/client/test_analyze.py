@@ -131,6 +131,58 @@ def test_ctrl_c_keeps_what_is_answered_and_resuming_gives_what_an_uninterrupted_
         pd.testing.assert_frame_equal(whole, pieced, rtol=1e-4)
 
 
+def test_a_full_disk_is_one_line_and_resuming_gives_what_an_uninterrupted_run_gives(
+    done: tuple[Path, str], bloom_bundle: Path, tmp_path: Path
+) -> None:
+    """A limit of the size of files stands in for the disk: it ends in the middle of a record."""
+    whole, _ = done
+    out = tmp_path / "run"
+    arguments = command("capitals", "--model", bloom_bundle, "--limit", 30, *SOME, "--out", out)
+    blocks = (whole / GROUPS).stat().st_size // 2 // 1024
+    assert (whole / "examples.jsonl").stat().st_size < blocks * 1024
+    limited = ["bash", "-c", 'ulimit -f "$0" && exec "$@"', str(blocks), *arguments]
+    ended = subprocess.run(limited, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 1
+    said = f"Error: cannot write {out}: File too large. Make room and resume the run: the answers that came are kept\n"
+    assert ended.stderr.endswith(said)
+    assert "Traceback" not in ended.stderr
+    kept = Run.open(out)
+    answered = len(kept.done())
+    assert 0 < answered < 30
+    assert kept.sessions[-1].groups == answered
+    resumed = analyze("capitals", "--model", bloom_bundle, "--limit", 30, *SOME, "--out", out, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert [one.groups for one in Run.open(out).sessions] == [answered, 30 - answered]
+    for name in TABLES:
+        assert pd.read_csv(out / "tables" / f"{name}.csv").equals(pd.read_csv(whole / "tables" / f"{name}.csv"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("capitals", "--out", "{file}/run"), "cannot write {file}/run: Not a directory: give a folder that can be"),
+        (("capitals", "--out", "/proc/run"), "cannot write /proc/run: No such file or directory: give a folder that"),
+        (("capitals", "--out", "{file}", "--resume"), "{file} is a file: give a folder for the run"),
+        (("xnli", "--data", "/proc/self/mem", "--out", "{out}"), "/proc/self/mem cannot be read: Input/output error"),
+        (("mzsre", "--data", "{unreadable}", "--out", "{out}"), "cannot be read: Input/output error"),
+        (("jsonl", "--data", "{folder}", "--out", "{out}"), "{folder} cannot be read: Is a directory"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    bloom_bundle: Path, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    """Permissions would not do: whoever runs the tests as root has them all."""
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "mzsre_test_duplicate_enzh.json").symlink_to("/proc/self/mem")
+    places = {name: tmp_path / name for name in ("file", "folder", "out")} | {"unreadable": tmp_path}
+    filled = [argument.format(**places) for argument in arguments]
+    ended = analyze(*filled, "--model", bloom_bundle, "--limit", 1)
+    assert ended.exit_code == 1
+    (line,) = ended.stderr.splitlines()
+    assert said.format(**places) in line
+
+
 def unreachable() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

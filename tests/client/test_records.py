@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,22 @@ def test_a_last_record_torn_anywhere_is_dropped_and_cut_off(tmp_path: Path) -> N
         assert names(path) == ["a"], size
         write(path, ["c"])
         assert names(path) == ["a", "c"], size
+
+
+def test_a_record_that_a_full_disk_does_not_take_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "groups.binpb"
+    whole = write(path, ["a" * 100])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with records.open_to_append(path, GroupResult) as file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 50, limits[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                records.append(file, GroupResult(group_id="b" * 100))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == whole
+        records.append(file, GroupResult(group_id="c"))
+    assert names(path) == ["a" * 100, "c"]
 
 
 def test_a_damaged_record_before_the_last_is_an_error_that_says_where(tmp_path: Path) -> None:

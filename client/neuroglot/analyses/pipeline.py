@@ -26,7 +26,7 @@ from neuroglot.model import Model
 from neuroglot.options import AnalysisKeywords, ScoreTarget
 from neuroglot.report.page import page
 from neuroglot.results import GroupFailure
-from neuroglot.runs import RUN, Run, data_hash, of_shard, to_lines
+from neuroglot.runs import RUN, Run, data_hash, of_shard, to_lines, writing
 from neuroglot.selections import DEFAULT_TOP_FRACTION, ControlKind
 from neuroglot.settings import DRAWS, REPLICATES, THRESHOLDS, Options, ScoreReduction, Settings, Shard
 from neuroglot.tasks.registry import find_task
@@ -251,10 +251,11 @@ def publish(run: Run) -> Outcome:
     study = study_of(run)
     metadata = {**asdict(run.settings), "sessions": [asdict(session) for session in run.sessions]}
     tables = {name: table for fold in study.folds.values() for name, table in fold.tables().items()}
-    save_tables(tables, run.folder / TABLES, metadata)
-    svgs = {one.name: save_figure(one.figure(), run.folder / FIGURES, one.name) for one in study.analyses()}
     report = run.folder / REPORT
-    report.write_text(page(run, study, svgs), encoding="utf-8")
+    with writing(run.folder):
+        save_tables(tables, run.folder / TABLES, metadata)
+        svgs = {one.name: save_figure(one.figure(), run.folder / FIGURES, one.name) for one in study.analyses()}
+        report.write_text(page(run, study, svgs), encoding="utf-8")
     return Outcome(run, study, report)
 
 

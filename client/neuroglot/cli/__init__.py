@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from typing import Any, NamedTuple
 
@@ -77,11 +78,22 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error that neuroglot raises on purpose is shown in one line, without a traceback."""
+        """Run the command; errors that neuroglot raises on purpose, and the system's, are shown without a traceback."""
         try:
             return super().invoke(ctx)
         except NeuroglotError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # click ends quietly when nobody reads the output any more
+            raise click.ClickException(_in_one_line(error)) from error
+
+
+def _in_one_line(error: OSError) -> str:
+    """Which file, and what is wrong with it."""
+    if error.filename is None or error.strerror is None:
+        return " ".join((error.strerror or str(error) or type(error).__name__).split())
+    return f"{error.filename}: {error.strerror}"
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

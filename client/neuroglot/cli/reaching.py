@@ -48,7 +48,7 @@ def reaches_a_server(command: Callable[..., None]) -> Callable[..., None]:
         token_file: Path | None,
         **rest: Any,
     ) -> None:
-        token = None if token_file is None else token_file.read_text(encoding="utf-8").strip()
+        token = None if token_file is None else token_file.read_text(encoding="utf-8", errors="replace").strip()
         shown = Shown(token=token, root_certificates=root_certificates, certificate=certificate, key=key)
         command(shown=shown, **rest)
 

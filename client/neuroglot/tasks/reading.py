@@ -32,12 +32,27 @@ def require(path: Path, what: str) -> Path:
     return path
 
 
+def content(path: Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
 def lines(path: Path, problems: Collector) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file with their numbers from 1, without line ends; empty ones are left out.
 
     Only a line feed ends a line: the texts of many languages hold other characters that Unicode counts as line ends.
+
+    Raises:
+        DataError: the file cannot be read.
     """
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+    for number, line in enumerate(content(path).split(b"\n"), 1):
         try:
             text = line.removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
@@ -68,10 +83,10 @@ def json_array(path: Path, problems: Collector) -> Iterator[tuple[int, Mapping[s
     cannot be told apart, so the error is noted and ends the file.
 
     Raises:
-        DataError: the file is not an array, or not UTF-8.
+        DataError: the file cannot be read, or is not an array, or not UTF-8.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = content(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error}") from None
     decoder = json.JSONDecoder()
