@@ -9,7 +9,8 @@ PROTOS := $(wildcard proto/neuroglot/v1/*.proto)
 STUBS := client/neuroglot/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-real-size check format proto bench soak bench-export verification docs train constraints clean
+.PHONY: help install demo test test-optimized test-extras test-real-size check format proto bench soak bench-export \
+	verification docs train constraints clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +32,13 @@ test: $(INSTALLED)  ## every test
 
 test-real-size: $(INSTALLED)  ## starts, ends, loads and unloads of a model of 2.2 GB, ten minutes and 8 GB of memory
 	$(BIN)/pytest --numprocesses=0 -m real_size --capture=no tests/real_size
+
+# pytest rewrites the assertions of tests itself, and they hold under -O; it warns of those in other modules.
+test-optimized: $(INSTALLED)  ## every test with assertions off, as under `python -O`: none carries behaviour
+	PYTHONOPTIMIZE=1 $(BIN)/pytest -W "ignore:assertions not in test modules or plugins will be ignored"
+
+test-extras: $(INSTALLED)  ## every extra in an environment of exactly its requirements (2 GB under build/extras)
+	$(BIN)/python -m tests.extras $(EXTRAS)
 
 check: $(INSTALLED)  ## style, types, the contract, and that the stubs are those of the contract
 	$(BIN)/ruff check .

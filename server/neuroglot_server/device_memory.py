@@ -44,7 +44,8 @@ class DevicePiece:
     def __getitem__(self, slices: tuple[slice, slice, slice]) -> DevicePiece:
         """Some of the tokens; as of an array, `piece[:, :, start:stop]`."""
         everything, heads, tokens = slices
-        assert everything == heads == slice(None)
+        if not everything == heads == slice(None):
+            raise ValueError(f"got {slices}, expected piece[:, :, start:stop]: only tokens can be cut off")
         return DevicePiece(self._value, self._tokens[tokens], self._assembly)
 
     def copy(self) -> DevicePiece:

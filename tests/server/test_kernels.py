@@ -36,6 +36,11 @@ def test_two_rows_have_no_partial_shared_neurons() -> None:
     assert types.type_codes(activity).tolist() == [[3, 1, 0]]
 
 
+def test_a_single_row_has_no_types_under_optimisation_either() -> None:
+    with pytest.raises(ValueError, match="got activity of 1 rows, expected at least two"):
+        types.type_codes(np.ones((1, 2, 3), dtype=bool))
+
+
 def test_a_float16_activation_is_compared_with_the_threshold_itself() -> None:
     # The float16 next to 0.3 is 0.300049. It exceeds 0.3, though not the float16 next to 0.3.
     assert types.active(np.array([0.3], dtype=np.float16), 0.3).all()

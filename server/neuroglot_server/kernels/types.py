@@ -53,9 +53,13 @@ def type_codes(activity: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
     Returns:
         Codes of `NeuronType`, uint8 `[layers, neurons]`.
+
+    Raises:
+        ValueError: there are fewer rows.
     """
     rows = activity.shape[0]
-    assert rows > 1, "the neurons of a single row have no types"
+    if rows < 2:
+        raise ValueError(f"got activity of {rows} rows, expected at least two: neurons of a single row have no types")
     s = activity.view(np.uint8).sum(axis=0, dtype=np.min_scalar_type(rows))  # the fewer bytes, the faster
     codes: NDArray[np.uint8] = _type_of(rows).take(s)
     return codes
