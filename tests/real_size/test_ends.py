@@ -47,6 +47,9 @@ MOMENTS = 20
 @pytest.fixture(autouse=True)
 def cores_dumped_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(
+        "GRPC_VERBOSITY", "ERROR"
+    )  # it would note that a server cancels the calls of a program that ends
     yield
     assert not list(tmp_path.iterdir())
 
