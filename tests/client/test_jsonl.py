@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ def test_the_examples_of_a_run_are_a_task_with_the_same_groups(made: Any, shots:
     assert groups_of(task) == examples
     assert to_lines(groups_of(task)) == path.read_text(encoding="utf-8")
     assert next(task.groups(("de", "zh"), 1)).languages == ("de", "zh")
+
+
+def test_prompts_of_token_ids_are_kept_and_take_no_examples(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    group = ng.Group({"en": [3, 1], "de": "Hallo"}, {"en": "a", "de": "b"}, "g")
+    groups = [group, replace(group, id="h")]
+    path.write_text(to_lines(groups), encoding="utf-8")
+    assert groups_of(ng.tasks.jsonl(path)) == groups
+    with pytest.raises(ng.AnalysisError, match="group 'g' has prompts of token ids, and in-context examples are text"):
+        groups_of(ng.tasks.jsonl(path, shots=1))
 
 
 def test_a_group_may_be_as_short_as_its_prompts(tmp_path: Path) -> None:

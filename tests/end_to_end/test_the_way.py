@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from tests.exporter.reference import TOLERANCE, Transformers
 
 GROUPS = 6
 README = Path(__file__).parents[2] / "README.md"
+CLIENTS = README.parent / "docs" / "clients.md"
 
 
 class Ran(NamedTuple):
@@ -142,6 +145,9 @@ def test_the_example_of_the_readme(server: str) -> None:
     assert len(names["shared"]) == result.types.counts()[:, ng.ALL_SHARED].sum()
     assert result.predictions["baseline"]["es"].text == "París"  # as the comment beside it says
     assert result.predictions["without partial-shared"]["es"].selected_neurons > 0
+    assert [one.group_id for one in names["answers"]] == ["France"]
+    assert list(names["failures"]) == ["too long"]
+    assert list(names["table"].columns[:3]) == ["group_id", "variant", "label"]
 
 
 def test_the_example_of_the_readme_without_neuroglot(demo: Demo, tmp_path: Path) -> None:
@@ -167,6 +173,85 @@ print(tokenizer.decode([logits.argmax()]))
     assert np.abs(told["logits"][0] - expected["logits"][-1:]).max() <= TOLERANCE
     assert np.abs(told["masked"][0] - masked["logits"][-1:]).max() <= TOLERANCE
     assert np.abs(told["masked"] - told["logits"]).max() > 100 * TOLERANCE
+
+
+def blocks(language: str) -> list[str]:
+    """The commands or programs of the page about clients in other languages."""
+    return re.findall(rf"```{language}\n(.*?)```", CLIENTS.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def shell(command: str, server: str, folder: Path, path: Path) -> str:
+    """What a command of the page prints, with a folder in front of PATH."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command.replace("127.0.0.1:50051", server)],
+        cwd=folder,
+        env=os.environ | {"PATH": f"{path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def messages(out: str) -> list[dict[str, Any]]:
+    """The JSON documents of an output, one after the other."""
+    found = []
+    while out := out.strip():
+        document, end = json.JSONDecoder().raw_decode(out)
+        found.append(document)
+        out = out[end:]
+    return found
+
+
+def test_buf_curl(server: str, tmp_path: Path) -> None:
+    commands = [block for block in blocks("sh") if block.startswith("buf curl")]
+    listed, answered, streamed = (shell(one, server, tmp_path, Path(sys.executable).parent) for one in commands)
+    assert "neuroglot.v1.NeuroglotService/AnalyzeGroups" in listed.split()
+    (answer,) = messages(answered)
+    predictions = {one["name"]: one["predictions"] for one in answer["result"]["variants"]}
+    assert [one["text"] for one in predictions["baseline"]] == ["Paris", "París"]
+    assert predictions["without all-shared"][0]["selectedNeurons"] > 0
+    outcomes = {one["groupId"]: one for one in messages(streamed)}
+    assert outcomes["France"]["result"]["rows"][0]["label"] == "en"
+    assert outcomes["nothing"]["error"]["violations"][0]["field"] == "group.rows"
+
+
+@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="grpcurl is not installed")
+def test_grpcurl(server: str, tmp_path: Path) -> None:
+    (commands,) = (block for block in blocks("sh") if block.startswith("grpcurl"))
+    described = shell(commands, server, tmp_path, tmp_path)
+    assert "repeated .neuroglot.v1.Row rows = 2;" in described
+    assert '"text": " Paris"' in described
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="Node is not installed")
+def test_node(server: str, tmp_path: Path) -> None:
+    (install,) = re.findall(r"^    (npm install .*)$", CLIENTS.read_text(encoding="utf-8"), re.MULTILINE)
+    options = ["--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=0"]
+    installed = subprocess.run([*install.split(), *options], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    if installed.returncode:
+        pytest.skip(f"npm cannot install the packages: {installed.stderr[-200:]}")
+    (tmp_path / "proto").symlink_to(README.parent / "proto")
+    (program,) = blocks("js")
+    (tmp_path / "types.mjs").write_text(program.replace("127.0.0.1:50051", server), encoding="utf-8")
+    command, *shown = blocks("text")[0].splitlines()
+    lines = shell(command.removeprefix("$ "), server, tmp_path, tmp_path).splitlines()
+    with ng.connect(server) as client:
+        france = {
+            "en": "The capital of France is",
+            "es": "La capital de Francia es",
+            "de": "Die Hauptstadt von Frankreich ist",
+        }
+        counts = client.model().analyze(ng.Group(france)).types.counts().tolist()
+    labels = [one.label for one in ng.NeuronType]
+    assert lines[:4] == [
+        f"decoder {layer}: " + ", ".join(f"{n} {label}" for n, label in zip(row, labels, strict=True))
+        for layer, row in enumerate(counts)
+    ]
+    assert lines[4] == "baseline: Paris, París, Paris"
+    assert {line.split(":")[0] for line in lines[5:]} == {"France", "nothing"}
+    assert sorted(re.sub(r"\d+", "N", line) for line in lines) == sorted(re.sub(r"\d+", "N", line) for line in shown)
 
 
 def test_models_are_listed(server: str) -> None:
