@@ -70,7 +70,9 @@ def connect(
     # Here, for gRPC would be half of the time that our import takes.
     from neuroglot.connection import Retries, log_retry, open_connection
 
-    arguments.path("target", target, InvalidTargetError)
+    if not isinstance(target, str | Path):
+        expected = "an address, 'localhost:50051', or the folder of a bundle"
+        raise arguments.refuse("target", target, expected, InvalidTargetError)
     for name, value in (("timeout", timeout), ("retry_seconds", retry_seconds)):
         if value is None:
             raise arguments.refuse(name, value, "a number of seconds of 0 or more")

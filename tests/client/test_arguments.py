@@ -114,8 +114,8 @@ OFFLINE: list[tuple[Callable[[], object], str]] = [
     (lambda: ng.EffectiveScoreOptions(leading="3"), "leading must be an integer of 0 or more, not '3'"),
     (lambda: ng.EffectiveScoreOptions([]), r"unknown target of effective scores \[\]: expected one of"),
     # connecting
-    (lambda: ng.connect(3), "target must be a path: .*, not 3"),
-    (lambda: ng.connect(None), "target must be a path: .*, not None"),
+    (lambda: ng.connect(3), "target must be an address, .*, or the folder of a bundle, not 3"),
+    (lambda: ng.connect(None), "target must be an address, .*, or the folder of a bundle, not None"),
     (lambda: ng.connect("localhost:1", timeout="10"), "timeout must be a number of seconds .*, not '10'"),
     (lambda: ng.connect("localhost:1", retry_seconds=-1), "retry_seconds must be a number of seconds .*, not -1"),
     (lambda: ng.connect("localhost:1", retry_seconds=None), "retry_seconds must be a number of seconds .*, not None"),

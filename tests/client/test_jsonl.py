@@ -39,7 +39,9 @@ def test_prompts_of_token_ids_are_kept_and_take_no_examples(tmp_path: Path) -> N
     groups = [group, replace(group, id="h")]
     path.write_text(to_lines(groups), encoding="utf-8")
     assert groups_of(ng.tasks.jsonl(path)) == groups
-    with pytest.raises(ng.AnalysisError, match="group 'g' has prompts of token ids, and in-context examples are text"):
+    with pytest.raises(
+        ng.AnalysisError, match=r"group '[gh]' has prompts of token ids, and in-context examples are text"
+    ):
         groups_of(ng.tasks.jsonl(path, shots=1))
 
 
