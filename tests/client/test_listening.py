@@ -157,7 +157,7 @@ def test_tokens_come_one_by_one(serve, scripted) -> None:
 def test_what_makes_no_sense_is_refused_at_the_call(serve, scripted) -> None:
     with ng.connect(serve(scripted())) as client:
         model = client.model()
-        with pytest.raises(ng.InvalidSelectionError, match=r"what to generate under is .*ALL_SHARED"):
+        with pytest.raises(ng.InvalidSelectionError, match=r"what to generate under must be .*ALL_SHARED"):
             model.generate("Hello", ng.ALL_SHARED)
         with pytest.raises(ng.InvalidSelectionError, match=r"what to generate under has .*hub/other"):
             model.generate("Hello", ng.deactivate(model.neuron_set([(0, 1)]).bound_to("hub/other")))

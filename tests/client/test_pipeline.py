@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import pickle
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +21,7 @@ from neuroglot.analyses.reference import reference
 from neuroglot.analyses.registry import choose
 from neuroglot.errors import AnalysisError, NeuroglotError
 from neuroglot.runs import Run
+from neuroglot.settings import Options
 from neuroglot.tasks.task import Task
 
 LANGUAGES = ("en", "<i>x", "zh")
@@ -107,6 +111,21 @@ def test_a_notebook_shows_figure_and_table_of_each_and_markup_stays_text(whole: 
     assert answers in html
     assert "<td>&lt;i&gt;x</td>" in answers
     assert "<i>" not in html
+
+
+def test_an_outcome_says_what_it_is_and_is_pickled(whole: ng.analyses.Outcome) -> None:
+    assert repr(whole).startswith("<Outcome of mine with ")
+    assert f": 8 groups x 3 languages; {', '.join(ng.analyses.ANALYSES)}; {whole.report}>" in repr(whole)
+    assert repr(whole["accuracy"]) == f"<Accuracy: 8 groups in {', '.join(whole['accuracy'].languages)}>"
+    again = pickle.loads(pickle.dumps(whole))
+    pd.testing.assert_frame_equal(again["types_by_layer"].table(), whole["types_by_layer"].table())
+
+
+def test_the_keywords_of_a_run_are_the_options_of_its_analyses() -> None:
+    parameters = inspect.signature(ng.analyses.run).parameters
+    for one in fields(Options):
+        assert parameters[one.name].default == one.default
+        assert f" {one.name}: " in ng.analyses.run.__doc__
 
 
 def test_without_a_folder_it_is_kept_among_temporary_files(

@@ -35,6 +35,9 @@ class Study:
         self._mismatching = Mismatching(context.rotation)
         self._groups: set[str] = set()
 
+    def __repr__(self) -> str:
+        return f"<Study: {', '.join(self.folds)} of {self.groups} groups>"
+
     def find(self, kind: type[AnyFold]) -> AnyFold | None:
         """The analysis of a class; None where the study is without it."""
         return next((fold for fold in self.folds.values() if isinstance(fold, kind)), None)
