@@ -5,7 +5,8 @@
     ├── decoder.onnx          one graph a component, without weights
     ├── weights.data          the weights of all graphs, each once
     ├── decoder.norms.npy     float32 [layers, neurons]: the norm of every neuron's value row
-    └── tokenizer.json
+    ├── tokenizer.json
+    └── probe.json            a fixed request and its expected answer, see `neuroglot.probe`
 
 A bundle is never changed once it stands: `staged` writes it aside and renames it into place, so a folder that bears the
 bundle's name is whole. Its identity is the hash of all that decides an answer.
@@ -32,6 +33,7 @@ from neuroglot.fields import FieldError, Fields, depth_at_most, is_one_line, par
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+PROBE = "probe.json"
 WEIGHTS = "weights.data"
 
 _ITEM_BYTES = {"float32": 4, "float16": 2}
@@ -177,9 +179,10 @@ class Manifest:
     def identity(self) -> str:
         """SHA-256, hexadecimal, over the format version, the model's facts and every file's path and hash.
 
-        Tool versions and measurements are left out: two exports that give the same answers share an identity.
+        Tool versions and measurements are left out, and the probe, whose numbers were measured, too: two exports that
+        give the same answers share an identity.
         """
-        hashes = {path: entry.sha256 for path, entry in self.files.items()}
+        hashes = {path: entry.sha256 for path, entry in self.files.items() if path != PROBE}
         decisive = {"format_version": self.format_version, "model": asdict(self.model), "files": hashes}
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -350,7 +353,12 @@ def _hash(file: BufferedReader) -> str:
 def describe_files(folder: Path) -> dict[str, FileEntry]:
     """Size and hash of every file under a folder, but for the manifest."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return {path.relative_to(folder).as_posix(): FileEntry(path.stat().st_size, hash_file(path)) for path in paths}
+    return {path.relative_to(folder).as_posix(): describe_file(path) for path in paths}
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Size and hash of a file."""
+    return FileEntry(path.stat().st_size, hash_file(path))
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from neuroglot.bundle import Manifest, ModelFacts, describe_files, staged, write_manifest
+from neuroglot.bundle import PROBE, Manifest, ModelFacts, describe_file, describe_files, staged, write_manifest
+from neuroglot.probe import to_json
 from neuroglot_exporter.checkpoints import Checkpoint, find_checkpoint
 from neuroglot_exporter.interrupts import ctrl_c_held_back
 from neuroglot_exporter.packages import require_packages
@@ -33,7 +34,7 @@ def export(
     verify: bool = True,
     progress: Progress = lambda _stage: None,
 ) -> Manifest:
-    """Export a checkpoint: trace it, open its FFN, write a bundle, and verify it against transformers.
+    """Export a checkpoint: trace it, open its FFN, write a bundle, verify it against transformers, record its probe.
 
     The verification runs in a process of its own, once this one has given the model back. Either a whole bundle, and a
     verified one, stands in `folder` afterwards, or nothing does.
@@ -43,7 +44,8 @@ def export(
         folder: the bundle; must not exist.
         revision: branch, tag or commit of a Hub id.
         dtype: of weights and activations: `float32`, or `float16`, which is for GPUs.
-        verify: whether to; a bundle that was not verified has no measurements in its manifest.
+        verify: whether to; a bundle that was not verified has no measurements in its manifest, and the expected answer
+            to its probe is what its own graphs compute.
         progress: is called with the name of every stage as it begins.
 
     Returns:
@@ -67,6 +69,7 @@ def export(
         progress("importing torch and transformers")
         # Heavy, and only here: a wrong argument is told at once.
         from neuroglot_exporter import needs
+        from neuroglot_exporter.verification.probe import record_of_graphs
         from neuroglot_exporter.verification.process import verify_apart
 
         checkpoint.check_attributes()
@@ -84,9 +87,14 @@ def export(
         )
         write_manifest(aside, manifest)
         if verify:
-            measured = verify_apart(aside, checkpoint.fetch() / (checkpoint.gguf_file or ""), progress)
+            measured, probe = verify_apart(aside, checkpoint.fetch() / (checkpoint.gguf_file or ""), progress)
             manifest = dataclasses.replace(manifest, verification=measured)
-            write_manifest(aside, manifest)
+        else:
+            progress("recording the probe")
+            probe = to_json(record_of_graphs(aside, facts))
+        (aside / PROBE).write_text(probe, encoding="utf-8")
+        manifest = dataclasses.replace(manifest, files={**manifest.files, PROBE: describe_file(aside / PROBE)})
+        write_manifest(aside, manifest)
     return manifest
 
 

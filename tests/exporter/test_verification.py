@@ -266,7 +266,7 @@ def test_half_precision_that_is_too_far_off(random_model: Callable[[str], Random
 class TestProcess:
     def test_what_it_measures(self, bloom_checkpoint: Path, bloom_bundle: Path) -> None:
         stages: list[str] = []
-        measured = verify_apart(bloom_bundle, bloom_checkpoint, stages.append)
+        measured, _ = verify_apart(bloom_bundle, bloom_checkpoint, stages.append)
         assert stages == ["starting the verification", "running the graphs", "running transformers"]
         here = verify(bloom_bundle, find_checkpoint(str(bloom_checkpoint), None)).to_json()
         assert measured["measurements"].keys() == here["measurements"].keys()

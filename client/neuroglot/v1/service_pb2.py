@@ -25,62 +25,63 @@ _sym_db = _symbol_database.Default()
 from neuroglot.v1 import analysis_pb2 as neuroglot_dot_v1_dot_analysis__pb2
 from neuroglot.v1 import group_pb2 as neuroglot_dot_v1_dot_group__pb2
 from neuroglot.v1 import model_pb2 as neuroglot_dot_v1_dot_model__pb2
+from neuroglot.v1 import probe_pb2 as neuroglot_dot_v1_dot_probe__pb2
 from neuroglot.v1 import result_pb2 as neuroglot_dot_v1_dot_result__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aneuroglot/v1/service.proto\x12\x0cneuroglot.v1\x1a\x1bneuroglot/v1/analysis.proto\x1a\x18neuroglot/v1/group.proto\x1a\x18neuroglot/v1/model.proto\x1a\x19neuroglot/v1/result.proto\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.neuroglot.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.neuroglot.v1.Model\"O\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x1e\n\x16without_special_tokens\x18\x03 \x01(\x08\">\n\x10TokenizeResponse\x12*\n\x05texts\x18\x01 \x03(\x0b\x32\x1b.neuroglot.v1.TokenizedText\",\n\rTokenizedText\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\t\"\x9c\x01\n\x13\x41nalyzeGroupRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x05group\x18\x02 \x01(\x0b\x32\x13.neuroglot.v1.Group\x12(\n\x08\x61nalysis\x18\x03 \x01(\x0b\x32\x16.neuroglot.v1.Analysis\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.neuroglot.v1.Priority\"A\n\x14\x41nalyzeGroupResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.neuroglot.v1.GroupResult\"\x9d\x01\n\x14\x41nalyzeGroupsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x05group\x18\x02 \x01(\x0b\x32\x13.neuroglot.v1.Group\x12(\n\x08\x61nalysis\x18\x03 \x01(\x0b\x32\x16.neuroglot.v1.Analysis\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.neuroglot.v1.Priority\"\x8c\x01\n\x15\x41nalyzeGroupsResponse\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x19.neuroglot.v1.GroupResultH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.neuroglot.v1.GroupErrorH\x00\x42\t\n\x07outcome\"\xa7\x01\n\x19\x43\x61ptureActivationsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1e\n\x03row\x18\x02 \x01(\x0b\x32\x11.neuroglot.v1.Row\x12\x11\n\tcomponent\x18\x03 \x01(\t\x12\x0e\n\x06layers\x18\x04 \x03(\r\x12\x0f\n\x07neurons\x18\x05 \x03(\r\x12\x11\n\tpositions\x18\x06 \x03(\x11\x12\x14\n\x0c\x63oefficients\x18\x07 \x01(\x08\"\x92\x01\n\x1a\x43\x61ptureActivationsResponse\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x11\n\tpositions\x18\x02 \x03(\r\x12$\n\x06values\x18\x03 \x01(\x0b\x32\x14.neuroglot.v1.Tensor\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.neuroglot.v1.Provenance\"4\n\x06Tensor\x12\r\n\x05shape\x18\x01 \x03(\r\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xb1\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1e\n\x03row\x18\x02 \x01(\x0b\x32\x11.neuroglot.v1.Row\x12\x31\n\rinterventions\x18\x03 \x03(\x0b\x32\x1a.neuroglot.v1.Intervention\x12\x11\n\tthreshold\x18\x04 \x01(\x02\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x15\n\rpast_newlines\x18\x06 \x01(\x08\"y\n\x10GenerateResponse\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x17\n\x0flog_probability\x18\x03 \x01(\x02\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.neuroglot.v1.Provenance\"Q\n\x16UploadNeuronSetRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x07neurons\x18\x02 \x01(\x0b\x32\x17.neuroglot.v1.NeuronSet\"\'\n\x17UploadNeuronSetResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\"0\n\x10LoadModelRequest\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"7\n\x11LoadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.neuroglot.v1.Model\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x11\n\rPRIORITY_BULK\x10\x01\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x02\x32\xe8\x06\n\x10NeuroglotService\x12O\n\nListModels\x12\x1f.neuroglot.v1.ListModelsRequest\x1a .neuroglot.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.neuroglot.v1.GetModelRequest\x1a\x1e.neuroglot.v1.GetModelResponse\x12I\n\x08Tokenize\x12\x1d.neuroglot.v1.TokenizeRequest\x1a\x1e.neuroglot.v1.TokenizeResponse\x12U\n\x0c\x41nalyzeGroup\x12!.neuroglot.v1.AnalyzeGroupRequest\x1a\".neuroglot.v1.AnalyzeGroupResponse\x12\\\n\rAnalyzeGroups\x12\".neuroglot.v1.AnalyzeGroupsRequest\x1a#.neuroglot.v1.AnalyzeGroupsResponse(\x01\x30\x01\x12i\n\x12\x43\x61ptureActivations\x12\'.neuroglot.v1.CaptureActivationsRequest\x1a(.neuroglot.v1.CaptureActivationsResponse0\x01\x12K\n\x08Generate\x12\x1d.neuroglot.v1.GenerateRequest\x1a\x1e.neuroglot.v1.GenerateResponse0\x01\x12^\n\x0fUploadNeuronSet\x12$.neuroglot.v1.UploadNeuronSetRequest\x1a%.neuroglot.v1.UploadNeuronSetResponse\x12L\n\tLoadModel\x12\x1e.neuroglot.v1.LoadModelRequest\x1a\x1f.neuroglot.v1.LoadModelResponse\x12R\n\x0bUnloadModel\x12 .neuroglot.v1.UnloadModelRequest\x1a!.neuroglot.v1.UnloadModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aneuroglot/v1/service.proto\x12\x0cneuroglot.v1\x1a\x1bneuroglot/v1/analysis.proto\x1a\x18neuroglot/v1/group.proto\x1a\x18neuroglot/v1/model.proto\x1a\x18neuroglot/v1/probe.proto\x1a\x19neuroglot/v1/result.proto\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.neuroglot.v1.Model\"/\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05probe\x18\x02 \x01(\x08\"i\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.neuroglot.v1.Model\x12\'\n\x05probe\x18\x02 \x01(\x0b\x32\x13.neuroglot.v1.ProbeH\x00\x88\x01\x01\x42\x08\n\x06_probe\"O\n\x0fTokenizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x1e\n\x16without_special_tokens\x18\x03 \x01(\x08\">\n\x10TokenizeResponse\x12*\n\x05texts\x18\x01 \x03(\x0b\x32\x1b.neuroglot.v1.TokenizedText\",\n\rTokenizedText\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x0e\n\x06tokens\x18\x02 \x03(\t\"\x9c\x01\n\x13\x41nalyzeGroupRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x05group\x18\x02 \x01(\x0b\x32\x13.neuroglot.v1.Group\x12(\n\x08\x61nalysis\x18\x03 \x01(\x0b\x32\x16.neuroglot.v1.Analysis\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.neuroglot.v1.Priority\"A\n\x14\x41nalyzeGroupResponse\x12)\n\x06result\x18\x01 \x01(\x0b\x32\x19.neuroglot.v1.GroupResult\"\x9d\x01\n\x14\x41nalyzeGroupsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\"\n\x05group\x18\x02 \x01(\x0b\x32\x13.neuroglot.v1.Group\x12(\n\x08\x61nalysis\x18\x03 \x01(\x0b\x32\x16.neuroglot.v1.Analysis\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.neuroglot.v1.Priority\"\x8c\x01\n\x15\x41nalyzeGroupsResponse\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12+\n\x06result\x18\x02 \x01(\x0b\x32\x19.neuroglot.v1.GroupResultH\x00\x12)\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.neuroglot.v1.GroupErrorH\x00\x42\t\n\x07outcome\"\xa7\x01\n\x19\x43\x61ptureActivationsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1e\n\x03row\x18\x02 \x01(\x0b\x32\x11.neuroglot.v1.Row\x12\x11\n\tcomponent\x18\x03 \x01(\t\x12\x0e\n\x06layers\x18\x04 \x03(\r\x12\x0f\n\x07neurons\x18\x05 \x03(\r\x12\x11\n\tpositions\x18\x06 \x03(\x11\x12\x14\n\x0c\x63oefficients\x18\x07 \x01(\x08\"\x92\x01\n\x1a\x43\x61ptureActivationsResponse\x12\r\n\x05layer\x18\x01 \x01(\r\x12\x11\n\tpositions\x18\x02 \x03(\r\x12$\n\x06values\x18\x03 \x01(\x0b\x32\x14.neuroglot.v1.Tensor\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.neuroglot.v1.Provenance\"4\n\x06Tensor\x12\r\n\x05shape\x18\x01 \x03(\r\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xb1\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1e\n\x03row\x18\x02 \x01(\x0b\x32\x11.neuroglot.v1.Row\x12\x31\n\rinterventions\x18\x03 \x03(\x0b\x32\x1a.neuroglot.v1.Intervention\x12\x11\n\tthreshold\x18\x04 \x01(\x02\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x15\n\rpast_newlines\x18\x06 \x01(\x08\"y\n\x10GenerateResponse\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x17\n\x0flog_probability\x18\x03 \x01(\x02\x12,\n\nprovenance\x18\x04 \x01(\x0b\x32\x18.neuroglot.v1.Provenance\"Q\n\x16UploadNeuronSetRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12(\n\x07neurons\x18\x02 \x01(\x0b\x32\x17.neuroglot.v1.NeuronSet\"\'\n\x17UploadNeuronSetResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\"0\n\x10LoadModelRequest\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"7\n\x11LoadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.neuroglot.v1.Model\"#\n\x12UnloadModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x15\n\x13UnloadModelResponse*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x11\n\rPRIORITY_BULK\x10\x01\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x02\x32\xe8\x06\n\x10NeuroglotService\x12O\n\nListModels\x12\x1f.neuroglot.v1.ListModelsRequest\x1a .neuroglot.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.neuroglot.v1.GetModelRequest\x1a\x1e.neuroglot.v1.GetModelResponse\x12I\n\x08Tokenize\x12\x1d.neuroglot.v1.TokenizeRequest\x1a\x1e.neuroglot.v1.TokenizeResponse\x12U\n\x0c\x41nalyzeGroup\x12!.neuroglot.v1.AnalyzeGroupRequest\x1a\".neuroglot.v1.AnalyzeGroupResponse\x12\\\n\rAnalyzeGroups\x12\".neuroglot.v1.AnalyzeGroupsRequest\x1a#.neuroglot.v1.AnalyzeGroupsResponse(\x01\x30\x01\x12i\n\x12\x43\x61ptureActivations\x12\'.neuroglot.v1.CaptureActivationsRequest\x1a(.neuroglot.v1.CaptureActivationsResponse0\x01\x12K\n\x08Generate\x12\x1d.neuroglot.v1.GenerateRequest\x1a\x1e.neuroglot.v1.GenerateResponse0\x01\x12^\n\x0fUploadNeuronSet\x12$.neuroglot.v1.UploadNeuronSetRequest\x1a%.neuroglot.v1.UploadNeuronSetResponse\x12L\n\tLoadModel\x12\x1e.neuroglot.v1.LoadModelRequest\x1a\x1f.neuroglot.v1.LoadModelResponse\x12R\n\x0bUnloadModel\x12 .neuroglot.v1.UnloadModelRequest\x1a!.neuroglot.v1.UnloadModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'neuroglot.v1.service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRIORITY']._serialized_start=2009
-  _globals['_PRIORITY']._serialized_end=2090
-  _globals['_LISTMODELSREQUEST']._serialized_start=152
-  _globals['_LISTMODELSREQUEST']._serialized_end=171
-  _globals['_LISTMODELSRESPONSE']._serialized_start=173
-  _globals['_LISTMODELSRESPONSE']._serialized_end=230
-  _globals['_GETMODELREQUEST']._serialized_start=232
-  _globals['_GETMODELREQUEST']._serialized_end=264
-  _globals['_GETMODELRESPONSE']._serialized_start=266
-  _globals['_GETMODELRESPONSE']._serialized_end=320
-  _globals['_TOKENIZEREQUEST']._serialized_start=322
-  _globals['_TOKENIZEREQUEST']._serialized_end=401
-  _globals['_TOKENIZERESPONSE']._serialized_start=403
-  _globals['_TOKENIZERESPONSE']._serialized_end=465
-  _globals['_TOKENIZEDTEXT']._serialized_start=467
-  _globals['_TOKENIZEDTEXT']._serialized_end=511
-  _globals['_ANALYZEGROUPREQUEST']._serialized_start=514
-  _globals['_ANALYZEGROUPREQUEST']._serialized_end=670
-  _globals['_ANALYZEGROUPRESPONSE']._serialized_start=672
-  _globals['_ANALYZEGROUPRESPONSE']._serialized_end=737
-  _globals['_ANALYZEGROUPSREQUEST']._serialized_start=740
-  _globals['_ANALYZEGROUPSREQUEST']._serialized_end=897
-  _globals['_ANALYZEGROUPSRESPONSE']._serialized_start=900
-  _globals['_ANALYZEGROUPSRESPONSE']._serialized_end=1040
-  _globals['_CAPTUREACTIVATIONSREQUEST']._serialized_start=1043
-  _globals['_CAPTUREACTIVATIONSREQUEST']._serialized_end=1210
-  _globals['_CAPTUREACTIVATIONSRESPONSE']._serialized_start=1213
-  _globals['_CAPTUREACTIVATIONSRESPONSE']._serialized_end=1359
-  _globals['_TENSOR']._serialized_start=1361
-  _globals['_TENSOR']._serialized_end=1413
-  _globals['_GENERATEREQUEST']._serialized_start=1416
-  _globals['_GENERATEREQUEST']._serialized_end=1593
-  _globals['_GENERATERESPONSE']._serialized_start=1595
-  _globals['_GENERATERESPONSE']._serialized_end=1716
-  _globals['_UPLOADNEURONSETREQUEST']._serialized_start=1718
-  _globals['_UPLOADNEURONSETREQUEST']._serialized_end=1799
-  _globals['_UPLOADNEURONSETRESPONSE']._serialized_start=1801
-  _globals['_UPLOADNEURONSETRESPONSE']._serialized_end=1840
-  _globals['_LOADMODELREQUEST']._serialized_start=1842
-  _globals['_LOADMODELREQUEST']._serialized_end=1890
-  _globals['_LOADMODELRESPONSE']._serialized_start=1892
-  _globals['_LOADMODELRESPONSE']._serialized_end=1947
-  _globals['_UNLOADMODELREQUEST']._serialized_start=1949
-  _globals['_UNLOADMODELREQUEST']._serialized_end=1984
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1986
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=2007
-  _globals['_NEUROGLOTSERVICE']._serialized_start=2093
-  _globals['_NEUROGLOTSERVICE']._serialized_end=2965
+  _globals['_PRIORITY']._serialized_start=2101
+  _globals['_PRIORITY']._serialized_end=2182
+  _globals['_LISTMODELSREQUEST']._serialized_start=178
+  _globals['_LISTMODELSREQUEST']._serialized_end=197
+  _globals['_LISTMODELSRESPONSE']._serialized_start=199
+  _globals['_LISTMODELSRESPONSE']._serialized_end=256
+  _globals['_GETMODELREQUEST']._serialized_start=258
+  _globals['_GETMODELREQUEST']._serialized_end=305
+  _globals['_GETMODELRESPONSE']._serialized_start=307
+  _globals['_GETMODELRESPONSE']._serialized_end=412
+  _globals['_TOKENIZEREQUEST']._serialized_start=414
+  _globals['_TOKENIZEREQUEST']._serialized_end=493
+  _globals['_TOKENIZERESPONSE']._serialized_start=495
+  _globals['_TOKENIZERESPONSE']._serialized_end=557
+  _globals['_TOKENIZEDTEXT']._serialized_start=559
+  _globals['_TOKENIZEDTEXT']._serialized_end=603
+  _globals['_ANALYZEGROUPREQUEST']._serialized_start=606
+  _globals['_ANALYZEGROUPREQUEST']._serialized_end=762
+  _globals['_ANALYZEGROUPRESPONSE']._serialized_start=764
+  _globals['_ANALYZEGROUPRESPONSE']._serialized_end=829
+  _globals['_ANALYZEGROUPSREQUEST']._serialized_start=832
+  _globals['_ANALYZEGROUPSREQUEST']._serialized_end=989
+  _globals['_ANALYZEGROUPSRESPONSE']._serialized_start=992
+  _globals['_ANALYZEGROUPSRESPONSE']._serialized_end=1132
+  _globals['_CAPTUREACTIVATIONSREQUEST']._serialized_start=1135
+  _globals['_CAPTUREACTIVATIONSREQUEST']._serialized_end=1302
+  _globals['_CAPTUREACTIVATIONSRESPONSE']._serialized_start=1305
+  _globals['_CAPTUREACTIVATIONSRESPONSE']._serialized_end=1451
+  _globals['_TENSOR']._serialized_start=1453
+  _globals['_TENSOR']._serialized_end=1505
+  _globals['_GENERATEREQUEST']._serialized_start=1508
+  _globals['_GENERATEREQUEST']._serialized_end=1685
+  _globals['_GENERATERESPONSE']._serialized_start=1687
+  _globals['_GENERATERESPONSE']._serialized_end=1808
+  _globals['_UPLOADNEURONSETREQUEST']._serialized_start=1810
+  _globals['_UPLOADNEURONSETREQUEST']._serialized_end=1891
+  _globals['_UPLOADNEURONSETRESPONSE']._serialized_start=1893
+  _globals['_UPLOADNEURONSETRESPONSE']._serialized_end=1932
+  _globals['_LOADMODELREQUEST']._serialized_start=1934
+  _globals['_LOADMODELREQUEST']._serialized_end=1982
+  _globals['_LOADMODELRESPONSE']._serialized_start=1984
+  _globals['_LOADMODELRESPONSE']._serialized_end=2039
+  _globals['_UNLOADMODELREQUEST']._serialized_start=2041
+  _globals['_UNLOADMODELREQUEST']._serialized_end=2076
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=2078
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=2099
+  _globals['_NEUROGLOTSERVICE']._serialized_start=2185
+  _globals['_NEUROGLOTSERVICE']._serialized_end=3057
 # @@protoc_insertion_point(module_scope)

@@ -40,7 +40,8 @@ class NeuroglotServiceStub(object):
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
-    UNAVAILABLE         the server is going down.
+    UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
+    bundle's probe was not what the export recorded.
     INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
     """
 
@@ -117,7 +118,8 @@ class NeuroglotServiceServicer(object):
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
-    UNAVAILABLE         the server is going down.
+    UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
+    bundle's probe was not what the export recorded.
     INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
     """
 
@@ -180,7 +182,8 @@ class NeuroglotServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Loads a bundle, or loads it anew, while others are served. For tenants that may.
+        """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where its answer to
+        the bundle's probe is not what the export recorded: it is not served, and a model that it was to replace stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -269,7 +272,8 @@ class NeuroglotService(object):
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
-    UNAVAILABLE         the server is going down.
+    UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
+    bundle's probe was not what the export recorded.
     INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
     """
 

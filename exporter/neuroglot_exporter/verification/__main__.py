@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 from neuroglot.errors import NeuroglotError
+from neuroglot.probe import to_json
 
 
 def main(bundle: Path, source: str) -> None:
@@ -35,7 +36,12 @@ def main(bundle: Path, source: str) -> None:
         except NeuroglotError as error:
             report(error=str(error))
         else:
-            report(verification=measured.to_json(), excesses=measured.excesses)
+            report(
+                verification=measured.to_json(),
+                excesses=measured.excesses,
+                probe=to_json(measured.probe),
+                probe_differences=measured.probe_differences,
+            )
 
 
 def _end_with_parent() -> None:

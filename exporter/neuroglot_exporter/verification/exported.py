@@ -27,12 +27,16 @@ class ExportedModel:
         }
 
     def run(self, rows: Sequence[Row], interventions: Sequence[Intervention] | None = None) -> list[Observation]:
-        """Compute rows in one pass; interventions are one for each row, all in the same component."""
+        """Compute rows in one pass; interventions are one for each row, all in the same component and of one shape."""
         context, taps = self._encode(rows, interventions)
         token_ids, mask = _left_padded(rows, DECODER)
         results = self._decode(token_ids, mask, self._graphs[DECODER].no_past(len(rows)), context, interventions)
         taps |= {DECODER: self._graphs[DECODER].taps(results)}
         return [_observe(taps, results["logits"], i, row) for i, row in enumerate(rows)]
+
+    def run_row(self, row: Row, intervention: Intervention | None = None) -> Observation:
+        """Compute one row, alone and without padding."""
+        return self.run([row], None if intervention is None else [intervention])[0]
 
     def run_last_after_past(self, rows: Sequence[Row]) -> list[Observation]:
         """Compute all of the decoder's tokens but the last, then the last with the keys and values of the others.
@@ -127,8 +131,8 @@ class _Graph:
         here = [intervention for intervention in interventions if intervention.component == self._component.name]
         if not here:
             return {}
-        masks = np.stack([intervention.mask for intervention in here], axis=1)[:, :, None].astype(self._floats)
-        overrides = np.stack([intervention.override for intervention in here], axis=1)[:, :, None].astype(self._floats)
+        masks = np.stack([intervention.mask for intervention in here], axis=1).astype(self._floats)
+        overrides = np.stack([intervention.override for intervention in here], axis=1).astype(self._floats)
         changes = {f"ffn.{i}.mask": mask for i, mask in enumerate(masks)}
         return changes | {f"ffn.{i}.override": override for i, override in enumerate(overrides)}
 

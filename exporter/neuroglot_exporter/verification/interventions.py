@@ -48,7 +48,7 @@ class Trial(NamedTuple):
     def on_row(self, row: int) -> Intervention:
         """What is done to the row of this number: other neurons in every row, the same ones at every call."""
         generator = np.random.default_rng([zlib.crc32(self.name.encode()), row])
-        chosen = generator.random((self.component.layers, self.component.neurons)) < _SHARE_OF_NEURONS
+        chosen = generator.random((self.component.layers, 1, self.component.neurons)) < _SHARE_OF_NEURONS
         change = _KINDS[self.kind]
         return Intervention(
             component=self.component.name,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from neuroglot.v1.probe_pb2 import Probe
 from neuroglot_exporter.verification.observation import Floats
 
 
@@ -92,6 +93,8 @@ class Verification:
         measurements: by what was compared: `decoder.activations`, `decoder.coefficients` (where gated), `logits`; the
             same with `past.` before it, at the last position, after the keys and values of the others;
             `deactivate.decoder.logits` and so on, with random neurons of every layer changed, others in every row.
+        probe: what transformers computes for the probe, for the bundle.
+        probe_differences: where the graphs give another answer to the probe, a sentence each.
         seconds: how long it took.
     """
 
@@ -99,6 +102,8 @@ class Verification:
     positions: Mapping[str, int]
     tolerance: Tolerance
     measurements: Mapping[str, Measurement]
+    probe: Probe
+    probe_differences: tuple[str, ...]
     seconds: float
 
     @property
@@ -108,19 +113,30 @@ class Verification:
         return {name: excess for name, excess in found.items() if excess}
 
     def to_json(self) -> dict[str, Any]:
-        """For JSON, which has no number for what is not finite: None."""
-        values = asdict(self)
-        for measured in values["measurements"].values():
+        """All but the probe, for JSON, which has no number for what is not finite: None."""
+        measurements = {name: asdict(measured) for name, measured in self.measurements.items()}
+        for measured in measurements.values():
             for name, value in measured.items():
                 if isinstance(value, float) and not math.isfinite(value):
                     measured[name] = None
-        return values
+        return {
+            "texts": self.texts,
+            "positions": dict(self.positions),
+            "tolerance": asdict(self.tolerance),
+            "measurements": measurements,
+            "seconds": self.seconds,
+        }
 
 
 def difference_message(excesses: Mapping[str, str]) -> str:
     """What exceeds the tolerance, in a line."""
     listed = ", ".join(f"{name} {excess}" for name, excess in excesses.items())
     return f"the exported graph differs from transformers: {listed}"
+
+
+def probe_message(differences: Sequence[str]) -> str:
+    """Where the graphs give another answer to the probe, in a line."""
+    return f"the exported graph differs from transformers in its answer to the probe: {'; '.join(differences[:3])}"
 
 
 def compare(computed: Mapping[str, Floats], expected: Mapping[str, Floats]) -> dict[str, Measurement]:

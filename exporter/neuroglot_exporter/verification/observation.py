@@ -49,11 +49,11 @@ class Observation:
 
 @dataclass(frozen=True)
 class Intervention:
-    """What is done to one row's activations in one component, at every position: `mask * activation + override`.
+    """What is done to one row's activations in one component: `mask * activation + override`.
 
     Attributes:
         component: its name.
-        mask: `[layers, neurons]`.
+        mask: `[layers, positions, neurons]`, or `[layers, 1, neurons]` for the same at every position.
         override: same shape.
     """
 

@@ -1,8 +1,8 @@
 """Verification in a process of its own, which gives its memory back at the end and can be killed at any time.
 
 The process reports on its standard output, a JSON object a line: `{"stage": ...}` as one begins, and at the end either
-`{"verification": ..., "excesses": ...}` or `{"error": ...}`. Its standard input is a pipe on which nothing is sent: it
-closes with the parent, whatever ended that, and the process ends, too.
+`{"verification": ..., "excesses": ..., "probe": ..., "probe_differences": ...}` or `{"error": ...}`. Its standard input
+is a pipe on which nothing is sent: it closes with the parent, whatever ended that, and the process ends, too.
 """
 
 from __future__ import annotations
@@ -13,25 +13,34 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from neuroglot_exporter.errors import VerificationError
-from neuroglot_exporter.verification.measurement import difference_message
+from neuroglot_exporter.verification.measurement import difference_message, probe_message
 
 STARTING = "starting the verification"
 """The stage with which a verification begins."""
 
 
-def verify_apart(bundle: Path, source: Path, progress: Callable[[str], object]) -> dict[str, Any]:
+class Verified(NamedTuple):
+    """What comes of a verification that holds.
+
+    Attributes:
+        measured: `Verification.to_json`.
+        probe: the content of the bundle's `probe.json`.
+    """
+
+    measured: dict[str, Any]
+    probe: str
+
+
+def verify_apart(bundle: Path, source: Path, progress: Callable[[str], object]) -> Verified:
     """Compare a bundle's graphs with transformers in a process of its own.
 
     Args:
         bundle: its folder.
         source: the checkpoint's folder, or a GGUF file.
         progress: is called with the name of every stage as it begins.
-
-    Returns:
-        `Verification.to_json`.
 
     Raises:
         VerificationError: something differs by more than the tolerance, or the process did not end well.
@@ -58,8 +67,9 @@ def verify_apart(bundle: Path, source: Path, progress: Callable[[str], object]) 
         raise VerificationError(f"the verification did not end: its process {_ending(process.returncode)}")
     if report["excesses"]:
         raise VerificationError(difference_message(report["excesses"]))
-    verification: dict[str, Any] = report["verification"]
-    return verification
+    if report["probe_differences"]:
+        raise VerificationError(probe_message(report["probe_differences"]))
+    return Verified(report["verification"], report["probe"])
 
 
 def _ending(status: int) -> str:

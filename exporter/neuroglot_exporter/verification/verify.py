@@ -9,12 +9,15 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from neuroglot.bundle import TOKENIZER, ModelFacts, read_manifest
+from neuroglot.bundle import TOKENIZER, read_manifest
+from neuroglot.probe import compare as compare_probe
+from neuroglot.v1.probe_pb2 import Probe
 from neuroglot_exporter.checkpoints import Checkpoint
 from neuroglot_exporter.verification.exported import ExportedModel
 from neuroglot_exporter.verification.interventions import Trial, trials
 from neuroglot_exporter.verification.measurement import TOLERANCES, Measurement, Verification, compare, measure
 from neuroglot_exporter.verification.observation import DECODER, Floats, Observation
+from neuroglot_exporter.verification.probe import record
 from neuroglot_exporter.verification.reference import Reference
 from neuroglot_exporter.verification.rows import Row, rounds, rows_of
 from neuroglot_exporter.verification.source import check_geometry
@@ -79,30 +82,39 @@ def verify(
     rows = rows_of(texts, facts, lambda text: list(ours.encode(text).ids), lambda text: list(theirs(text).input_ids))
     tried = trials(facts.components)
     measurements: dict[str, Measurement] = {}
+    by_graphs = by_transformers = Probe()
     first = 0
     for chosen in rounds(rows, facts, passes=1 + len(tried)):
         part = "" if len(chosen) == len(rows) else f", texts {first + 1:,} to {first + len(chosen):,} of {len(rows):,}"
         progress(f"running the graphs{part}")
-        computed = _run_graphs(bundle, facts, chosen, first, tried)
+        exported = ExportedModel(bundle, facts)
+        computed = _run_graphs(exported, chosen, first, tried)
+        if not first:
+            by_graphs = record(exported.run_row, bundle, facts, "onnxruntime")
+        del exported  # the graphs leave memory
         progress(f"running transformers{part}")
-        for found in _compare_rows(checkpoint, folder, facts, computed, first, tried):
+        gated = {component.name: component.gated for component in facts.components}
+        reference = Reference(checkpoint.load_model(folder), checkpoint.family, gated)
+        for found in _compare_rows(reference, computed, first, tried):
             for name, measured in found.items():
                 measurements[name] = measurements[name].merged(measured) if name in measurements else measured
+        if not first:
+            by_transformers = record(reference.run, bundle, facts, "transformers")
+        del reference
         first += len(chosen)
     return Verification(
         texts=len(rows),
         positions={component.name: sum(len(row[component.name]) for row in rows) for component in facts.components},
         tolerance=TOLERANCES[facts.dtype],
         measurements=measurements,
+        probe=by_transformers,
+        probe_differences=compare_probe(by_transformers, by_graphs.expected).differences,
         seconds=round(time.monotonic() - began, 1),
     )
 
 
-def _run_graphs(
-    bundle: Path, facts: ModelFacts, rows: Sequence[Row], first: int, tried: Sequence[Trial]
-) -> list[_Computed]:
-    """What the graphs compute on rows, the first of which has the number `first`; they leave memory at the end."""
-    exported = ExportedModel(bundle, facts)
+def _run_graphs(exported: ExportedModel, rows: Sequence[Row], first: int, tried: Sequence[Trial]) -> list[_Computed]:
+    """What the graphs compute on rows, the first of which has the number `first`."""
     computed = []
     for begin in range(0, len(rows), _BATCH_ROWS):
         batch = rows[begin : begin + _BATCH_ROWS]
@@ -122,16 +134,9 @@ def _run_graphs(
 
 
 def _compare_rows(
-    checkpoint: Checkpoint,
-    folder: Path,
-    facts: ModelFacts,
-    computed: Sequence[_Computed],
-    first: int,
-    tried: Sequence[Trial],
+    reference: Reference, computed: Sequence[_Computed], first: int, tried: Sequence[Trial]
 ) -> Iterator[dict[str, Measurement]]:
     """Run rows through transformers; what each measures, by what was compared."""
-    gated = {component.name: component.gated for component in facts.components}
-    reference = Reference(checkpoint.load_model(folder), checkpoint.family, gated)
     for number, seen in enumerate(computed, start=first):
         expected = reference.run(seen.row)
         yield compare(seen.plain.taps(), expected.taps())
