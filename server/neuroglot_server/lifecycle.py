@@ -78,7 +78,7 @@ async def run(
 
     Raises:
         AddressError: an address cannot be had.
-        BundleError: a folder is no bundle, a damaged or a newer one.
+        BundleError: a folder is no bundle, a damaged or a newer one, or its model gives another answer to its probe.
         CertificateError: files for TLS cannot be read or do not belong together.
         InstallationError: ONNX Runtime is missing or installed twice, or what tracing needs is missing.
         TenantsError: the file of tenants does not say what it should.
@@ -86,6 +86,7 @@ async def run(
     execution_provider()
     from neuroglot_server.adapter.endpoint import Endpoint
     from neuroglot_server.adapter.identity import Access
+    from neuroglot_server.adapter.probing import check_probe
     from neuroglot_server.adapter.room import TransportLimits
     from neuroglot_server.adapter.tls import ServerTls
     from neuroglot_server.model import Model
@@ -101,7 +102,7 @@ async def run(
             observer = metrics.of_model(name) if metrics else Unobserved()
             return Model.load(folder, name, settings, observer, hang_changed)
 
-        registry = Registry(load, deployment.bundles_folder)
+        registry = Registry(load, check_probe, deployment.bundles_folder)
         if metrics:
             metrics.memory(
                 lambda: {model.description.name: model.memory for model in registry.models}, deployment.transport_bytes

@@ -13,6 +13,8 @@ import numpy as np
 
 from neuroglot.bundle import TOKENIZER, Component, ModelFacts, open_bundle
 from neuroglot.errors import BundleError, NeuroglotError
+from neuroglot.probe import read_probe
+from neuroglot.v1.probe_pb2 import Probe
 from neuroglot_server import continuing
 from neuroglot_server.admission import Admission, Cost
 from neuroglot_server.answering import Answering
@@ -35,6 +37,7 @@ from neuroglot_server.core import (
     Group,
     GroupResult,
     Intervention,
+    Limits,
     MemoryUse,
     ModelDescription,
     Observer,
@@ -79,19 +82,24 @@ class Model:
 
     Attributes:
         description: what it is and what may be asked of it.
+        probe: the fixed request of its bundle and the expected answer; None where the bundle has none.
     """
 
     def __init__(
         self,
         description: ModelDescription,
+        probe: Probe | None,
         planner: Planner,
+        uncached_planner: Planner,
         capturing: Capturing,
         worker: Worker,
         admission: Admission,
     ) -> None:
         """Put the parts together; see `load`."""
         self.description = description
+        self.probe = probe
         self._planner = planner
+        self._uncached_planner = uncached_planner
         self._text = planner.answering.text
         self._capturing = capturing
         self._continuing = Continuing(planner.answering, planner.comparison, planner.kernels, planner.costs)
@@ -139,36 +147,41 @@ class Model:
             name: Batcher(engine.run, budgets[name], worker, name, engine.stop) for name, engine in engines.items()
         }
         description = describe(manifest, settings, name, budgets)
-        sharing = Sharing(settings.cache_bytes, observer or Unobserved(), shared=settings.shared_cache)
-        decoder = batchers[DECODER]
-        answering = Answering(
-            reader=Prefill(decoder, sharing, Sightings())
-            if start is None
-            else Encode(batchers[ENCODER], start, sharing),
-            decoder=decoder,
-            sharing=sharing,
-            text=text,
-            eos=frozenset(facts.eos_token_ids),
+        probe = read_probe(folder, manifest)
+        comparison = Comparison(
+            components=description.components,
+            norms=norms,
+            projections=Projections(
+                ValueMatrices.of_bundle(folder, facts),
+                min(settings.cache_bytes, _MOST_PROJECTION_BYTES),
+                shared=settings.shared_cache,
+            ),
             dtype=np.dtype(facts.dtype),
         )
-        planner = Planner(
-            answering=answering,
-            comparison=Comparison(
-                components=description.components,
-                norms=norms,
-                projections=Projections(
-                    ValueMatrices.of_bundle(folder, facts),
-                    min(settings.cache_bytes, _MOST_PROJECTION_BYTES),
-                    shared=settings.shared_cache,
-                ),
+        kernels = ThreadPoolExecutor(1, thread_name_prefix="kernels")
+        costs = Costs([budget.sizes for budget in budgets.values()], settings.queue_bytes, settings.batch_bytes // 4)
+
+        def planner_with(sharing: Sharing) -> Planner:
+            decoder = batchers[DECODER]
+            answering = Answering(
+                reader=Prefill(decoder, sharing, Sightings())
+                if start is None
+                else Encode(batchers[ENCODER], start, sharing),
+                decoder=decoder,
+                sharing=sharing,
+                text=text,
+                eos=frozenset(facts.eos_token_ids),
                 dtype=np.dtype(facts.dtype),
-            ),
-            kernels=ThreadPoolExecutor(1, thread_name_prefix="kernels"),
-            costs=Costs([budget.sizes for budget in budgets.values()], settings.queue_bytes, settings.batch_bytes // 4),
+            )
+            return Planner(answering, comparison, kernels, costs)
+
+        planner = planner_with(
+            Sharing(settings.cache_bytes, observer or Unobserved(), shared=settings.shared_cache),
         )
+        uncached_planner = planner_with(Sharing(0, Unobserved(), shared=False))
         admission = Admission(Cost(settings.queue_tokens, settings.queue_bytes), observer)
-        capturing = Capturing(answering, description.components, batchers, budgets, settings.batch_bytes // 4)
-        return cls(description, planner, capturing, worker, admission)
+        capturing = Capturing(planner.answering, description.components, batchers, budgets, settings.batch_bytes // 4)
+        return cls(description, probe, planner, uncached_planner, capturing, worker, admission)
 
     @property
     def memory(self) -> Mapping[str, MemoryUse]:
@@ -209,6 +222,24 @@ class Model:
         cost, shares = self._planner.cost(rows, analysis), self._planner.shares(rows, analysis)
         with self._admission.admit(cost, caller, shares), self._worker.expecting(caller):
             return await self._planner.run(group.id, rows, analysis, caller)
+
+    async def analyze_uncached(self, group: Group, analysis: Analysis, limits: Limits) -> GroupResult:
+        """Analyse a group of the server's own: nothing of it is taken from a cache or kept, and no tenant is charged.
+
+        Args:
+            group: the group.
+            analysis: what is wanted of it.
+            limits: what the group may ask for, in place of those for callers.
+
+        Raises:
+            InvalidRequest: fields of the request are wrong.
+            NotFinite: a row's baseline has activations or logits that are not finite.
+            ModelClosed: the model went down meanwhile.
+        """
+        check(group, analysis, replace(self.description, limits=limits))
+        rows = encode_rows(group.rows, analysis.prediction, self._text, limits.tokens_per_row)
+        with self._worker.expecting(ANYONE):
+            return await self._uncached_planner.run(group.id, rows, analysis, ANYONE)
 
     async def capture(self, row: Row, capture: Capture, caller: Caller = ANYONE) -> AsyncGenerator[CapturedLayer, None]:
         """Raw activations of a row's prompt, layer by layer; its answers are not looked at.

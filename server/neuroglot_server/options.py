@@ -137,7 +137,9 @@ OPTIONS = (
         "shared_cache", click.BOOL, "Let tenants see each other's cached prompts: a hit is faster, which can be timed."
     ),
     _of(
-        "hang_seconds", click.FloatRange(min=0, min_open=True), "A pass that runs longer turns the model's health red."
+        "hang_seconds",
+        click.FloatRange(min=0, min_open=True),
+        "A pass that runs longer turns the model's health red until it has ended and the probe is answered.",
     ),
     _of(
         "tokens_per_row",

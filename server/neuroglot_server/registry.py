@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,17 +23,27 @@ Result = TypeVar("Result")
 Load = Callable[[Path, str, Callable[[bool], None]], "Model"]
 """Loads the bundle of a folder under a name, and tells when it hangs; called on a thread of its own."""
 
+Check = Callable[["Model"], Awaitable[None]]
+"""Raises a `BundleError` where a model does not compute what it should."""
+
 
 class _Served:
-    """A model, and how many blocks use it.
+    """A model, how many blocks use it, and whether its numbers are known to be right.
 
     Attributes:
         model: the model.
-        unused: set while none does.
+        unused: set while no block uses it.
+        hangs: how many passes have hung.
+        checked: of how many of these it is known that the model computes what it should since.
+        checking: whether a check runs.
+        failure: why it is out of service; empty while it is not.
     """
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self.hangs = self.checked = 0
+        self.checking = False
+        self.failure = ""
         self.unused = asyncio.Event()
         self.unused.set()
         self._users = 0
@@ -53,21 +63,24 @@ class Registry:
     """Models by name. Everything happens on one event loop, but for loading, which has a thread.
 
     A model that is replaced or unloaded is out of reach at once, and closed when its last request has ended. While one
-    is replaced, both are in memory.
+    is replaced, both are in memory. A model is served once it has passed its check. After a pass that hung and ended it
+    is unhealthy until it has passed again; one that does not pass then is out of service until it is replaced.
 
     Attributes:
         changed: set whenever models come or go, hang or go on; cleared by whoever looks.
     """
 
-    def __init__(self, load: Load, bundles_folder: Path | None = None) -> None:
+    def __init__(self, load: Load, check: Check, bundles_folder: Path | None = None) -> None:
         """Hold no models yet.
 
         Args:
             load: how a bundle becomes a model.
+            check: whether a model computes what it should.
             bundles_folder: where requests may load bundles from; None where they may not at all.
         """
         self.changed = asyncio.Event()
         self._load = load
+        self._check = check
         self._bundles_folder = bundles_folder.resolve() if bundles_folder else None
         self._served: dict[str, _Served] = {}
         self._loading = asyncio.Lock()  # one after the other: each needs memory while it loads
@@ -79,13 +92,25 @@ class Registry:
         """What is served, in the order in which it was loaded."""
         return tuple(served.model for served in self._served.values())
 
+    @property
+    def health(self) -> dict[str, bool]:
+        """By name: whether a model answers, and its numbers are known to be right."""
+        return {
+            name: not (served.model.hung or served.failure) and served.checked == served.hangs
+            for name, served in self._served.items()
+        }
+
     def use(self, name: str) -> AbstractContextManager[Model]:
         """Hold a model for the length of a block: it is not closed meanwhile.
 
         Raises:
             ModelNotFound: there is none of this name.
+            ModelClosed: it is out of service.
         """
-        return self._find(name)
+        served = self._find(name)
+        if served.failure:
+            raise ModelClosed(f"model {name!r} is out of service until it is loaded again: {served.failure}")
+        return served
 
     async def load(self, folder: Path, name: str) -> Model:
         """Serve a bundle; a model that has its name is replaced once the new one stands.
@@ -93,7 +118,8 @@ class Registry:
         Loading goes on if the caller is cancelled.
 
         Raises:
-            BundleError: the bundle is damaged, of another version, or of a kind that this server does not run.
+            BundleError: the bundle is damaged, of another version, of a kind that this server does not run, or does not
+                pass its check.
         """
         return await asyncio.shield(self._start(self._replace(folder, name)))
 
@@ -105,7 +131,7 @@ class Registry:
             name: the name to serve it by; empty for the folder's.
 
         Raises:
-            InvalidRequest: there is no such bundle, or it cannot be loaded.
+            InvalidRequest: there is no such bundle, it cannot be loaded, or it does not pass its check.
         """
         folder = self._folder(bundle)
         name = name or folder.name
@@ -153,7 +179,12 @@ class Registry:
 
     async def _replace(self, folder: Path, name: str) -> Model:
         async with self._loading:
-            model = await asyncio.to_thread(self._load, folder, name, lambda _: self.changed.set())
+            model = await asyncio.to_thread(self._load, folder, name, self._note_hangs)
+            try:
+                await self._check(model)
+            except BaseException:
+                await model.close()
+                raise
         if self._closed:
             await model.close()
             raise ModelClosed("the server is going down and loads nothing: ask another")
@@ -164,6 +195,33 @@ class Registry:
         if old is not None:
             self._start(self._retire(old))
         return model
+
+    def _note_hangs(self, hung: bool) -> None:
+        """A pass of one of the models hangs, or has ended after all."""
+        for served in self._served.values():
+            if hung and served.model.hung:
+                served.hangs += 1
+            elif not hung and served.checked < served.hangs and not served.checking and not served.failure:
+                served.checking = True
+                self._start(self._check_again(served))
+        self.changed.set()
+
+    async def _check_again(self, served: _Served) -> None:
+        """Check a model of which a pass had hung; one that does not pass is taken out of service."""
+        model, name = served.model, served.model.description.name
+        try:
+            with served:
+                while served.checked < served.hangs and not model.hung:
+                    hangs = served.hangs
+                    await self._check(model)
+                    served.checked = hangs
+        except BundleError as error:
+            served.failure = str(error)
+            _logger.error("model %s is out of service: %s", name, error)
+            await model.close()
+        finally:
+            served.checking = False
+            self.changed.set()
 
     async def _retire(self, served: _Served) -> None:
         """Close a model that nobody can reach any more, when nobody uses it any more."""

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2_grpc
 from neuroglot_server.adapter.endpoint import Endpoint
+from neuroglot_server.adapter.probing import check_probe
 from neuroglot_server.adapter.servicer import SERVICE_NAME
 from neuroglot_server.core import ANYONE, Analysis, Caller, Group, GroupResult, Settings
 from neuroglot_server.model import Model
@@ -40,14 +41,19 @@ class Live(NamedTuple):
 
 
 @asynccontextmanager
-async def serving(*models: Model, bundles_folder: Path | None = None, **options: Any) -> AsyncIterator[Live]:
-    """Serve models, and close them at the end; `options` are those of the endpoint."""
+async def serving(
+    *models: Model, bundles_folder: Path | None = None, settings: Settings | None = None, **options: Any
+) -> AsyncIterator[Live]:
+    """Serve models, and close them at the end.
+
+    `settings` are those of models that requests load, and `options` those of the endpoint.
+    """
     loaded = {model.description.name: model for model in models}
 
     def load_or_take(folder: Path, name: str, hang_changed: Callable[[bool], None]) -> Model:
-        return loaded.pop(name, None) or Model.load(folder, name, Settings(threads=1), None, hang_changed)
+        return loaded.pop(name, None) or Model.load(folder, name, settings or Settings(threads=1), None, hang_changed)
 
-    registry = Registry(load_or_take, bundles_folder)
+    registry = Registry(load_or_take, check_probe, bundles_folder)
     for model in models:
         await registry.load(Path(), model.description.name)
     endpoint = Endpoint(registry, **options)

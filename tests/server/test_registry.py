@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from neuroglot.bundle import MANIFEST, read_manifest
 from neuroglot.v1 import service_pb2
 from neuroglot_server.adapter.endpoint import health_name
+from neuroglot_server.adapter.probing import check_probe
 from neuroglot_server.core import ModelClosed, Settings
 from neuroglot_server.model import Model
 from neuroglot_server.registry import Registry
@@ -187,7 +188,7 @@ def test_loading_goes_on_without_the_one_who_asked_and_what_is_late_is_closed(bl
             asyncio.run_coroutine_threadsafe(slow.wait(), loop).result(10)
             return Noted.load(folder, name, Settings(threads=1))
 
-        registry = Registry(load_slowly)
+        registry = Registry(load_slowly, check_probe)
         asking = asyncio.create_task(registry.load(bloom_bundle, "first"))
         await asyncio.sleep(0.05)
         asking.cancel()

@@ -7,5 +7,6 @@ Modules:
     statuses: exceptions to gRPC statuses and their details, the one table
     gate: who is inside, so that the server can go down without cutting anyone off
     stream: AnalyzeGroups, many groups in flight on one stream
+    probing: whether a model computes what its bundle's export recorded
     servicer: the methods: read, call the core, write
 """

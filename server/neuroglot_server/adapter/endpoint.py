@@ -132,7 +132,7 @@ class Endpoint:
 
     async def _look_at_models(self) -> None:
         """Tell health how each model is. The server as a whole is red when none of its models answers."""
-        well = {model.description.name: not model.hung for model in self._registry.models}
+        well = self._registry.health
         self._observer.models(well)
         gone = self._known_models - well.keys()
         self._known_models = set(well)

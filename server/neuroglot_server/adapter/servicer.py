@@ -91,7 +91,8 @@ class Servicer:
         """Describe one model."""
         with self._registry.use(request.model) as model:
             call.model = request.model
-            return service_pb2.GetModelResponse(model=self._described(call, model))
+            probe = model.probe if request.probe else None
+            return service_pb2.GetModelResponse(model=self._described(call, model), probe=probe)
 
     async def tokenize(self, call: Call, request: service_pb2.TokenizeRequest) -> service_pb2.TokenizeResponse:
         """Tokenize texts."""

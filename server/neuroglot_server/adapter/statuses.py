@@ -1,6 +1,7 @@
 """What a caller is told when something goes wrong: the one table from exceptions to gRPC statuses.
 
-    InvalidRequest   INVALID_ARGUMENT     google.rpc.BadRequest: each field
+    InvalidRequest   INVALID_ARGUMENT     google.rpc.BadRequest: each field; of LoadModel also a bundle that is damaged,
+                                          or whose model gives another answer to its probe than the export recorded
     ModelNotFound    NOT_FOUND
     UploadNotFound   NOT_FOUND
     Unauthenticated  UNAUTHENTICATED

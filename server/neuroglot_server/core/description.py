@@ -39,7 +39,7 @@ class Settings:
         queue_bytes: most that the requests in the house may take up: forked keys and values, taps and results.
         cache_bytes: most that keys, values and results take up that are kept for the next request; 0 for none.
         shared_cache: whether tenants see each other's cached prompts. A hit is faster, which can be timed.
-        hang_seconds: a pass that runs longer turns the model's health red.
+        hang_seconds: a pass that runs longer turns the model's health red until it has ended and the probe is answered.
         threads: threads of ONNX Runtime; 0 for one a core.
         device: where passes run: `cpu`, `cuda` or `cuda:1`.
     """

@@ -7,7 +7,7 @@ RequestError
 ├── UploadNotFound    neurons that the tenant has not uploaded, or too long ago
 ├── MemoryTooSmall    a row that the machine cannot run, not even alone
 ├── NotFinite         the baseline of a group has a NaN or an infinity: its neurons have no types
-└── ModelClosed       the model went down while the request waited
+└── ModelClosed       the model went down while the request waited, or is out of service
 """
 
 from __future__ import annotations
@@ -84,4 +84,4 @@ class NotFinite(RequestError):
 
 
 class ModelClosed(RequestError):
-    """The model went down while the request waited."""
+    """The model went down while the request waited, or is out of service."""

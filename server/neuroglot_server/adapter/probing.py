@@ -1,0 +1,71 @@
+"""The probe: whether a model computes what its bundle's export recorded, asked before it is served and after a hang.
+
+The request takes the way of every group, through planner, queue, batches, sessions and kernels, except for caches,
+admission and the limits that are for callers.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from neuroglot.errors import BundleError
+from neuroglot.probe import compare
+from neuroglot.v1 import service_pb2
+from neuroglot_server.adapter import requests, responses, wire
+from neuroglot_server.core import InvalidRequest, Limits, ModelClosed, NotFinite
+
+if TYPE_CHECKING:
+    from neuroglot_server.model import Model
+
+_logger = logging.getLogger(__name__)
+
+_LIMITS = Limits(tokens_per_row=64, rows_per_group=8, variants_per_group=16)
+"""What a probe may ask for: ours have 3 rows of up to 15 tokens, and 2 variants a component."""
+
+
+async def check_probe(model: Model) -> None:
+    """Have a model answer the probe of its bundle, and compare; a bundle without a probe is logged and passes.
+
+    Raises:
+        BundleError: the answer is not what the export recorded or is not finite, there is none, or the probe is no
+            request.
+        ModelClosed: the model went down meanwhile.
+    """
+    name, probe = model.description.name, model.probe
+    if probe is None:
+        _logger.warning(
+            "model %s has no probe, so that nothing shows whether its numbers are right: export it again", name
+        )
+        return
+    began = monotonic()
+    try:
+        wire.check(service_pb2.AnalyzeGroupRequest(model=name, group=probe.group, analysis=probe.analysis))
+        group, analysis = requests.group(probe.group), requests.analysis(probe.analysis)
+        result = await model.analyze_uncached(group, analysis, _LIMITS)
+    except InvalidRequest as error:
+        raise BundleError(f"the probe of {name!r} is damaged ({error}): export the model again") from None
+    except NotFinite as error:
+        raise BundleError(f"the answer of {name!r} to its probe is not finite: {error}") from None
+    except ModelClosed:
+        raise
+    except Exception as error:
+        _logger.exception("model %s cannot answer its probe", name)
+        raise BundleError(
+            f"{name!r} cannot answer its probe ({type(error).__name__}, the log has the rest): export the model again"
+        ) from error
+    compared = compare(probe, responses.group_result(result, model.description))
+    if compared.differences:
+        raise BundleError(
+            f"the answer of {name!r} to its probe is not what the export recorded: {compared.summary}; the weights are "
+            "not the exported ones, or this machine computes wrong: export the model again, and if that does not help, "
+            "serve it on another device or another version of ONNX Runtime"
+        )
+    _logger.info(
+        "model %s answered its probe in %.0f ms: %d log-probabilities, largest difference %.1e nats",
+        name,
+        (monotonic() - began) * 1e3,
+        compared.log_probabilities,
+        compared.largest_difference,
+    )
