@@ -30,10 +30,12 @@ from neuroglot.options import (
     require_fit,
     uploads,
 )
+from neuroglot.probe import Comparison, compare
 from neuroglot.results import CapturedLayer, GeneratedToken, GroupFailure, GroupResult
 from neuroglot.resuming import Question, Resuming, Terms
 from neuroglot.selections import Uploaded
 from neuroglot.v1 import model_pb2, service_pb2
+from neuroglot.v1.probe_pb2 import Probe
 
 if TYPE_CHECKING:
     from neuroglot.connection import Connection
@@ -91,6 +93,28 @@ class Model:
             neurons=found.neurons,
             source=self.info.source,
         )
+
+    def probe(self) -> Probe | None:
+        """The fixed request of the model's bundle and what the export recorded for it; None where it has none."""
+        request = service_pb2.GetModelRequest(model=self.name, probe=True)
+        response = self._connection.call(self._connection.stub.GetModel, request, self._timeout)
+        return response.probe if response.HasField("probe") else None
+
+    def check_probe(self, probe: Probe, *, timeout: float | None = None) -> Comparison:
+        """Ask a probe, as any group is asked, and compare the answer with what was recorded.
+
+        The server may have parts of the answer in its caches, from an earlier time.
+
+        Args:
+            probe: from `Model.probe`, or of the bundle, from `neuroglot.probe.read_probe`.
+            timeout: seconds to wait for the answer; None for ever.
+
+        Raises:
+            ServerError: the server refused the request, or failed.
+        """
+        request = service_pb2.AnalyzeGroupRequest(model=self.name, group=probe.group, analysis=probe.analysis)
+        response = self._connection.call(self._connection.stub.AnalyzeGroup, request, timeout)
+        return compare(probe, response.result)
 
     def tokenize(self, texts: Sequence[str], *, special_tokens: bool = True) -> tuple[Tokens, ...]:
         """The tokens of texts, as the model's own tokenizer gives them.

@@ -1,4 +1,4 @@
-"""`neuroglot verify`: a bundle against the checkpoint that it was made from."""
+"""`neuroglot verify --source`: a bundle against the checkpoint that it was made from."""
 
 from __future__ import annotations
 
@@ -15,23 +15,21 @@ from neuroglot_exporter.checkpoints import find_checkpoint
 from neuroglot_exporter.errors import VerificationError
 from neuroglot_exporter.packages import require_packages
 from neuroglot_exporter.stages import StageDisplay, quiet_libraries
-from neuroglot_exporter.verification.measurement import Verification, difference_message
+from neuroglot_exporter.verification.measurement import Verification, difference_message, probe_message
 
 
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--source", required=True, help="The checkpoint that it was made from, as `neuroglot export` takes it.")
-@click.option("--revision", help="Branch, tag or commit of a Hub id.")
-@click.option(
-    "--texts",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Compare on the lines of this file, not on eight sentences.",
-)
-@click.option("--json", "report", type=click.Path(dir_okay=False, allow_dash=True), help="Write this, too; - for here.")
-def verify(bundle: Path, source: str, revision: str | None, texts: Path | None, report: str | None) -> None:
-    """Compare the graphs of BUNDLE with transformers: activations, logits, interventions.
+def verify_bundle(bundle: Path, source: str, revision: str | None, texts: Path | None, report: str | None) -> None:
+    """Compare the graphs of a bundle with transformers, and print what was measured.
 
-    Ends with status 1 if anything differs by more than the tolerance of the bundle's data type, and says what.
+    Args:
+        bundle: its folder.
+        source: the checkpoint that it was made from, as `neuroglot export` takes it.
+        revision: branch, tag or commit of a Hub id.
+        texts: a file of texts to compare on, one a line; None for eight sentences.
+        report: where to write the measurements as JSON; `-` for standard output, None for nowhere.
+
+    Raises:
+        VerificationError: something differs by more than the tolerance.
     """
     require_packages(source, "verifying")
     quiet_libraries()
@@ -59,6 +57,8 @@ def verify(bundle: Path, source: str, revision: str | None, texts: Path | None, 
         console.print(f"Note: {note}", highlight=False, markup=False, soft_wrap=True)
     if measured.excesses:
         raise VerificationError(difference_message(measured.excesses))
+    if measured.probe_differences:
+        raise VerificationError(probe_message(measured.probe_differences))
 
 
 def _read(file: Path) -> list[str]:

@@ -136,7 +136,7 @@ def test_the_same_checkpoint_under_another_name_is_a_note(
     assert "Note: the bundle was made from random-bloom, and is compared with copy\n" in result.stdout
 
 
-def test_the_source_is_required(bloom_bundle: Path) -> None:
+def test_source_or_probe_is_required(bloom_bundle: Path) -> None:
     result = neuroglot_verify(bloom_bundle)
     assert result.exit_code == 2
     assert "--source" in result.stderr

@@ -30,7 +30,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "export": Command("neuroglot_exporter.command", "export", "exporter,cpu", "Turn a checkpoint into a bundle."),
     "verify": Command(
-        "neuroglot_exporter.verify_command", "verify", "exporter,cpu", "Compare a bundle with its source."
+        "neuroglot.cli.verify", "verify", "", "Compare a bundle with its source, or a server with its probe."
     ),
     "serve": Command("neuroglot_server.command", "serve", "cpu", "Serve bundles over gRPC."),
     "prepare": Command(
@@ -45,6 +45,14 @@ COMMANDS = {
     "demo": Command("neuroglot.cli.demo", "demo", "analysis,cpu,exporter", "The whole way, on an embedded model."),
 }
 """The commands by name, in the order of a user's way."""
+
+
+def not_installed(command: str, error: ModuleNotFoundError, extras: str) -> click.ClickException:
+    """What to say of a command that needs a package which is not there."""
+    return click.ClickException(
+        f"`neuroglot {command}` needs the package {error.name}, which is not installed: "
+        f"pip install 'neuroglot[{extras}]'"
+    )
 
 
 class LazyGroup(click.Group):
@@ -66,10 +74,7 @@ class LazyGroup(click.Group):
         try:
             command: click.Command = getattr(importlib.import_module(found.module), found.attribute)
         except ModuleNotFoundError as error:
-            raise click.ClickException(
-                f"`neuroglot {cmd_name}` needs the package {error.name}, which is not installed: "
-                f"pip install 'neuroglot[{found.extras}]'"
-            ) from error
+            raise not_installed(cmd_name, error, found.extras) from error
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
