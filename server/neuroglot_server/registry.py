@@ -83,6 +83,7 @@ class Registry:
         self._check = check
         self._bundles_folder = bundles_folder.resolve() if bundles_folder else None
         self._served: dict[str, _Served] = {}
+        self._unserved: set[Model] = set()  # loaded, and not served before it has passed its check
         self._loading = asyncio.Lock()  # one after the other: each needs memory while it loads
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -158,7 +159,8 @@ class Registry:
     async def close(self) -> None:
         """Close all models and load no more; requests that run fail, so end them first."""
         self._closed = True
-        for task in [*self._tasks, *(self._start(served.model.close()) for served in self._served.values())]:
+        models = [*self.models, *self._unserved]
+        for task in [*self._tasks, *(self._start(model.close()) for model in models)]:
             await asyncio.wait([task])
         self._served.clear()
 
@@ -180,11 +182,14 @@ class Registry:
     async def _replace(self, folder: Path, name: str) -> Model:
         async with self._loading:
             model = await asyncio.to_thread(self._load, folder, name, self._note_hangs)
+            self._unserved.add(model)
             try:
                 await self._check(model)
             except BaseException:
                 await model.close()
                 raise
+            finally:
+                self._unserved.remove(model)
         if self._closed:
             await model.close()
             raise ModelClosed("the server is going down and loads nothing: ask another")

@@ -235,3 +235,25 @@ def test_health_is_red_while_a_pass_hangs(bloom_bundle: Path) -> None:
             assert await seen() == [SERVING, NOT_SERVING, SERVING]
 
     asyncio.run(conversation())
+
+
+def test_a_model_that_is_being_checked_is_closed_with_the_registry(bloom_bundle: Path) -> None:
+    checked = 0
+
+    async def check_for_ever(model: Model) -> None:
+        nonlocal checked
+        while True:
+            await check_probe(model)
+            checked += 1
+
+    async def conversation() -> None:
+        registry = Registry(lambda folder, name, _: Model.load(folder, name, Settings(threads=1)), check_for_ever)
+        loading = asyncio.create_task(registry.load(bloom_bundle, NAME))
+        await until(lambda: checked > 1)
+        assert not registry.models
+        async with asyncio.timeout(5):
+            await registry.close()
+            with pytest.raises(ModelClosed):
+                await loading
+
+    asyncio.run(conversation())
