@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from neuroglot.bundle import PROBE, Manifest
+from neuroglot.bundle import PROBE, Manifest, open_file
 from neuroglot.errors import BundleError
 from neuroglot.packing import unpack_bits, unpack_codes
 from neuroglot.v1.probe_pb2 import Probe
@@ -108,7 +108,8 @@ def read_probe(folder: Path, manifest: Manifest) -> Probe | None:
         size = manifest.files[PROBE].size
         if size > _MAX_FILE_BYTES:
             raise ValueError(f"it has {size} bytes, expected at most {_MAX_FILE_BYTES}")
-        probe = from_json(file.read_bytes())
+        with open_file(folder, PROBE) as content:
+            probe = from_json(content.read(size + 1))
         given = [(one.component, one.layers, one.neurons) for one in probe.expected.components]
         expected = [(one.name, one.layers, one.neurons) for one in facts.components]
         if given != expected:

@@ -184,7 +184,8 @@ class Registry:
             model = await asyncio.to_thread(self._load, folder, name, self._note_hangs)
             self._unserved.add(model)
             try:
-                await self._check(model)
+                if not self._closed:
+                    await self._check(model)
             except BaseException:
                 await model.close()
                 raise

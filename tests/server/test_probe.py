@@ -33,13 +33,15 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 DOWN_PROJECTION = "transformer.h.1.mlp.dense_4h_to_h.weight"
 
 
-def other_weights(bundle: Path, folder: Path, value: float | None = None) -> Path:
+def negative(weight: np.ndarray) -> None:
+    weight[5:8] *= -1
+
+
+def other_weights(
+    bundle: Path, folder: Path, name: str = DOWN_PROJECTION, change: Callable[[np.ndarray], None] = negative
+) -> Path:
     """A copy whose weights are others, with a manifest that has their hashes; the probe is as it was recorded."""
-
-    def change(weight: np.ndarray) -> None:
-        weight[5:8] = -weight[5:8] if value is None else value
-
-    return damaged_copy(bundle, folder, lambda copy: change_weight(copy, DOWN_PROJECTION, change))
+    return damaged_copy(bundle, folder, lambda copy: change_weight(copy, name, change))
 
 
 def without_probe(bundle: Path, folder: Path) -> Path:
@@ -134,8 +136,11 @@ class TestOtherWeights:
             start_in_thread([bundle], Settings(threads=1))
 
     def test_numbers_that_are_not_finite(self, bloom_bundle: Path, tmp_path: Path) -> None:
+        def huge(weight: np.ndarray) -> None:
+            weight[:] = 3e38
+
         with pytest.raises(BundleError, match="to its probe is not finite"):
-            checked(other_weights(bloom_bundle, tmp_path / "changed", value=np.nan))
+            checked(other_weights(bloom_bundle, tmp_path / "changed", "transformer.ln_f.weight", huge))
 
     @pytest.mark.parametrize("family", CONFIGS)
     def test_in_every_family(self, family: str, random_model: Callable[[str], RandomModel], tmp_path: Path) -> None:
