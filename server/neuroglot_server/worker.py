@@ -173,7 +173,11 @@ class Worker:
                 _logger.error("a pass did not end when it was stopped: leaving its thread behind")
                 self._serving.cancel()
                 await asyncio.wait([self._serving])
-            elif not self._serving.cancelled() and (error := self._serving.exception()):
+            elif (
+                not self._serving.cancelled()
+                and (error := self._serving.exception())
+                and not isinstance(error, ModelClosed)
+            ):
                 _logger.error("the queue had ended before it was closed", exc_info=error)
         self._thread.shutdown(wait=False)
 
@@ -288,7 +292,10 @@ class Worker:
             with suppress(RuntimeError):  # nobody waits where the loop has ended
                 loop.call_soon_threadsafe(end, outcome)
 
-        self._thread.submit(work)
+        try:
+            self._thread.submit(work)
+        except RuntimeError as error:  # Python is shutting down, and its threads take no more work
+            raise ModelClosed(_CLOSED) from error
         return await ended
 
     async def _run_parts(self, lane: Lane, parts: Sequence[Sequence[Waiting]]) -> None:
