@@ -1,16 +1,21 @@
-"""Admission: how much work may be in the house, whose, and how long to stay away when it is too much.
+"""Admission: how many tokens and bytes of requests may be in flight, and which request is admitted next.
 
-The house is bounded in tokens and in bytes, and the last eighth of it is kept for interactive requests. A tenant may be
-bounded, too, in what it has in the house and in what it has run a minute (`Quota`). Bytes that several requests of a
-tenant hold together, as those of one prompt, count once.
+The capacity is bounded in tokens and in bytes; bulk requests may fill seven eighths of it, interactive ones all of it.
+A tenant's quota bounds what it has in flight and what it is charged a minute. Bytes that several requests of a tenant
+hold together, such as those of one prompt, count once.
 
-Nobody waits at the door: who is refused is told when to come again. So that it then finds room, whoever was refused
-is remembered until it should have come, and the others give way to the tenant that was refused first: until it is in,
-none of them gets more than its share of the house, which is the whole divided by the tenants there; and where it wants
-more than a share itself, none of them gets anything, unless it is bulk and they are interactive. Streams, which come
-again by themselves, are called in one after the other when somebody leaves. What this guarantees:
-a tenant that comes again when it was told to is let in up to its share once what others hold beyond theirs has run, and
-with a larger request once what is in its way has.
+A request that does not fit waits or is refused:
+
+- A group of a stream waits, whatever its tenant has in flight. It is planned once, and admitted when its turn comes.
+- A request by itself waits while its tenant has less than its share: the capacity, divided by the tenants that have
+  requests in flight or waiting. Over its share it is refused with a time after which to retry. So all requests by
+  themselves that wait are never more than the capacity.
+
+Requests wait in order: those of a tenant first in, first out; between tenants the one that was given the fewest tokens
+while it waited goes first (start-time fair queueing). The first in turn that does not fit holds back those behind it,
+so that a large request is not starved by small ones; a tenant whose own quota is used up holds back nobody. Interactive
+requests go before bulk ones, but one bulk request goes first after eight interactive ones in a row. Nothing polls: the
+next requests are admitted when a request leaves, or when a tenant's minute allows.
 """
 
 from __future__ import annotations
@@ -18,14 +23,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
 
 from neuroglot.errors import Violation
-from neuroglot_server.core import Caller, InvalidRequest, MemoryUse, Observer, Priority, QueueFull, Unobserved
+from neuroglot_server.core import (
+    Caller,
+    InvalidRequest,
+    MemoryUse,
+    ModelClosed,
+    Observer,
+    Priority,
+    QueueFull,
+    Unobserved,
+)
 from neuroglot_server.rates import Bucket, Speed
 
 _logger = logging.getLogger(__name__)
@@ -33,22 +47,24 @@ _logger = logging.getLogger(__name__)
 _SHORTEST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 60.0
 
-_FOR_BULK = 7 / 8
-"""How much of the house bulk may fill."""
+_BULK_SHARE = 7 / 8
+"""Share of the capacity that bulk requests may fill."""
 
-_TIMES_READ = 8
-"""How much larger a request is once it was read: of four bytes a number becomes an object of 24, and a reference."""
+_BYTES_AS_OBJECTS = 8
+"""How much larger a request is once it was parsed: of four bytes a number becomes an object of 24, and a reference."""
 
-_LATE_SECONDS = 2.0
-"""How much later than it was told to a tenant may come again without losing its place."""
+_INTERACTIVE_IN_A_ROW = 8
+"""How many interactive requests are admitted in a row while a bulk request waits that would fit."""
+
+_DRAINING = "the model is going down and has not come to this request: ask again"
 
 
 class Cost(NamedTuple):
     """What a request takes.
 
     Attributes:
-        tokens: that are run for it, over all of its variants.
-        bytes: that it holds at most while it is in the house: keys and values, taps, edits, its result and itself.
+        tokens: that it is charged, over all of its variants; see `neuroglot_server.costs`.
+        bytes: that it holds at most while it is in flight: keys and values, taps, edits, its result and itself.
     """
 
     tokens: int
@@ -62,9 +78,9 @@ class Cost(NamedTuple):
         """This without a part of it."""
         return Cost(self.tokens - other.tokens, self.bytes - other.bytes)
 
-    def within(self, most: Cost) -> bool:
+    def within(self, capacity: Cost) -> bool:
         """Whether it is neither too many tokens nor too many bytes."""
-        return self.tokens <= most.tokens and self.bytes <= most.bytes
+        return self.tokens <= capacity.tokens and self.bytes <= capacity.bytes
 
     def times(self, share: float) -> Cost:
         """A part of it."""
@@ -76,150 +92,319 @@ NOTHING = Cost(0, 0)
 NO_SHARES: Mapping[bytes, int] = {}
 
 _Hold = tuple[str, Priority, bytes]
-"""Whose, how urgent, and what."""
+"""Tenant, priority and key of bytes that requests hold together."""
 
 
-@dataclass(frozen=True)
-class _Refused:
-    """A tenant that was refused, and is to come again.
+@dataclass(eq=False)
+class _Request:
+    """A request from when it asks for admission until it leaves.
 
     Attributes:
-        wanted: what it would have had in the house with the request that was refused.
-        priority: of that request.
-        until: when it should have come.
+        caller: who asks.
+        alone: what it takes beside the bytes that it may hold together with others.
+        holds: those bytes.
+        admitted: comes true when it is admitted, where it waits.
     """
 
-    wanted: Cost
-    priority: Priority
-    until: float
+    caller: Caller
+    alone: Cost
+    holds: Mapping[_Hold, int]
+    admitted: asyncio.Future[None] | None = None
+
+    @property
+    def whole(self) -> Cost:
+        """What it takes if nobody holds anything together with it."""
+        return self.alone.plus(Cost(0, sum(self.holds.values())))
+
+
+@dataclass(eq=False)
+class _Flow:
+    """The waiting requests of one tenant and priority, in the order in which they came.
+
+    Attributes:
+        given: tokens that the flow was given, counted from where the flows stood when it began to wait.
+        requests: at least one.
+        cost: of all of them.
+    """
+
+    given: int
+    requests: deque[_Request] = field(default_factory=deque)
+    cost: Cost = NOTHING
+
+    def add(self, request: _Request) -> None:
+        """Add a request at the end."""
+        self.requests.append(request)
+        self.cost = self.cost.plus(request.whole)
+
+    def remove(self, request: _Request) -> None:
+        """Take a request out."""
+        self.requests.remove(request)
+        self.cost = self.cost.minus(request.whole)
 
 
 class Admission:
-    """Counts what the requests in the house take."""
+    """Admits requests, and counts what those in flight take. Everything happens on one event loop."""
 
-    def __init__(self, most: Cost, observer: Observer | None = None, clock: Callable[[], float] = monotonic) -> None:
-        """Admit up to so much at once.
+    def __init__(
+        self, capacity: Cost, observer: Observer | None = None, clock: Callable[[], float] = monotonic
+    ) -> None:
+        """Admit requests up to a capacity.
 
         Args:
-            most: tokens and bytes; a request of more tokens is let in while there is no other.
-            observer: is told of what is let in, and of what is in the house.
+            capacity: tokens and bytes in flight; a request of more tokens is admitted while there is no other.
+            observer: is told of what is admitted, and of what is in flight.
             clock: gives seconds.
         """
-        self._most = most
+        self._capacity = capacity
         self._observer = observer or Unobserved()
         self._clock = clock
-        self._inside: dict[str, Cost] = {}
+        self._total = NOTHING
+        self._in_flight: dict[str, Cost] = {}
         self._requests: Counter[str] = Counter()
         self._holders: dict[_Hold, int] = {}
-        self._door: deque[asyncio.Future[None]] = deque()
-        self._refused: dict[str, _Refused] = {}  # the first one first
+        self._flows: dict[tuple[str, Priority], _Flow] = {}
+        self._given = 0
+        self._interactive_in_a_row = 0
+        self._minute: asyncio.TimerHandle | None = None
+        self._draining = False
         self._buckets: dict[str, Bucket] = {}
         self._speed = Speed(clock)
         self._empty = asyncio.Event()
         self._empty.set()
 
-    @contextmanager
-    def admit(
-        self, cost: Cost, caller: Caller, shares: Mapping[bytes, int] = NO_SHARES, field: str = "group"
-    ) -> Iterator[None]:
-        """Hold a place for a request.
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return sum(len(flow.requests) for flow in self._flows.values())
 
-        Tokens count against the tenant's minute when they are let in, whether or not they are run in the end.
+    @property
+    def memory(self) -> MemoryUse:
+        """What the requests in flight hold; may be read on any thread."""
+        return MemoryUse(self._total.bytes, self._capacity.bytes)
+
+    @asynccontextmanager
+    async def admit(
+        self, cost: Cost, caller: Caller, shares: Mapping[bytes, int] = NO_SHARES, field: str = "group"
+    ) -> AsyncIterator[None]:
+        """Have a request in flight for the length of a block, which begins when it is admitted.
+
+        Tokens are charged to the tenant's minute on admission, whether or not they are run in the end.
 
         Args:
-            cost: what it takes, beside itself as it came and was read.
+            cost: what it takes, beside itself as it came and was parsed.
             caller: who asks.
             shares: how many of its bytes it holds together with those of the tenant's requests that name the same key.
             field: what of the request takes so much, for messages.
 
         Raises:
-            InvalidRequest: it could never be let in.
-            QueueFull: there is no room; it says when there is likely to be.
+            InvalidRequest: it could never be admitted.
+            QueueFull: it does not fit, and does not wait.
+            ModelClosed: the model is going down, and the request would have to wait.
         """
-        cost = cost.plus(Cost(0, _TIMES_READ * caller.request_bytes))
-        self._require_possible(cost, caller, field)
-        # What is urgent does not wait for the same being computed with less urgency, and is held beside it.
-        holds = {(caller.tenant, caller.priority, key): size for key, size in shares.items()}
-        alone = cost.minus(Cost(0, sum(holds.values())))
-        cost = alone.plus(Cost(0, sum([size for hold, size in holds.items() if hold not in self._holders])))
-        bucket = self._bucket(caller)
-        self._require_quota(cost, caller, bucket)
-        self._require_room(cost, caller)
-        self._refused.pop(caller.tenant, None)
-        if bucket is not None:
-            bucket.take(cost.tokens)
-        self._enter(cost, caller.tenant)
-        for hold in holds:
-            self._holders[hold] = self._holders.get(hold, 0) + 1
-        self._observer.admitted(caller.tenant, cost.tokens)
+        request = self._request(cost, caller, shares)
+        self._require_possible(request, field)
+        if self._fits_now(request):
+            self._enter(request)
+        else:
+            if not self._may_wait(request):
+                raise self._refusal(request)
+            await self._wait(request)
         try:
             yield
         finally:
-            let_go = 0
-            for hold, size in holds.items():
-                self._holders[hold] -= 1
-                if not self._holders[hold]:
-                    del self._holders[hold]
-                    let_go += size
-            self._leave(alone.plus(Cost(0, let_go)), caller.tenant)
+            self._leave(request)
+
+    def require_room(self, cost: Cost, caller: Caller) -> None:
+        """Refuse a request before it is planned, if even less than it will take is refused.
+
+        Raises:
+            InvalidRequest: not even this could ever be admitted.
+            QueueFull: not even this fits, and the request does not wait.
+        """
+        request = self._request(cost, caller, NO_SHARES)
+        self._require_possible(request, "group")
+        if not self._fits_now(request) and not self._may_wait(request):
+            raise self._refusal(request)
+
+    def drain(self) -> None:
+        """Fail all requests that wait, and those to come that would have to wait."""
+        self._draining = True
+        for flow in self._flows.values():
+            for request in flow.requests:
+                if request.admitted is not None and not request.admitted.done():
+                    request.admitted.set_exception(ModelClosed(_DRAINING))
+        self._flows.clear()
+        if self._minute is not None:
+            self._minute.cancel()
 
     async def emptied(self, seconds: float) -> None:
-        """Come back when no request is in the house, or after so many seconds."""
+        """Come back when no request is in flight, or after so many seconds."""
         try:
             async with asyncio.timeout(seconds):
                 await self._empty.wait()
         except TimeoutError:
             _logger.warning("%d requests have not left after %g s", self._requests.total(), seconds)
 
-    @property
-    def memory(self) -> MemoryUse:
-        """What requests hold that wait or run; may be read on any thread."""
-        return MemoryUse(sum([cost.bytes for cost in tuple(self._inside.values())]), self._most.bytes)
+    def _request(self, cost: Cost, caller: Caller, shares: Mapping[bytes, int]) -> _Request:
+        # An interactive request does not wait for the same being computed as bulk, and is held beside it.
+        holds = {(caller.tenant, caller.priority, key): size for key, size in shares.items()}
+        message = Cost(0, _BYTES_AS_OBJECTS * caller.request_bytes)
+        return _Request(caller, cost.plus(message).minus(Cost(0, sum(holds.values()))), holds)
 
-    @property
-    def _total(self) -> Cost:
-        """What is in the house."""
-        total = NOTHING
-        for cost in self._inside.values():
-            total = total.plus(cost)
-        return total
+    def _cost(self, request: _Request) -> Cost:
+        """What a request takes beside what others of its tenant hold already."""
+        return request.alone.plus(
+            Cost(0, sum(size for hold, size in request.holds.items() if hold not in self._holders))
+        )
 
-    def _enter(self, cost: Cost, tenant: str) -> None:
+    def _capacity_of(self, priority: Priority) -> Cost:
+        return self._capacity if priority is Priority.INTERACTIVE else self._capacity.times(_BULK_SHARE)
+
+    def _fits(self, request: _Request) -> bool:
+        """Whether there is room for a request; there always is while nothing is in flight."""
+        capacity = self._capacity_of(request.caller.priority)
+        return not self._in_flight or self._total.plus(self._cost(request)).within(capacity)
+
+    def _quota_seconds(self, request: _Request) -> float:
+        """How long the tenant's quota keeps a request waiting at least; 0 if it does not."""
+        cost, most = self._cost(request), request.caller.quota.queue_tokens
+        held = self._in_flight.get(request.caller.tenant, NOTHING).tokens
+        if most is not None and held + cost.tokens > most:
+            # The others' work runs beside the tenant's own.
+            return _bounded(self._speed.seconds((held + cost.tokens - most) * len(self._in_flight)))
+        bucket = self._bucket(request.caller)
+        return 0.0 if bucket is None else bucket.seconds_until(cost.tokens)
+
+    def _fits_now(self, request: _Request) -> bool:
+        """Whether a request that has just come is admitted: it passes none that waits with at least its priority.
+
+        Those that wait for another tenant's quota alone do not hold it back.
+        """
+        if self._quota_seconds(request) or not self._fits(request):
+            return False
+        return not any(
+            priority >= request.caller.priority
+            and (tenant == request.caller.tenant or not self._quota_seconds(flow.requests[0]))
+            for (tenant, priority), flow in self._flows.items()
+        )
+
+    def _may_wait(self, request: _Request) -> bool:
+        """Whether a request that does not fit waits; otherwise it is refused."""
+        caller = request.caller
+        if caller.waits:
+            return True
+        if self._quota_seconds(request):
+            return False
+        mine = self._in_flight.get(caller.tenant, NOTHING)
+        for (tenant, _), flow in self._flows.items():
+            if tenant == caller.tenant:
+                mine = mine.plus(flow.cost)
+        tenants = {caller.tenant, *self._in_flight, *(tenant for tenant, _ in self._flows)}
+        share = self._capacity_of(caller.priority).times(1 / len(tenants))
+        return mine == NOTHING or mine.plus(request.whole).within(share)
+
+    async def _wait(self, request: _Request) -> None:
+        """Come back when a request is admitted.
+
+        Raises:
+            ModelClosed: the model is going down.
+        """
+        if self._draining:
+            raise ModelClosed(_DRAINING)
+        key = (request.caller.tenant, request.caller.priority)
+        request.admitted = asyncio.get_running_loop().create_future()
+        self._flows.setdefault(key, _Flow(self._given)).add(request)
+        self._admit_waiting()  # which has the timer of a quota set
+        try:
+            await request.admitted
+        except asyncio.CancelledError:
+            if request.admitted.cancelled():
+                self._forget(key, request)
+                self._admit_waiting()  # those that it held back
+            elif request.admitted.exception() is None:
+                self._leave(request)
+            raise
+
+    def _forget(self, key: tuple[str, Priority], request: _Request) -> None:
+        """Take a request out of those that wait."""
+        flow = self._flows.get(key)
+        if flow is not None and request in flow.requests:
+            flow.remove(request)
+            if not flow.requests:
+                del self._flows[key]
+
+    def _admit_waiting(self) -> None:
+        """Admit what fits, in turn."""
+        if self._minute is not None:
+            self._minute.cancel()
+            self._minute = None
+        while (key := self._next()) is not None:
+            flow = self._flows[key]
+            request = flow.requests[0]
+            if request.admitted is None or request.admitted.done():  # its task is cancelled, and has not run since
+                self._forget(key, request)
+                continue
+            self._given = flow.given
+            flow.given += self._cost(request).tokens
+            bulk_waits = any(priority is Priority.BULK for _, priority in self._flows)
+            interactive = request.caller.priority is Priority.INTERACTIVE
+            self._interactive_in_a_row = self._interactive_in_a_row + 1 if interactive and bulk_waits else 0
+            self._forget(key, request)
+            self._enter(request)
+            request.admitted.set_result(None)
+
+    def _next(self) -> tuple[str, Priority] | None:
+        """The flow whose first request is admitted next; None where it must wait."""
+        order = [Priority.INTERACTIVE, Priority.BULK]
+        if self._interactive_in_a_row >= _INTERACTIVE_IN_A_ROW:
+            order.reverse()
+        until_minute = float("inf")
+        for priority in order:
+            flows = [(key, flow) for key, flow in self._flows.items() if key[1] is priority]
+            for key, flow in sorted(flows, key=lambda one: one[1].given):
+                request = flow.requests[0]
+                seconds = self._quota_seconds(request)
+                if not seconds:
+                    return key if self._fits(request) else None
+                until_minute = min(until_minute, seconds)
+        if until_minute < float("inf"):
+            self._minute = asyncio.get_running_loop().call_later(until_minute, self._admit_waiting)
+        return None
+
+    def _enter(self, request: _Request) -> None:
+        caller, cost = request.caller, self._cost(request)
+        for hold in request.holds:
+            self._holders[hold] = self._holders.get(hold, 0) + 1
+        if (bucket := self._bucket(caller)) is not None:
+            bucket.take(cost.tokens)
         self._empty.clear()
         self._speed.begin()
-        self._requests[tenant] += 1
-        self._inside[tenant] = self._inside.get(tenant, NOTHING).plus(cost)
+        self._requests[caller.tenant] += 1
+        self._add(caller.tenant, cost)
         self._observer.queued(self._total.tokens)
-        self._call_next()
+        self._observer.admitted(caller.tenant, cost.tokens)
 
-    def _leave(self, cost: Cost, tenant: str) -> None:
+    def _leave(self, request: _Request) -> None:
+        tenant, let_go = request.caller.tenant, 0
+        for hold, size in request.holds.items():
+            self._holders[hold] -= 1
+            if not self._holders[hold]:
+                del self._holders[hold]
+                let_go += size
+        self._add(tenant, NOTHING.minus(request.alone.plus(Cost(0, let_go))))
         self._requests[tenant] -= 1
-        self._inside[tenant] = self._inside[tenant].minus(cost)
         if not self._requests[tenant]:
-            del self._requests[tenant], self._inside[tenant]
-        self._speed.done(cost.tokens, idle=not self._inside)
+            del self._requests[tenant], self._in_flight[tenant]
+        self._speed.done(request.alone.tokens, idle=not self._in_flight)
         self._observer.queued(self._total.tokens)
-        if not self._inside:
+        if not self._in_flight:
             self._empty.set()
-        self._call_next()
+        self._admit_waiting()
 
-    def _call_next(self) -> None:
-        """Let one of those at the door try again; if it gets in, the next one is called."""
-        while self._door:
-            called = self._door.popleft()
-            if not called.done():
-                called.set_result(None)
-                return
-
-    async def _turn(self) -> None:
-        """Stand at the door until called."""
-        called = asyncio.get_running_loop().create_future()
-        self._door.append(called)
-        try:
-            await called
-        finally:
-            if called in self._door:
-                self._door.remove(called)
+    def _add(self, tenant: str, cost: Cost) -> None:
+        """Count what a tenant has in flight."""
+        self._total = self._total.plus(cost)
+        self._in_flight[tenant] = self._in_flight.get(tenant, NOTHING).plus(cost)
 
     def _bucket(self, caller: Caller) -> Bucket | None:
         """The tenant's minute; None where it is not bounded."""
@@ -231,92 +416,63 @@ class Admission:
             bucket = self._buckets[caller.tenant] = Bucket(most, self._clock)
         return bucket
 
-    def _require_possible(self, cost: Cost, caller: Caller, field: str) -> None:
-        """Refuse what could never be let in."""
-        if cost.bytes > self._most.bytes:
+    def _require_possible(self, request: _Request, field: str) -> None:
+        """Refuse what could never be admitted."""
+        cost = request.whole
+        if cost.bytes > self._capacity.bytes:
             raise InvalidRequest(
                 [
                     Violation(
                         field,
                         f"takes up to {cost.bytes / 2**20:.1f} MiB at once, expected at most "
-                        f"{self._most.bytes / 2**20:.1f} MiB (queue_bytes): ask for less, or of shorter rows",
+                        f"{self._capacity.bytes / 2**20:.1f} MiB (queue_bytes): ask for less, or of shorter rows",
                     )
                 ]
             )
-        most = caller.quota.queue_tokens
+        most = request.caller.quota.queue_tokens
         if most is not None and cost.tokens > most:
             raise InvalidRequest(
                 [
                     Violation(
                         field,
-                        f"is {cost.tokens} tokens over all its variants, and your quota is {most} at once: "
+                        f"is charged {cost.tokens} tokens over all its variants, and your quota is {most} at once: "
                         "ask for less",
                     )
                 ]
             )
 
-    def _require_quota(self, cost: Cost, caller: Caller, bucket: Bucket | None) -> None:
-        """Refuse what is too much for the tenant."""
-        most = caller.quota.queue_tokens
-        mine = self._inside.get(caller.tenant, NOTHING).tokens
-        if most is not None and mine + cost.tokens > most:
-            # The others' work runs beside the tenant's own.
-            wait = _bounded(self._speed.seconds((mine + cost.tokens - most) * len(self._inside)))
-            raise QueueFull(
-                f"your quota is full: {mine} of your tokens are waiting, this request has {cost.tokens}, and {most} "
-                f"may wait: try again in {wait:.1f} s",
-                wait,
+    def _refusal(self, request: _Request) -> QueueFull:
+        """Why a request is refused, and when to retry."""
+        cost, caller = self._cost(request), request.caller
+        if seconds := self._quota_seconds(request):
+            quota, held = caller.quota, self._in_flight.get(caller.tenant, NOTHING).tokens
+            if quota.queue_tokens is not None and held + cost.tokens > quota.queue_tokens:
+                return QueueFull(
+                    f"your quota is full: {held} of your tokens are in flight, this request has {cost.tokens}, and "
+                    f"{quota.queue_tokens} may be: try again in {seconds:.1f} s",
+                    seconds,
+                )
+            return QueueFull(
+                f"your quota of {quota.tokens_per_minute} tokens a minute is used up, and this request has "
+                f"{cost.tokens}: try again in {seconds:.1f} s",
+                seconds,
             )
-        if bucket is not None and (wait := bucket.seconds_until(cost.tokens)) > 0:
-            raise QueueFull(
-                f"your quota of {bucket.capacity} tokens a minute is used up, and this request has {cost.tokens}: try "
-                f"again in {wait:.1f} s",
-                wait,
-            )
-
-    def _require_room(self, cost: Cost, caller: Caller) -> None:
-        """Refuse what is too much for the house, and what would be at the expense of who was refused before."""
-        total = self._total
-        if not self._inside:
-            return
-        most = self._most if caller.priority is Priority.INTERACTIVE else self._most.times(_FOR_BULK)
-        wanted = total.plus(cost)
-        if wanted.within(most):
-            first = self._who_goes_first(cost, caller)
-            if first is None:
-                return
-            wanted = wanted.plus(first)
-        wait = self._wait(wanted, most, total)
-        mine = self._inside.get(caller.tenant, NOTHING).plus(cost)
-        # Assigning to a tenant that was refused before leaves it where it is.
-        self._refused[caller.tenant] = _Refused(mine, caller.priority, self._clock() + wait + _LATE_SECONDS)
-        raise QueueFull(
-            f"the queue is full: {total.tokens} tokens are waiting, this request has {cost.tokens}, and {most.tokens} "
-            f"may wait ({total.bytes / 2**20:.1f} MiB, {cost.bytes / 2**20:.1f} MiB and {most.bytes / 2**20:.1f} MiB): "
-            f"try again in {wait:.1f} s",
-            wait,
-            self._turn,
+        capacity, total = self._capacity_of(caller.priority), self._total
+        for flow in self._flows.values():
+            total = total.plus(flow.cost)
+        seconds = self._room_seconds(total.plus(cost), capacity, total)
+        return QueueFull(
+            f"the queue is full: {total.tokens} tokens are in flight or waiting, this request has {cost.tokens}, and "
+            f"{capacity.tokens} may be ({total.bytes / 2**20:.1f} MiB, {cost.bytes / 2**20:.1f} MiB and "
+            f"{capacity.bytes / 2**20:.1f} MiB): try again in {seconds:.1f} s",
+            seconds,
         )
 
-    def _who_goes_first(self, cost: Cost, caller: Caller) -> Cost | None:
-        """What the tenant wants to whom this request must give way; None where it need not."""
-        now = self._clock()
-        for tenant in [tenant for tenant, refused in self._refused.items() if refused.until < now]:
-            del self._refused[tenant]
-        first = next(iter(self._refused), caller.tenant)
-        if first == caller.tenant:
-            return None
-        share = self._most.times(_FOR_BULK / len({caller.tenant, *self._inside, *self._refused}))
-        mine = self._inside.get(caller.tenant, NOTHING).plus(cost)
-        refused = self._refused[first]
-        passes_by = refused.wanted.within(share) or caller.priority > refused.priority
-        return None if passes_by and mine.within(share) else refused.wanted
-
-    def _wait(self, wanted: Cost, most: Cost, total: Cost) -> float:
-        """Seconds until enough of what is in the house is done, at the speed of late."""
-        tokens = wanted.tokens - most.tokens
+    def _room_seconds(self, wanted: Cost, capacity: Cost, total: Cost) -> float:
+        """Seconds until enough of what is in flight or waiting is done, at the speed of late."""
+        tokens = wanted.tokens - capacity.tokens
         if total.bytes:  # what is too much in bytes goes with the tokens that hold them
-            tokens = max(tokens, (wanted.bytes - most.bytes) * total.tokens // total.bytes)
+            tokens = max(tokens, (wanted.bytes - capacity.bytes) * total.tokens // total.bytes)
         return _bounded(self._speed.seconds(min(max(tokens, 1), total.tokens)))
 
 

@@ -56,7 +56,7 @@ from neuroglot_server.prefixes import Sightings
 from neuroglot_server.reading import Encode, Prefill
 from neuroglot_server.sharing import Sharing
 from neuroglot_server.signature import Interface, check_facts, interfaces
-from neuroglot_server.text import Text
+from neuroglot_server.text import EncodedRow, Text
 from neuroglot_server.uploads import Uploads, interventions_with_uploads, with_uploads
 from neuroglot_server.validation import check, check_capture, check_generation, check_neurons
 from neuroglot_server.value_matrices import Projections, ValueMatrices
@@ -206,8 +206,29 @@ class Model:
         named = replace(neurons, component=neurons.component or self.description.components[0].name)
         return self._uploads.add(caller.tenant, named)
 
+    def require_room(self, rows: int, caller: Caller) -> None:
+        """Refuse a group of so many rows before it is converted, validated or tokenized.
+
+        Every row is charged two tokens at least: one of its prompt, and the one from which its answer begins.
+
+        Raises:
+            InvalidRequest: it could never be admitted.
+            QueueFull: there is no room for so many tokens, and the request does not wait.
+        """
+        self._admission.require_room(Cost(2 * rows, 0), caller)
+
+    async def _encode(self, rows: Sequence[Row], prediction: Prediction | None) -> list[EncodedRow]:
+        """The rows' tokens.
+
+        Raises:
+            InvalidRequest: a text has no tokens, or a row too many.
+        """
+        return encode_rows(rows, prediction, self._text, self.description.limits.tokens_per_row)
+
     async def analyze(self, group: Group, analysis: Analysis, caller: Caller = ANYONE) -> GroupResult:
-        """Analyse one group. A caller that is cancelled takes its rows out of the queue at once.
+        """Analyse one group: validate, tokenize and plan it once, then wait for its admission and run it.
+
+        A caller that is cancelled takes its rows out of the queue at once.
 
         Raises:
             InvalidRequest: fields of the request are wrong.
@@ -218,10 +239,11 @@ class Model:
         """
         analysis = with_uploads(analysis, partial(self._uploads.resolve, caller.tenant))
         check(group, analysis, self.description)
-        rows = encode_rows(group.rows, analysis.prediction, self._text, self.description.limits.tokens_per_row)
+        rows = await self._encode(group.rows, analysis.prediction)
         cost, shares = self._planner.cost(rows, analysis), self._planner.shares(rows, analysis)
-        with self._admission.admit(cost, caller, shares), self._worker.expecting(caller):
-            return await self._planner.run(group.id, rows, analysis, caller)
+        async with self._admission.admit(cost, caller, shares):
+            with self._worker.expecting(caller):
+                return await self._planner.run(group.id, rows, analysis, caller)
 
     async def analyze_uncached(self, group: Group, analysis: Analysis, limits: Limits) -> GroupResult:
         """Analyse a group of the server's own: nothing of it is taken from a cache or kept, and no tenant is charged.
@@ -255,10 +277,11 @@ class Model:
         check_capture(row, capture, self.description)
         prompt = encode_prompt(row, None, self._text, self.description.limits.tokens_per_row)
         wish = self._capturing.wish(prompt, capture)
-        with self._admission.admit(wish.cost, caller, field="row"), self._worker.expecting(caller):
-            async with aclosing(self._capturing.layers(wish, caller)) as layers:
-                async for layer in layers:
-                    yield layer
+        async with self._admission.admit(wish.cost, caller, field="row"):
+            with self._worker.expecting(caller):
+                async with aclosing(self._capturing.layers(wish, caller)) as layers:
+                    async for layer in layers:
+                        yield layer
 
     async def generate(
         self,
@@ -292,10 +315,11 @@ class Model:
         prompt = encode_prompt(row, prediction, self._text, self.description.limits.tokens_per_row)
         wish = continuing.Wish(prompt, interventions, threshold, max_tokens, past_newlines)
         cost = self._continuing.cost(wish)
-        with self._admission.admit(cost, caller, field="row"), self._worker.expecting(caller):
-            async with aclosing(self._continuing.tokens(wish, caller)) as tokens:
-                async for token in tokens:
-                    yield token
+        async with self._admission.admit(cost, caller, field="row"):
+            with self._worker.expecting(caller):
+                async with aclosing(self._continuing.tokens(wish, caller)) as tokens:
+                    async for token in tokens:
+                        yield token
 
     @property
     def hung(self) -> bool:
@@ -304,10 +328,12 @@ class Model:
 
     def drain(self) -> None:
         """Refuse requests of which nothing has run yet, those that wait and those to come; the others go on."""
+        self._admission.drain()
         self._worker.drain()
 
     async def close(self) -> None:
         """Fail what waits, and come back when the running batch is done, or at the latest after half a minute."""
+        self._admission.drain()
         await self._worker.close()
         await self._admission.emptied(_LAST_WORDS_SECONDS)
         self._planner.kernels.shutdown(wait=False)

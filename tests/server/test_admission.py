@@ -1,19 +1,39 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import random
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from functools import wraps
+from typing import Any, ParamSpec
 
 import pytest
 
 from neuroglot_server.admission import Admission, Cost
-from neuroglot_server.core import ANYONE, Caller, InvalidRequest, Priority, QueueFull, Quota, Unobserved
+from neuroglot_server.core import (
+    ANYONE,
+    Caller,
+    InvalidRequest,
+    ModelClosed,
+    Priority,
+    QueueFull,
+    Quota,
+    Unobserved,
+)
 from neuroglot_server.rates import Bucket, Speed
+from tests.server.live import until
 
 BULK = Priority.BULK
+P = ParamSpec("P")
+
+
+def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test on an event loop."""
+
+    @wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
 
 
 class Clock:
@@ -37,201 +57,227 @@ class Recorder(Unobserved):
         self.heard.append(tokens)
 
 
-def tokens(most: int) -> Admission:
-    return Admission(Cost(most, 10**9))
+def tokens(capacity: int) -> Admission:
+    return Admission(Cost(capacity, 10**9))
 
 
 def cost(tokens: int, size: int = 0) -> Cost:
     return Cost(tokens, size)
 
 
-@contextmanager
-def refused(
+def stream(tenant: str = "", priority: Priority = BULK, quota: Quota | None = None) -> Caller:
+    """A caller whose groups wait."""
+    return Caller(tenant, priority, quota or Quota(), waits=True)
+
+
+async def refuse(
     admission: Admission, request: Cost, caller: Caller = ANYONE, match: str = "the queue is full"
-) -> Iterator[QueueFull]:
+) -> float:
+    """How long a request is told to stay away."""
     with pytest.raises(QueueFull, match=match) as full:
-        admission.admit(request, caller).__enter__()
-    yield full.value
+        async with admission.admit(request, caller):
+            pass
+    return full.value.retry_after_seconds
 
 
-def refuse(admission: Admission, request: Cost, caller: Caller = ANYONE, match: str = "the queue is full") -> float:
-    with refused(admission, request, caller, match) as full:
-        return full.retry_after_seconds
+class Waiting:
+    """Requests that wait until `admission` admits them, and then stay in flight until they are let go."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.order: list[str] = []
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.leaving: dict[str, asyncio.Event] = {}
+
+    async def come(self, name: str, tokens: int, caller: Caller) -> None:
+        """Ask, and come back when the request waits or is in flight."""
+        before = self.admission.waiting + len(self.order)
+        self.leaving[name] = asyncio.Event()
+        self.tasks[name] = asyncio.create_task(self._stay(name, tokens, caller))
+        await until(lambda: self.admission.waiting + len(self.order) > before)
+
+    async def _stay(self, name: str, tokens: int, caller: Caller) -> None:
+        async with self.admission.admit(cost(tokens), caller):
+            self.order.append(name)
+            await self.leaving[name].wait()
+
+    async def leave(self, *names: str) -> None:
+        """Let requests go, one after the other."""
+        for name in names:
+            self.leaving[name].set()
+            await self.tasks[name]
+
+    async def all_leave(self) -> list[str]:
+        """Let each go once it is in flight; in which order they were admitted."""
+        for place in range(len(self.tasks)):
+            await until(lambda place=place: len(self.order) > place)
+            await self.leave(self.order[place])
+        return self.order
 
 
-def test_no_more_is_admitted_than_may_wait() -> None:
+@in_loop
+async def test_no_more_is_admitted_than_the_capacity() -> None:
     admission = tokens(100)
-    with admission.admit(cost(60), ANYONE):
-        with admission.admit(cost(40), ANYONE):
-            wait = refuse(admission, cost(1), match="100 tokens are waiting, this request has 1, and 100")
+    async with admission.admit(cost(60), ANYONE):
+        async with admission.admit(cost(40), ANYONE):
+            wait = await refuse(admission, cost(1), match="100 tokens are in flight or waiting, this request has 1, ")
             assert 0.1 <= wait <= 60
-        with admission.admit(cost(40), ANYONE):
+        async with admission.admit(cost(40), ANYONE):
             pass
 
 
-def test_bytes_are_bounded_as_tokens_are() -> None:
+@in_loop
+async def test_bytes_are_bounded_as_tokens_are() -> None:
     admission = Admission(cost(10**6, 100 * 2**20))
-    with admission.admit(cost(1, 60 * 2**20), ANYONE):
-        refuse(admission, cost(1, 41 * 2**20), match=r"may wait \(60.0 MiB, 41.0 MiB and 100.0 MiB\)")
-        with admission.admit(cost(1, 40 * 2**20), ANYONE):
+    async with admission.admit(cost(1, 60 * 2**20), ANYONE):
+        await refuse(admission, cost(1, 41 * 2**20), match=r"may be \(60.0 MiB, 41.0 MiB and 100.0 MiB\)")
+        async with admission.admit(cost(1, 40 * 2**20), ANYONE):
             pass
 
 
-def test_a_request_itself_is_held_at_eight_times_its_length() -> None:
+@in_loop
+async def test_a_request_itself_is_held_at_eight_times_its_length() -> None:
     admission = Admission(Cost(1000, 100))
-    with admission.admit(cost(1, 60), Caller("a", request_bytes=5)):
-        refuse(admission, cost(1, 1), Caller("b"))
+    async with admission.admit(cost(1, 60), Caller("a", request_bytes=5)):
+        await refuse(admission, cost(1, 1), Caller("a"))
     with pytest.raises(InvalidRequest, match=r"group: takes up to .* at once"):
-        admission.admit(cost(1, 61), Caller("a", request_bytes=5)).__enter__()
+        async with admission.admit(cost(1, 61), Caller("a", request_bytes=5)):
+            pass
 
 
-def test_what_requests_of_a_tenant_hold_together_counts_once() -> None:
+@in_loop
+async def test_what_requests_of_a_tenant_hold_together_counts_once() -> None:
     admission = Admission(cost(10**6, 100))
     shares = {b"prompt": 40, b"other": 20}
-    with ExitStack() as first, ExitStack() as second:
-        first.enter_context(admission.admit(cost(1, 70), Caller("a"), shares))
-        refuse(admission, cost(1, 31), Caller("a"))
-        second.enter_context(admission.admit(cost(1, 50), Caller("a"), {b"prompt": 40}))
-        first.close()  # 40 that the second still holds, and 10 of its own
-        refuse(admission, cost(1, 51), Caller("a"))
-        with admission.admit(cost(1, 50), Caller("a")):
+    async with AsyncExitStack() as first, AsyncExitStack() as second:
+        await first.enter_async_context(admission.admit(cost(1, 70), Caller("a"), shares))
+        await refuse(admission, cost(1, 31), Caller("a"))
+        await second.enter_async_context(admission.admit(cost(1, 50), Caller("a"), {b"prompt": 40}))
+        await first.aclose()  # 40 that the second still holds, and 10 of its own
+        await refuse(admission, cost(1, 51), Caller("a"))
+        async with admission.admit(cost(1, 50), Caller("a")):
             pass
-    with admission.admit(cost(1, 100), Caller("a")):
+    async with admission.admit(cost(1, 100), Caller("a")):
         pass
 
 
-def test_what_another_tenant_or_one_in_less_of_a_hurry_holds_counts_again() -> None:
+@in_loop
+async def test_what_another_tenant_or_another_priority_holds_counts_again() -> None:
     shares = {b"prompt": 40}
     for other in (Caller("b"), Caller("a", BULK)):
         admission = Admission(cost(10**6, 100))
-        with admission.admit(cost(1, 50), Caller("a"), shares), pytest.raises(QueueFull):
-            admission.admit(cost(1, 51), other, shares).__enter__()
+        async with admission.admit(cost(1, 10), Caller("b")), admission.admit(cost(1, 50), Caller("a"), shares):
+            with pytest.raises(QueueFull):
+                async with admission.admit(cost(1, 51), other, shares):
+                    pass
 
 
-def test_those_at_the_door_are_called_one_after_the_other() -> None:
-    async def never() -> None:
-        await asyncio.Event().wait()
-
-    async def test() -> list[str]:
-        admission = tokens(100)
-        entered: list[str] = []
-
-        async def come(name: str, size: int, stay: float) -> None:
-            while True:
-                try:
-                    with admission.admit(cost(size), ANYONE):
-                        entered.append(name)
-                        await asyncio.sleep(stay)
-                        return
-                except QueueFull as full:
-                    await (full.turn or never)()
-
-        sizes = {"first": 100, "gone": 90, "second": 60, "third": 40, "late": 90}
-        coming = {name: asyncio.create_task(come(name, size, 0.02)) for name, size in sizes.items()}
-        asyncio.get_running_loop().call_later(0.01, coming.pop("gone").cancel)
-        async with asyncio.timeout(5):
-            await asyncio.gather(*coming.values())
-        return entered
-
-    assert asyncio.run(test()) == ["first", "second", "third", "late"]
-
-
-def test_a_request_that_could_never_fit_in_memory_is_invalid() -> None:
+@in_loop
+async def test_a_request_that_could_never_fit_in_memory_is_invalid() -> None:
     admission = Admission(cost(10**6, 100 * 2**20))
     with pytest.raises(
         InvalidRequest, match=r"takes up to 101.0 MiB at once, expected at most 100.0 MiB \(queue_bytes\)"
     ) as refusal:
-        admission.admit(cost(1, 101 * 2**20), ANYONE, field="row").__enter__()
+        async with admission.admit(cost(1, 101 * 2**20), ANYONE, field="row"):
+            pass
     assert [violation.field for violation in refusal.value.violations] == ["row"]
 
 
-def test_a_request_that_fails_gives_its_place_back() -> None:
+@in_loop
+async def test_a_request_that_fails_gives_its_room_back() -> None:
     admission = tokens(100)
     for _ in range(3):
-        with pytest.raises(KeyError), admission.admit(cost(100), ANYONE):
-            raise KeyError
+        with pytest.raises(KeyError):
+            async with admission.admit(cost(100), ANYONE):
+                raise KeyError
 
 
-def test_a_request_of_more_tokens_than_the_queue_is_admitted_when_it_is_alone() -> None:
+@in_loop
+async def test_a_request_of_more_tokens_than_the_capacity_is_admitted_when_it_is_alone() -> None:
     admission = tokens(100)
-    with admission.admit(cost(500), ANYONE):
-        refuse(admission, cost(1))
-    with admission.admit(cost(1), ANYONE):
-        refuse(admission, cost(500))
+    async with admission.admit(cost(500), ANYONE):
+        await refuse(admission, cost(1))
+    async with admission.admit(cost(1), ANYONE):
+        await refuse(admission, cost(500))
 
 
-def test_the_last_eighth_is_kept_for_interactive_requests() -> None:
+@in_loop
+async def test_the_last_eighth_is_kept_for_interactive_requests() -> None:
     admission = tokens(80)
-    with admission.admit(cost(70), Caller("a", BULK)):
-        refuse(admission, cost(1), Caller("a", BULK))
-        with admission.admit(cost(10), Caller("a")):
+    async with admission.admit(cost(70), Caller("a", BULK)):
+        await refuse(admission, cost(1), Caller("a", BULK))
+        async with admission.admit(cost(10), Caller("a")):
             pass
 
 
-def test_who_operates_it_hears_what_is_let_in_and_what_is_there() -> None:
+@in_loop
+async def test_the_observer_is_told_what_is_admitted_and_what_is_in_flight() -> None:
     recorder = Recorder()
     admission = Admission(cost(100), recorder)
-    with admission.admit(cost(60), Caller("a")), admission.admit(cost(30), Caller("b")):
-        refuse(admission, cost(30), Caller("c"))
+    async with admission.admit(cost(60), Caller("a")), admission.admit(cost(30), Caller("b")):
+        await refuse(admission, cost(30), Caller("b"))
     assert recorder.heard == [60, ("a", 60), 90, ("b", 30), 60, 0]
 
 
-def test_it_says_when_the_last_has_left(caplog: pytest.LogCaptureFixture) -> None:
-    async def test() -> None:
-        admission = tokens(100)
-        await admission.emptied(1.0)
-        with admission.admit(cost(1), ANYONE):
-            await admission.emptied(0.01)
-            assert "1 requests have not left" in caplog.text
-            waiting = asyncio.create_task(admission.emptied(10.0))
-            await asyncio.sleep(0)
-            assert not waiting.done()
-        await waiting
-
-    asyncio.run(test())
+@in_loop
+async def test_it_says_when_the_last_has_left(caplog: pytest.LogCaptureFixture) -> None:
+    admission = tokens(100)
+    await admission.emptied(1.0)
+    async with admission.admit(cost(1), ANYONE):
+        await admission.emptied(0.01)
+        assert "1 requests have not left" in caplog.text
+        waiting = asyncio.create_task(admission.emptied(10.0))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+    await waiting
 
 
-def test_a_tenant_may_have_no_more_in_the_house_than_its_quota() -> None:
+@in_loop
+async def test_a_tenant_may_have_no_more_in_flight_than_its_quota() -> None:
     caller = Caller("a", quota=Quota(queue_tokens=50))
     admission = tokens(1000)
-    with admission.admit(cost(40), caller):
-        refuse(admission, cost(11), caller, "your quota is full: 40 of your tokens are waiting, this request has 11")
-        with admission.admit(cost(900), Caller("b")), admission.admit(cost(10), caller):
+    async with admission.admit(cost(40), caller):
+        await refuse(admission, cost(11), caller, "your quota is full: 40 of your tokens are in flight")
+        async with admission.admit(cost(900), Caller("b")), admission.admit(cost(10), caller):
             pass
-    with pytest.raises(InvalidRequest, match="is 51 tokens over all its variants, and your quota is 50 at once"):
-        admission.admit(cost(51), caller).__enter__()
+    for ask in (admission.admit(cost(51), caller).__aenter__, lambda: _now(admission, 51, caller)):
+        with pytest.raises(
+            InvalidRequest, match="is charged 51 tokens over all its variants, and your quota is 50 at once"
+        ):
+            await ask()
 
 
-def test_a_tenant_may_run_no_more_a_minute_than_its_quota() -> None:
+async def _now(admission: Admission, tokens: int, caller: Caller) -> None:
+    admission.require_room(cost(tokens), caller)
+
+
+@in_loop
+async def test_a_tenant_is_charged_no_more_a_minute_than_its_quota() -> None:
     clock = Clock()
     admission = Admission(cost(10**6), clock=clock)
     caller = Caller("a", quota=Quota(tokens_per_minute=600))
-
-    def ask(count: int) -> AbstractContextManager[None]:
-        return admission.admit(cost(count), caller)
-
-    with ask(500):
+    async with admission.admit(cost(500), caller):
         pass
-    wait = refuse(
+    wait = await refuse(
         admission, cost(160), caller, "your quota of 600 tokens a minute is used up, and this request has 160"
     )
     assert wait == pytest.approx(6.0)
-    with admission.admit(cost(10**5), Caller("b")):
+    async with admission.admit(cost(10**5), Caller("b")):
         pass
     clock.now = 5.9
-    assert refuse(admission, cost(160), caller, "quota") == pytest.approx(0.1)
+    assert await refuse(admission, cost(160), caller, "quota") == pytest.approx(0.1)
     clock.now = 6.0 + 1e-9
-    with ask(160):
+    async with admission.admit(cost(160), caller):
         pass
     clock.now = 1000.0
-    with ask(1500):
+    async with admission.admit(cost(1500), caller):
         pass
-    assert refuse(admission, cost(1), caller, "quota") == pytest.approx(90.1), "what was too much is paid back"
+    assert await refuse(admission, cost(1), caller, "quota") == pytest.approx(90.1), "what was too much is paid back"
     run = [1500.0]
     for _ in range(2000):
         clock.now += 0.5
         try:
-            with ask(50):
+            async with admission.admit(cost(50), caller):
                 run.append(50)
         except QueueFull:
             pass
@@ -239,29 +285,187 @@ def test_a_tenant_may_run_no_more_a_minute_than_its_quota() -> None:
     assert sum(run) >= 1000 * 10 - 50
 
 
-def test_a_new_quota_holds_at_once() -> None:
-    clock = Clock()
-    admission = Admission(cost(10**6), clock=clock)
-    with admission.admit(cost(60), Caller("a", quota=Quota(tokens_per_minute=60))):
+@in_loop
+async def test_a_new_quota_holds_at_once() -> None:
+    admission = Admission(cost(10**6), clock=Clock())
+    async with admission.admit(cost(60), Caller("a", quota=Quota(tokens_per_minute=60))):
         pass
-    with admission.admit(cost(60), Caller("a", quota=Quota(tokens_per_minute=120))):
+    async with admission.admit(cost(60), Caller("a", quota=Quota(tokens_per_minute=120))):
         pass
 
 
-def test_who_comes_again_when_told_to_finds_room() -> None:
-    """The wait that is named is what it takes at the speed of the work so far, whatever is short."""
+@in_loop
+async def test_the_wait_that_a_refusal_names_is_what_it_takes_at_the_speed_so_far() -> None:
     clock = Clock()
     admission = Admission(cost(1000, 1000), clock=clock)
-    house = ExitStack()
-    with admission.admit(cost(100, 10), ANYONE):
+    async with admission.admit(cost(100, 10), ANYONE):
         clock.now += 2.0  # 50 tokens a second
-    first, second = (admission.admit(cost(500, 500), Caller(tenant)) for tenant in "ab")
-    house.enter_context(first)
-    house.enter_context(second)
-    assert refuse(admission, cost(250, 0), Caller("c")) == pytest.approx(5.0)
-    assert refuse(admission, cost(1, 400), Caller("c")) == pytest.approx(8.0)
-    assert refuse(admission, cost(100, 0), Caller("a")) > 0
-    house.close()
+    async with admission.admit(cost(500, 500), Caller("a")), admission.admit(cost(500, 500), Caller("b")):
+        assert await refuse(admission, cost(250, 0), Caller("b")) == pytest.approx(5.0)
+        assert await refuse(admission, cost(1, 400), Caller("b")) == pytest.approx(8.0)
+
+
+@in_loop
+async def test_a_request_is_refused_before_it_is_planned_where_even_less_than_it_takes_is() -> None:
+    admission = tokens(100)
+    admission.require_room(cost(100), ANYONE)
+    async with admission.admit(cost(90), ANYONE):
+        admission.require_room(cost(10), ANYONE)
+        with pytest.raises(QueueFull, match="the queue is full"):
+            admission.require_room(cost(11), ANYONE)
+        admission.require_room(cost(11), stream())
+        admission.require_room(cost(11), Caller("another tenant, which has nothing in flight"))
+
+
+@in_loop
+async def test_the_groups_of_a_tenant_are_admitted_in_the_order_in_which_they_came() -> None:
+    waiting = Waiting(tokens(80))
+    for name in "abcdef":
+        await waiting.come(name, 40, stream())
+    assert waiting.order == ["a"], "bulk fills 70 tokens"
+    assert await waiting.all_leave() == list("abcdef")
+
+
+@in_loop
+async def test_tenants_are_admitted_in_turn_whatever_each_has_waiting() -> None:
+    waiting = Waiting(tokens(80))
+    for name in ("a1", "a2", "a3", "a4", "a5", "b1", "b2"):
+        await waiting.come(name, 50, stream(name[0]))
+    assert await waiting.all_leave() == ["a1", "a2", "b1", "a3", "b2", "a4", "a5"]
+
+
+@in_loop
+async def test_turns_are_counted_in_tokens() -> None:
+    waiting = Waiting(tokens(80))
+    await waiting.come("first", 70, stream())
+    for name in ("a1", "a2", "a3"):
+        await waiting.come(name, 60, stream("a"))
+    for name in ("b1", "b2", "b3", "b4", "b5"):
+        await waiting.come(name, 20, stream("b"))
+    order = await waiting.all_leave()
+    assert order.index("b3") < order.index("a2") < order.index("b5")
+
+
+@in_loop
+async def test_a_large_group_is_not_starved_by_small_ones() -> None:
+    waiting = Waiting(tokens(80))
+    for name in ("small 1", "small 2"):
+        await waiting.come(name, 30, stream("a"))
+    await waiting.come("large", 65, stream("b"))
+    for name in ("small 3", "small 4"):
+        await waiting.come(name, 10, stream("c"))
+    assert waiting.order == ["small 1", "small 2"], "10 tokens would fit, and the large one came first"
+    await waiting.leave("small 1")
+    assert waiting.order == ["small 1", "small 2"]
+    await waiting.leave("small 2")
+    await until(lambda: len(waiting.order) > 2)
+    assert waiting.order[2] == "large"
+    await waiting.all_leave()
+
+
+@in_loop
+async def test_interactive_requests_go_before_bulk_and_do_not_starve_it() -> None:
+    waiting = Waiting(tokens(80))
+    await waiting.come("first", 80, stream(priority=Priority.INTERACTIVE))
+    await waiting.come("bulk", 60, stream("a"))
+    for place in range(12):
+        await waiting.come(f"{place}", 60, stream("b", Priority.INTERACTIVE))
+    order = await waiting.all_leave()
+    assert order.index("bulk") == 9, "the first, eight interactive ones, and then the bulk one"
+
+
+@in_loop
+async def test_a_quota_that_is_used_up_holds_back_its_own_tenant_alone() -> None:
+    waiting = Waiting(tokens(80))
+    quota = Quota(queue_tokens=30)
+    for name in ("a1", "a2"):
+        await waiting.come(name, 20, stream("a", quota=quota))
+    await waiting.come("b1", 20, stream("b"))
+    assert waiting.order == ["a1", "b1"]
+    await waiting.leave("a1")
+    await until(lambda: "a2" in waiting.order)
+    await waiting.leave("b1", "a2")
+
+
+@in_loop
+async def test_a_group_sleeps_until_the_minute_of_its_tenant_allows() -> None:
+    waiting = Waiting(tokens(10**6))
+    caller = stream("a", quota=Quota(tokens_per_minute=60_000))
+    await waiting.come("a1", 60_000, caller)
+    await waiting.come("a2", 200, caller)
+    assert waiting.order == ["a1"]
+    await waiting.come("b1", 200, stream("b"))
+    assert waiting.order == ["a1", "b1"]
+    await until(lambda: "a2" in waiting.order, 2.0)
+    await waiting.leave("a1", "a2", "b1")
+
+
+@in_loop
+async def test_a_request_by_itself_waits_until_its_tenant_has_its_share() -> None:
+    """One tenant's streams fill the capacity, and another one's calls wait for their half of it, no more."""
+    admission = tokens(80)
+    waiting = Waiting(admission)
+    for name in "abcd":
+        await waiting.come(name, 30, stream("bulk"))
+    calls = Caller("calls", BULK)
+    await waiting.come("call 1", 20, calls)
+    await waiting.come("call 2", 15, calls)
+    await refuse(admission, cost(1), calls)
+    assert waiting.order == ["a", "b"]
+    await waiting.leave("a")
+    await until(lambda: len(waiting.order) == 3)
+    assert sorted((await waiting.all_leave())[2:]) == ["c", "call 1", "call 2", "d"]
+
+
+@in_loop
+async def test_a_request_by_itself_of_more_than_its_share_waits_where_its_tenant_has_nothing_else() -> None:
+    waiting = Waiting(tokens(80))
+    await waiting.come("small", 10, stream("a"))
+    await waiting.come("large", 75, Caller("b"))
+    await waiting.come("later", 10, stream("a"))
+    assert await waiting.all_leave() == ["small", "large", "later"]
+
+
+@in_loop
+async def test_a_request_that_is_cancelled_while_it_waits_holds_back_nobody() -> None:
+    waiting = Waiting(tokens(80))
+    await waiting.come("first", 30, stream())
+    await waiting.come("large", 70, stream())
+    await waiting.come("small", 30, stream())
+    assert waiting.order == ["first"]
+    waiting.tasks.pop("large").cancel()
+    await until(lambda: waiting.order == ["first", "small"])
+    await waiting.leave("first", "small")
+    assert waiting.admission.waiting == 0
+
+
+@in_loop
+async def test_a_request_that_is_cancelled_as_it_is_admitted_gives_its_room_back() -> None:
+    recorder = Recorder()
+    waiting = Waiting(Admission(cost(80), recorder))
+    async with waiting.admission.admit(cost(70), stream()):
+        await waiting.come("waits", 60, stream())
+    waiting.tasks["waits"].cancel()  # it was admitted just now, and its task has not run since
+    with pytest.raises(asyncio.CancelledError):
+        await waiting.tasks["waits"]
+    assert not waiting.order
+    assert recorder.heard == [70, ("", 70), 0, 60, ("", 60), 0]
+
+
+@in_loop
+async def test_requests_that_wait_fail_when_the_model_goes_down() -> None:
+    admission = tokens(80)
+    waiting = Waiting(admission)
+    for name in ("in flight", "waits"):
+        await waiting.come(name, 70, stream())
+    admission.drain()
+    with pytest.raises(ModelClosed, match="going down"):
+        await waiting.tasks["waits"]
+    with pytest.raises(ModelClosed, match="going down"):
+        async with admission.admit(cost(70), stream()):
+            pass
+    await waiting.leave("in flight")
+    assert admission.waiting == 0
 
 
 def test_a_stale_speed_is_forgotten() -> None:
@@ -293,98 +497,3 @@ def test_a_bucket_fills_continuously_and_no_further_than_to_the_brim() -> None:
     clock.now = 1000
     bucket.take(120)
     assert bucket.seconds_until(1) == pytest.approx(0.5)
-
-
-class Town:
-    """Tenants that ask again and again, and a machine that runs so many tokens a second of what is in the house.
-
-    Each tenant gets an equal part of the machine, as the queue sees to.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.clock = Clock()
-        self.admission = Admission(cost(most), clock=self.clock)
-        self.speed = 100.0
-        self.running: list[tuple[str, float, ExitStack]] = []
-        self.coming: list[tuple[float, float, Caller, int]] = []
-        self.random = random.Random(7)
-        self.let_in: list[tuple[float, str, int]] = []
-        self.done: Counter[str] = Counter()
-
-    def asks(self, tenant: str, size: int, *, streams: int = 1, priority: Priority = BULK, at: float = 0.0) -> None:
-        """So many streams of requests of a size, each asking as soon as its last one is done."""
-        for _ in range(streams):
-            heapq.heappush(self.coming, (at, self.random.random(), Caller(tenant, priority), size))
-
-    def live(self, until: float) -> None:
-        while self.clock.now < until:
-            self.clock.now += 0.2
-            self._run(0.2)
-            while self.coming and self.coming[0][0] <= self.clock.now:
-                _, _, caller, size = heapq.heappop(self.coming)
-                self._ask(caller, size)
-
-    def _ask(self, caller: Caller, size: int) -> None:
-        place = ExitStack()
-        try:
-            place.enter_context(self.admission.admit(cost(size), caller))
-        except QueueFull as full:
-            again = self.clock.now + full.retry_after_seconds
-            heapq.heappush(self.coming, (again, self.random.random(), caller, size))
-            return
-        self.let_in.append((self.clock.now, caller.tenant, size))
-        place.callback(self.asks, caller.tenant, size, priority=caller.priority, at=self.clock.now)
-        self.running.append((caller.tenant, size, place))
-
-    def _run(self, seconds: float) -> None:
-        part = self.speed * seconds / max(len({tenant for tenant, _, _ in self.running}), 1)
-        left: Counter[str] = Counter({tenant: part for tenant, _, _ in self.running})  # type: ignore[dict-item]
-        still = []
-        for tenant, size, place in self.running:
-            ran = min(left[tenant], size)
-            left[tenant] -= ran
-            self.done[tenant] += ran
-            if size > ran + 1e-9:
-                still.append((tenant, size - ran, place))
-            else:
-                place.close()
-        self.running = still
-
-    def first_of(self, tenant: str) -> float:
-        return next((when for when, who, _ in self.let_in if who == tenant), float("inf"))
-
-
-def test_a_house_full_of_one_tenants_work_opens_to_another() -> None:
-    """Many streams of one tenant retry all the time; one of another is let in, and then gets its half."""
-    town = Town(most=1000)
-    town.asks("many", 20, streams=100)
-    town.live(20)
-    town.asks("few", 20, streams=40, at=20.0)
-    town.live(30)
-    assert town.first_of("few") < 30, "when what the other holds beyond its share has run"
-    town.done.clear()
-    town.live(90)
-    share = town.done["few"] / sum(town.done.values())
-    assert 0.4 < share < 0.6
-
-
-def test_a_large_request_gets_in_among_small_ones() -> None:
-    town = Town(most=1000)
-    town.asks("small", 10, streams=100)
-    town.asks("other", 10, streams=100)
-    town.live(10)
-    town.asks("large", 700, at=10.0)
-    town.live(60)
-    assert town.first_of("large") < 40
-    assert town.done["small"] > 0 < town.done["other"]
-
-
-def test_who_does_not_come_again_keeps_nobody_out() -> None:
-    town = Town(most=1000)
-    town.asks("many", 20, streams=100)
-    town.live(20)
-    refuse(town.admission, cost(700), Caller("gone", BULK))
-    town.live(90)
-    town.done.clear()
-    town.live(100)
-    assert town.done["many"] > 900, "as much as the machine can"

@@ -264,9 +264,47 @@ def test_a_reader_that_does_not_read_holds_the_server_back(
 
 
 def test_a_full_queue_makes_a_stream_wait_instead_of_failing(bloom_bundle: Path) -> None:
+    """Each group is validated and tokenized once, however long it waits."""
     names = [str(index) for index in range(20)]
-    received = answers(bloom_bundle, [first(names[0]), *map(message, names[1:])], Settings(queue_tokens=1, threads=1))
-    assert all(received[name].HasField("result") for name in names)
+
+    async def conversation() -> tuple[list[service_pb2.AnalyzeGroupsResponse], int]:
+        model = load(bloom_bundle, Settings(queue_tokens=1, threads=1), Watched)
+        async with serving(model) as live:
+            return await all_answers(live, [first(names[0]), *map(message, names[1:])]), model.seen
+
+    received, seen = asyncio.run(conversation())
+    assert {answer.group_id for answer in received if answer.HasField("result")} == set(names)
+    assert seen == len(names)
+
+
+def test_a_call_is_refused_before_its_group_is_read_and_groups_of_a_stream_fail_when_the_server_goes_down(
+    bloom_bundle: Path,
+) -> None:
+    async def conversation() -> None:
+        model = load(bloom_bundle, Settings(queue_tokens=1, threads=1), Watched)
+        async with serving(model) as live:
+            row = group_pb2.Row(label="en", text="a b")
+            long = live.stub.Generate(
+                service_pb2.GenerateRequest(model=NAME, row=row, max_tokens=1000, past_newlines=True)
+            )
+            await long.read()
+            request = service_pb2.AnalyzeGroupRequest(model=NAME, group=group("refused"))
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await live.stub.AnalyzeGroup(request)
+            assert said(caught.value).code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert said(caught.value).retry_seconds
+            assert model.seen == 0
+            call = live.stub.AnalyzeGroups()
+            await call.write(first("waits"))
+            await until(lambda: model.inside == 1)
+            draining = asyncio.create_task(live.endpoint.drain(10))
+            waited = await call.read()
+            assert waited.group_id == "waits"
+            assert error(waited) == (code_pb2.UNAVAILABLE, [])
+            long.cancel()
+            await draining
+
+    asyncio.run(conversation())
 
 
 def test_a_client_that_goes_away_takes_all_its_groups_with_it(bloom_bundle: Path) -> None:

@@ -142,8 +142,8 @@ class Limits(_message.Message):
     groups_in_flight: _builtins.int
     """Most groups that one stream may have in flight: the server reads no more until one is answered."""
     queue_tokens: _builtins.int
-    """Most tokens that may wait or run at once, of all callers together; a stream waits by itself, a single request is told
-    when to come back.
+    """Most tokens that are admitted at once, of all callers together. Over it groups of a stream wait in order, and so does
+    a single request of a tenant with less than its share; other single requests are told when to come back.
     """
     result_bytes: _builtins.int
     """Largest result of one group, in bytes."""

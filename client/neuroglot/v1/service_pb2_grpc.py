@@ -35,7 +35,8 @@ class NeuroglotServiceStub(object):
     UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
     PERMISSION_DENIED   the token's tenant may not do this.
     NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
-    RESOURCE_EXHAUSTED  the queue is full, or the tenant's share of it; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+    RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
+    google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
     Without it, a row is too much for the server's memory: the same request fails again.
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
@@ -113,7 +114,8 @@ class NeuroglotServiceServicer(object):
     UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
     PERMISSION_DENIED   the token's tenant may not do this.
     NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
-    RESOURCE_EXHAUSTED  the queue is full, or the tenant's share of it; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+    RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
+    google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
     Without it, a row is too much for the server's memory: the same request fails again.
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
@@ -267,7 +269,8 @@ class NeuroglotService(object):
     UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
     PERMISSION_DENIED   the token's tenant may not do this.
     NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
-    RESOURCE_EXHAUSTED  the queue is full, or the tenant's share of it; a google.rpc.RetryInfo says how long to wait. A stream waits by itself.
+    RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
+    google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
     Without it, a row is too much for the server's memory: the same request fails again.
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.

@@ -126,9 +126,9 @@ class Call:
         # To the stubs a callback is a class of theirs.
         self._context.add_done_callback(cast(Any, lambda _: callback()))
 
-    def caller(self, priority: Priority) -> Caller:
+    def caller(self, priority: Priority, *, waits: bool = False) -> Caller:
         """Who asks, in the core's words."""
-        return Caller(self.tenant.name, priority, self.tenant.quota, self.request_id, self.request_bytes)
+        return Caller(self.tenant.name, priority, self.tenant.quota, self.request_id, self.request_bytes, waits)
 
     def refused(self, failure: Failure) -> None:
         """Count a failure of the call, or of one group of it."""

@@ -21,7 +21,7 @@ from neuroglot_server.adapter.identity import PermissionDenied
 from neuroglot_server.adapter.room import ReaderTooSlow, Room
 from neuroglot_server.adapter.sizes import result_bytes
 from neuroglot_server.adapter.stream import GroupStream
-from neuroglot_server.core import Analysis, InvalidRequest, Limits, Priority
+from neuroglot_server.core import Analysis, Caller, InvalidRequest, Limits, Priority
 from neuroglot_server.registry import Registry
 
 if TYPE_CHECKING:
@@ -106,7 +106,10 @@ class Servicer:
     ) -> service_pb2.AnalyzeGroupResponse:
         """Analyse one group."""
         priority = requests.priority(request.priority, Priority.INTERACTIVE)
-        result = await self._analyze(call, request, requests.analysis(request.analysis), priority)
+        caller = call.caller(priority)
+        with self._registry.use(request.model) as model:
+            model.require_room(len(request.group.rows), caller)
+        result = await self._analyze(call, request, requests.analysis(request.analysis), caller)
         return service_pb2.AnalyzeGroupResponse(result=result)
 
     async def analyze_groups(self, call: Call) -> None:
@@ -118,7 +121,7 @@ class Servicer:
             request: service_pb2.AnalyzeGroupsRequest, analysis: Analysis, priority: Priority
         ) -> result_pb2.GroupResult:
             with self._calls.part("group") as describe:
-                result = await self._analyze(call, request, analysis, priority)
+                result = await self._analyze(call, request, analysis, call.caller(priority, waits=True))
                 times = result.provenance
                 describe({"queue_ms": times.queue_time_ms, "compute_ms": times.compute_time_ms})
                 return result
@@ -189,11 +192,11 @@ class Servicer:
         call: Call,
         request: service_pb2.AnalyzeGroupRequest | service_pb2.AnalyzeGroupsRequest,
         analysis: Analysis,
-        priority: Priority,
+        caller: Caller,
     ) -> result_pb2.GroupResult:
         with self._registry.use(request.model) as model:
             call.model = request.model
-            result = await model.analyze(requests.group(request.group), analysis, call.caller(priority))
+            result = await model.analyze(requests.group(request.group), analysis, caller)
             call.queue_ms += result.queue_time_ms
             call.compute_ms += result.compute_time_ms
             return _sendable(responses.group_result(result, model.description))

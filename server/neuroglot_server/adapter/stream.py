@@ -13,7 +13,7 @@ from neuroglot_server.adapter.calls import Call
 from neuroglot_server.adapter.gate import Gate, GoingDown
 from neuroglot_server.adapter.room import Held, Room
 from neuroglot_server.adapter.statuses import Failure, attempt, failure_of, group_error
-from neuroglot_server.core import Analysis, InvalidRequest, Priority, QueueFull
+from neuroglot_server.core import Analysis, InvalidRequest, Priority
 
 Analyze = Callable[[service_pb2.AnalyzeGroupsRequest, Analysis, Priority], Awaitable[result_pb2.GroupResult]]
 """Gives the result of one group of a model, or raises; the request's own analysis is not looked at."""
@@ -23,6 +23,8 @@ ExpectedBytes = Callable[[service_pb2.AnalyzeGroupsRequest, Analysis], int]
 
 class GroupStream:
     """Reads groups, has them analysed side by side, and writes each answer as soon as it is there.
+
+    A full queue is no error on a stream: each group is read and planned once, and waits for its admission in order.
 
     A group holds its place from when it is read until its answer is written, and nothing is read without a place. So a
     client that sends too fast, or reads too slowly, is held back by HTTP/2's flow control instead of filling memory.
@@ -151,31 +153,10 @@ class GroupStream:
         self._ids_in_flight.add(group_id)
 
     async def _answer(self, request: service_pb2.AnalyzeGroupsRequest, analysis: Analysis, held: Held) -> None:
-        outcome = await attempt(self._analyze_when_there_is_room(request, analysis), self._call.request_id)
+        priority = requests.priority(request.priority, Priority.BULK)
+        outcome = await attempt(self._analyze(request, analysis, priority), self._call.request_id)
         self._ids_in_flight.remove(request.group.id)  # first, for the client may use it again once it reads the answer
         await self._write(request.group.id, outcome, held)
-
-    async def _analyze_when_there_is_room(
-        self, request: service_pb2.AnalyzeGroupsRequest, analysis: Analysis
-    ) -> result_pb2.GroupResult:
-        """A full queue is no error on a stream: the group waits in its place, and with it the sender.
-
-        Raises:
-            GoingDown: the gate closed meanwhile.
-        """
-        priority = requests.priority(request.priority, Priority.BULK)
-        while True:
-            try:
-                return await self._analyze(request, analysis, priority)
-            except QueueFull as full:
-                closing = asyncio.ensure_future(self._gate.closed.wait())
-                turns = () if full.turn is None else (full.turn(),)
-                try:
-                    await self._first_of(*turns, asyncio.sleep(full.retry_after_seconds), closing)
-                    if closing.done():
-                        raise GoingDown from None
-                finally:
-                    closing.cancel()
 
     async def _write(self, group_id: str, outcome: result_pb2.GroupResult | Failure, held: Held) -> None:
         """Write one answer; each waits until there is room for it on the way to the client."""

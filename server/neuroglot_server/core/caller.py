@@ -20,8 +20,8 @@ class Quota:
     """What a tenant may take up; None where nothing but the server's own limits bounds it.
 
     Attributes:
-        queue_tokens: most tokens that it may have in the house at once.
-        tokens_per_minute: most tokens that it may have run, on average over a minute.
+        queue_tokens: most tokens that it may have in flight at once.
+        tokens_per_minute: most tokens that it is charged, on average over a minute.
         calls: most calls that it may have at once; the transport holds to it.
     """
 
@@ -40,6 +40,8 @@ class Caller:
         priority: how urgently.
         quota: what the tenant may take up.
         request_id: the name of the request in logs and traces.
+        waits: whether a request waits for its admission, however much its tenant has in flight: a group of a stream,
+            whose sender is held back meanwhile. Others are refused where their tenant has its share.
         request_bytes: how long a request by itself was as it came; it is held until it is answered. Those of a stream
             are bounded by the transport.
     """
@@ -49,6 +51,7 @@ class Caller:
     quota: Quota = field(default_factory=Quota)
     request_id: str = ""
     request_bytes: int = 0
+    waits: bool = False
 
 
 ANYONE = Caller()

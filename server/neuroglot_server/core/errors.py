@@ -12,7 +12,7 @@ RequestError
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from neuroglot.errors import Violation
 
@@ -57,15 +57,11 @@ class QueueFull(RequestError):
 
     Attributes:
         retry_after_seconds: when a try is likely to find room.
-        turn: comes back when it may find room earlier; None where nothing but time makes room.
     """
 
-    def __init__(
-        self, message: str, retry_after_seconds: float, turn: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
+    def __init__(self, message: str, retry_after_seconds: float) -> None:
         """Keep how long to wait."""
         self.retry_after_seconds = retry_after_seconds
-        self.turn = turn
         super().__init__(message)
 
 
