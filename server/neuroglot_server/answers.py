@@ -23,6 +23,7 @@ from neuroglot_server.core import (
     RowPrediction,
     ThresholdResult,
 )
+from neuroglot_server.kernel_thread import Pieces
 from neuroglot_server.kernels import contribution, effective, types
 from neuroglot_server.kernels.scoring import NextTokens
 from neuroglot_server.text import EncodedRow, Text
@@ -45,23 +46,35 @@ class Findings:
     ever: NDArray[np.bool_] | None = None
 
 
-def component_result(component: ComponentDescription, findings: Findings, analysis: Analysis) -> ComponentResult:
-    """Types, contributions, effective scores and dead neurons in one component, at every threshold."""
-    thresholds = tuple(_threshold_result(place, findings, analysis) for place in range(len(analysis.thresholds)))
-    return ComponentResult(component.name, component.layers, component.neurons, thresholds)
+def component_result(
+    component: ComponentDescription, findings: Findings, analysis: Analysis
+) -> Pieces[ComponentResult]:
+    """Types, contributions, effective scores and dead neurons in one component, at every threshold.
+
+    It yields after each part of a threshold's result.
+    """
+    thresholds = []
+    for place in range(len(analysis.thresholds)):
+        thresholds.append((yield from _threshold_result(place, findings, analysis)))
+    return ComponentResult(component.name, component.layers, component.neurons, tuple(thresholds))
 
 
-def _threshold_result(place: int, findings: Findings, analysis: Analysis) -> ThresholdResult:
+def _threshold_result(place: int, findings: Findings, analysis: Analysis) -> Pieces[ThresholdResult]:
     threshold = analysis.thresholds[place]
     activations = findings.baseline.activations
     activity = types.active(activations, threshold)
     codes = types.type_codes(activity) if len(activity) > 1 else None
+    yield
     dead = None if findings.ever is None else ~findings.ever[:, place]
     contributing = effective_score = None
     if codes is not None:
         top_bitmaps = analysis.active_bitmaps and place == 0
-        contributing = _contribution_result(findings.baseline, codes, analysis.contribution, top_bitmaps=top_bitmaps)
-        effective_score = _effective_score_result(findings.scores, codes, analysis.effective_score)
+        contributing = yield from _contribution_result(
+            findings.baseline, codes, analysis.contribution, top_bitmaps=top_bitmaps
+        )
+        yield
+        effective_score = yield from _effective_score_result(findings.scores, codes, analysis.effective_score)
+        yield
     return ThresholdResult(
         threshold=threshold,
         type_counts=None if codes is None else types.type_counts(codes),
@@ -82,34 +95,44 @@ def _bitmaps(members: NDArray[np.bool_]) -> tuple[bytes, ...]:
 
 def _contribution_result(
     baseline: Baseline, codes: NDArray[np.uint8], wanted: Contribution | None, *, top_bitmaps: bool
-) -> ContributionResult | None:
+) -> Pieces[ContributionResult | None]:
     if wanted is None:
         return None
     values = baseline.magnitudes if wanted.raw else baseline.contributions
     k = contribution.top_k(values.shape[-1], wanted.top_fraction, wanted.top_k)
-    top = contribution.top(values, k)
+    top = np.empty(values.shape, dtype=np.bool_)
+    for row, of_row in enumerate(values):
+        top[row] = contribution.top(of_row, k)
+        yield
+    leading = yield from _leading(values, codes, wanted.neurons)
     return ContributionResult(
         top_k=k,
         top_counts=contribution.counts_by_type(top, codes),
         sums=contribution.sums_by_type(values, codes),
-        leading=_leading(values, codes, wanted.neurons),
+        leading=leading,
         top_bitmaps=_bitmaps(top) if top_bitmaps else (),
     )
 
 
 def _effective_score_result(
     scores: NDArray[np.float32] | None, codes: NDArray[np.uint8], wanted: EffectiveScore | None
-) -> EffectiveScoreResult | None:
+) -> Pieces[EffectiveScoreResult | None]:
     if wanted is None or scores is None:
         return None
-    return EffectiveScoreResult(*effective.by_type(scores, codes), leading=_leading(scores, codes, wanted.neurons))
+    by_type = effective.by_type(scores, codes)
+    yield
+    leading = yield from _leading(scores, codes, wanted.neurons)
+    return EffectiveScoreResult(*by_type, leading=leading)
 
 
-def _leading(values: NDArray[np.float32], codes: NDArray[np.uint8], k: int) -> LeadingNeurons | None:
+def _leading(values: NDArray[np.float32], codes: NDArray[np.uint8], k: int) -> Pieces[LeadingNeurons | None]:
     """The k largest of each row and layer. In rows that are NaN they are the first k neurons, and their values NaN."""
     if k == 0:
         return None
-    neurons = contribution.leading(np.nan_to_num(values), k)
+    neurons = np.empty((*values.shape[:-1], k), dtype=np.int64)
+    for row, of_row in enumerate(values):
+        neurons[row] = contribution.leading(np.nan_to_num(of_row), k)
+        yield
     return LeadingNeurons(
         neurons=neurons,
         values=np.take_along_axis(values, neurons, axis=-1),

@@ -24,11 +24,12 @@ from neuroglot_server.core import (
     ScoreTarget,
 )
 from neuroglot_server.interventions import RowEdits, row_edits
+from neuroglot_server.kernel_thread import Pieces
 from neuroglot_server.kernels import effective
 from neuroglot_server.text import EncodedRow
 from neuroglot_server.value_matrices import Projections
 
-Derive = Callable[[Sequence[Intervention]], list[RowEdits]]
+Derive = Callable[[Sequence[Intervention]], Pieces[list[RowEdits]]]
 """From a variant's interventions to what they do to each row of the group. Edits are large: not all at once."""
 
 
@@ -53,18 +54,23 @@ class Comparison:
 
     def __call__(
         self, group_id: str, baseline: Sequence[Case], analysis: Analysis, tenant: str = ""
-    ) -> tuple[tuple[ComponentResult, ...], Derive]:
+    ) -> Pieces[tuple[tuple[ComponentResult, ...], Derive]]:
         """Type the baseline's neurons in every component; what a variant does to each row is derived when asked for."""
         found, references = [], []
         for component in self.components:
             reference = self._baseline(component.name, group_id, baseline, analysis.thresholds[0])
             references.append(reference)
+            yield
+            scores = yield from self._scores(
+                reference, [case.row for case in baseline], analysis.effective_score, tenant
+            )
             findings = Findings(
                 baseline=reference,
-                scores=self._scores(reference, [case.row for case in baseline], analysis.effective_score, tenant),
+                scores=scores,
                 ever=np.stack([case.ever[component.name] for case in baseline]) if analysis.dead else None,
             )
-            found.append(component_result(component, findings, analysis))
+            yield
+            found.append((yield from component_result(component, findings, analysis)))
         return tuple(found), partial(row_edits, baselines=references, dtype=self.dtype)
 
     def _baseline(self, component: str, group_id: str, cases: Sequence[Case], threshold: float) -> Baseline:
@@ -86,12 +92,14 @@ class Comparison:
 
     def _scores(
         self, baseline: Baseline, rows: Sequence[EncodedRow], wanted: EffectiveScore | None, tenant: str
-    ) -> NDArray[np.float32] | None:
+    ) -> Pieces[NDArray[np.float32] | None]:
         """Effective scores of every neuron of every row, where they are wanted of more than one row of a decoder."""
         if wanted is None or baseline.component != DECODER or len(rows) == 1:
             return None
         scored = [place for place, row in enumerate(rows) if row.gold]
-        projections = self.projections.of([score_tokens(rows[place], wanted.target) for place in scored], tenant)
+        projections = yield from self.projections.of(
+            [score_tokens(rows[place], wanted.target) for place in scored], tenant
+        )
         scores = np.full(baseline.coefficients.shape, np.nan, dtype=np.float32)
         scores[scored] = effective.effective_scores(baseline.coefficients[scored], projections)
         return scores

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from neuroglot_server.admission import Cost
@@ -14,6 +12,7 @@ from neuroglot_server.cases import Case
 from neuroglot_server.comparison import Comparison
 from neuroglot_server.core import DECODER, Analysis, Caller, GeneratedToken, Intervention, NotFinite, Prediction
 from neuroglot_server.costs import Costs
+from neuroglot_server.kernel_thread import KernelThread
 from neuroglot_server.sharing import Whole
 from neuroglot_server.steps import RowStep
 from neuroglot_server.text import EncodedRow, Text
@@ -47,13 +46,13 @@ class Continuing:
     Attributes:
         answering: brings rows through the model.
         comparison: derives what interventions do to a row from its baseline.
-        kernels: runs the comparison, off the event loop.
+        kernels: the thread on which the comparison runs.
         costs: counts what a row holds.
     """
 
     answering: Answering
     comparison: Comparison
-    kernels: Executor
+    kernels: KernelThread
     costs: Costs
 
     def cost(self, wish: Wish) -> Cost:
@@ -62,7 +61,8 @@ class Continuing:
         anew = any(map(self.answering.reader.concerns, wish.interventions))
         analysis = Analysis(prediction=prediction)
         tokens = len(wish.row.prompt) * (1 + anew) + wish.max_tokens
-        return Cost(tokens, self.costs.bytes([wish.row], analysis, [anew]))
+        nanoseconds = self.costs.interventions_nanoseconds(1, wish.interventions)
+        return Cost(max(tokens, self.costs.tokens_of(nanoseconds)), self.costs.bytes([wish.row], analysis, [anew]))
 
     async def tokens(self, wish: Wish, caller: Caller) -> AsyncGenerator[GeneratedToken, None]:
         """Go on, until EOS (which is not given), a newline unless they do not matter, or so many tokens.
@@ -111,10 +111,9 @@ class Continuing:
             await self.answering.reader.read([case], timing, caller)
             return case
         await self.answering.baseline([case], None, timing, caller, forks=True)
-        loop = asyncio.get_running_loop()
         analysis = Analysis(thresholds=(wish.threshold,))
-        _, derive = await loop.run_in_executor(self.kernels, self.comparison, "", [case], analysis)
-        (edits,) = await loop.run_in_executor(self.kernels, derive, wish.interventions)
+        _, derive = await self.kernels.run(self.comparison("", [case], analysis), caller.tenant)
+        (edits,) = await self.kernels.run(derive(wish.interventions), caller.tenant)
         if edits.anywhere:
             case = case.under(edits)
         if self.answering.reader.changed(edits):

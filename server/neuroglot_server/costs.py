@@ -1,13 +1,14 @@
-"""What a group takes: tokens that are run for it, and bytes that it holds while it is in the house."""
+"""What a group takes: tokens that it is charged for kernels, and bytes that it holds while it is in flight."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from neuroglot_server import kernel_costs
 from neuroglot_server.budget import Sizes
-from neuroglot_server.core import Analysis, Deactivate, Prediction, Scale
+from neuroglot_server.core import Analysis, ComponentDescription, Deactivate, Intervention, Prediction, Scale
 from neuroglot_server.generation import answer_tokens
 from neuroglot_server.text import EncodedRow
 
@@ -27,11 +28,32 @@ class Costs:
         sizes: of each component.
         group_bytes: most that a group may hold, if it can be split so far.
         part_bytes: most that the edits of a part hold, and most that the keys and values of its rows do.
+        components: of the model, whose geometry says what kernels take.
     """
 
     sizes: Collection[Sizes]
     group_bytes: int
     part_bytes: int
+    components: Sequence[ComponentDescription]
+
+    def kernel_tokens(self, rows: Sequence[EncodedRow], analysis: Analysis) -> int:
+        """As how many tokens what the kernels do for a group counts, over all of its variants."""
+        interventions = (one for variant in analysis.variants for one in variant.interventions)
+        nanoseconds = self.baseline_nanoseconds(rows, analysis)
+        return self.tokens_of(nanoseconds + self.interventions_nanoseconds(len(rows), interventions))
+
+    def tokens_of(self, nanoseconds: float) -> int:
+        """How many tokens take as long."""
+        return int(nanoseconds / self._token_nanoseconds)
+
+    def baseline_nanoseconds(self, rows: Sequence[EncodedRow], analysis: Analysis) -> float:
+        """What the kernels do for a group's baseline; see `kernel_costs`."""
+        prompts = sum(len(row.prompt) for row in rows)
+        return kernel_costs.baseline_nanoseconds(self.components, len(rows), prompts, analysis)
+
+    def interventions_nanoseconds(self, rows: int, interventions: Iterable[Intervention]) -> float:
+        """What the kernels do for interventions on so many rows; see `kernel_costs`."""
+        return kernel_costs.interventions_nanoseconds(self.components, rows, interventions)
 
     def bytes(self, rows: Sequence[EncodedRow], analysis: Analysis, anew: Sequence[bool]) -> int:
         """Most that a group holds at a time.
@@ -110,6 +132,10 @@ class Costs:
         if prediction is None or not prediction.generate:
             return 0
         return sum([1 + answer_tokens(row, prediction) for row in rows]) * self.key_values
+
+    @cached_property
+    def _token_nanoseconds(self) -> float:
+        return kernel_costs.token_nanoseconds(self.components)
 
     @cached_property
     def key_values(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from neuroglot.packing import unpack_bits
 from neuroglot_server.baseline import Baseline
-from neuroglot_server.core import Add, ByNeuron, Convert, Deactivate, Intervention, Override, Scale
+from neuroglot_server.core import Action, Add, ByNeuron, Convert, Deactivate, Intervention, Override, Scale
+from neuroglot_server.kernel_thread import Pieces
 from neuroglot_server.selections import Members, members
 from neuroglot_server.steps import NO_EDITS, Edit, Edits
 
@@ -64,15 +65,17 @@ def above(threshold: float, dtype: np.dtype[np.floating]) -> float:
 
 def row_edits(
     interventions: Sequence[Intervention], baselines: Sequence[Baseline], dtype: np.dtype[np.floating]
-) -> list[RowEdits]:
-    """What a variant's interventions do to each row of a group.
+) -> Pieces[list[RowEdits]]:
+    """What a variant's interventions do to each row of a group; it yields after each intervention, and more often.
 
     Args:
         interventions: at least one; of two that choose the same neuron at the same position, the later one holds.
         baselines: the group's baseline in each component; `Convert` without a value goes just above its threshold.
         dtype: of the edits: the model's.
     """
-    parts = {baseline.component: _in_component(interventions, baseline, dtype) for baseline in baselines}
+    parts = {}
+    for baseline in baselines:
+        parts[baseline.component] = yield from _in_component(interventions, baseline, dtype)
     return [
         RowEdits(
             components={name: part.edits[row] for name, part in parts.items()},
@@ -109,30 +112,33 @@ class _Act(NamedTuple):
 
 def _in_component(
     interventions: Sequence[Intervention], baseline: Baseline, dtype: np.dtype[np.floating]
-) -> _InComponent:
-    acts = [_act(intervention, baseline, dtype) for intervention in interventions]
-    anywhere = reduce(np.logical_or, [act.chosen for act in acts])
-    made: dict[tuple[int, ...], list[Edit | None]] = {}
-
-    def edits(acting: list[bool]) -> list[Edit | None]:
-        places = tuple(np.flatnonzero(acting).tolist())
-        if places not in made:
-            made[places] = _edits([acts[place] for place in places], baseline, dtype)
-        return made[places]
-
-    before = edits([intervention.scope.before_last for intervention in interventions])
-    at = edits([True] * len(interventions))
-    after = edits([intervention.scope.generated for intervention in interventions])
+) -> Pieces[_InComponent]:
+    """Each intervention is applied and dropped before the next one is looked at: many would not fit into memory."""
+    acting = {
+        "before": tuple(intervention.scope.before_last for intervention in interventions),
+        "at": (True,) * len(interventions),
+        "after": tuple(intervention.scope.generated for intervention in interventions),
+    }
+    edits = {acts: _Editing(interventions, acts, baseline, dtype) for acts in acting.values()}
+    anywhere = np.zeros((1, *baseline.activity.shape[1:]), dtype=np.bool_)
+    for place, intervention in enumerate(interventions):
+        act = yield from _act(intervention, baseline, dtype)
+        anywhere = anywhere | act.chosen
+        for acts, editing in edits.items():
+            if acts[place]:
+                editing.apply(act)
+                yield
+    made = {acts: editing.rows() for acts, editing in edits.items()}
     return _InComponent(
-        edits=[Edits(*of_row) for of_row in zip(before, at, after, strict=True)],
+        edits=[Edits(*of_row) for of_row in zip(*(made[acts] for acts in acting.values()), strict=True)],
         selected=np.broadcast_to(np.count_nonzero(anywhere, axis=(1, 2)), len(baseline.labels)),
         selected_active=np.count_nonzero(anywhere & baseline.activity, axis=(1, 2)),
     )
 
 
-def _act(intervention: Intervention, baseline: Baseline, dtype: np.dtype[np.floating]) -> _Act:
+def _act(intervention: Intervention, baseline: Baseline, dtype: np.dtype[np.floating]) -> Pieces[_Act]:
     """What an intervention does, to which neurons of the component."""
-    chosen = _chosen(intervention, baseline)
+    chosen = yield from _chosen(intervention, baseline)
     match intervention.action:
         case Deactivate():
             return _Act(chosen, chosen, 0.0, 0.0)
@@ -150,12 +156,12 @@ def _act(intervention: Intervention, baseline: Baseline, dtype: np.dtype[np.floa
             return _Act(chosen, chosen, 1.0, value if values is None else _of_each(intervention, values, baseline))
 
 
-def _chosen(intervention: Intervention, baseline: Baseline) -> Members:
+def _chosen(intervention: Intervention, baseline: Baseline) -> Pieces[Members]:
     """The neurons that an intervention's selection chooses in its layers of the component."""
     _, layers, neurons = baseline.activity.shape
     if intervention.component not in ("", baseline.component):
         return np.zeros((1, layers, neurons), dtype=np.bool_)
-    chosen = members(intervention.selection, baseline)
+    chosen = yield from members(intervention.selection, baseline)
     if not intervention.layers:
         return chosen
     in_layers = np.isin(np.arange(layers), intervention.layers)
@@ -172,24 +178,64 @@ def _of_each(intervention: Intervention, values: Sequence[float], baseline: Base
     return numbers
 
 
-def _edits(acts: Sequence[_Act], baseline: Baseline, dtype: np.dtype[np.floating]) -> list[Edit | None]:
-    """The edit of each row; rows share one where all do the same."""
-    rows = len(baseline.labels)
-    distinct = max((act.changed.shape[0] for act in acts), default=1)
-    shape = (distinct, *baseline.activity.shape[1:])
-    switches = all(isinstance(act.mask, float) and act.mask in (0.0, 1.0) for act in acts)
-    mask = np.ones(shape, np.bool_ if switches else dtype)
-    adds = any(not isinstance(act.override, float) or act.override for act in acts)
-    override = np.zeros(shape, dtype) if adds else None
-    touched = np.zeros(shape[:2], dtype=np.bool_)
-    for act in acts:
-        np.copyto(mask, act.mask, where=act.changed, casting="unsafe")
-        if override is not None:
-            np.copyto(override, act.override, where=act.changed)
-        touched |= act.changed.any(axis=-1)
-    overrides = [None] * distinct if override is None else override
-    edits = [_compact(mask[row], overrides[row], touched[row]) for row in range(distinct)]
-    return edits if distinct == rows else edits * rows
+class _Editing:
+    """The edit of each row, to which acts are applied one after the other; rows share one where all do the same."""
+
+    def __init__(
+        self,
+        interventions: Sequence[Intervention],
+        acting: Sequence[bool],
+        baseline: Baseline,
+        dtype: np.dtype[np.floating],
+    ) -> None:
+        """Begin with an edit that changes nothing.
+
+        Args:
+            interventions: of the variant.
+            acting: which of them are applied.
+            baseline: of the component.
+            dtype: of the edits.
+        """
+        actions = [one.action for one, acts in zip(interventions, acting, strict=True) if acts]
+        shape = (1, *baseline.activity.shape[1:])
+        self._count = len(baseline.labels)
+        self._mask = np.ones(shape, dtype if any(map(_scales, actions)) else np.bool_)
+        self._override = np.zeros(shape, dtype) if any(map(_adds, actions)) else None
+        self._touched = np.zeros(shape[:2], dtype=np.bool_)
+
+    def apply(self, act: _Act) -> None:
+        """Have an action hold over those before it."""
+        if len(act.changed) > len(self._mask):  # from here on rows differ
+            self._mask = np.repeat(self._mask, self._count, axis=0)
+            self._touched = np.repeat(self._touched, self._count, axis=0)
+            if self._override is not None:
+                self._override = np.repeat(self._override, self._count, axis=0)
+        np.copyto(self._mask, act.mask, where=act.changed, casting="unsafe")
+        if self._override is not None:
+            np.copyto(self._override, act.override, where=act.changed)
+        self._touched |= act.changed.any(axis=-1)
+
+    def rows(self) -> list[Edit | None]:
+        """The edit of each row."""
+        overrides = [None] * len(self._mask) if self._override is None else self._override
+        edits = [_compact(*of_row) for of_row in zip(self._mask, overrides, self._touched, strict=True)]
+        return edits if len(edits) == self._count else edits * self._count
+
+
+def _scales(action: Action) -> bool:
+    """Whether an action's mask is another number than 0 or 1."""
+    return isinstance(action, Scale) and (action.values is not None or action.factor not in (0, 1))
+
+
+def _adds(action: Action) -> bool:
+    """Whether an action's override may be another number than 0."""
+    match action:
+        case Override(value, values) | Add(value, values):
+            return values is not None or value != 0
+        case Convert(value, mean_of_active):
+            return mean_of_active or value != 0
+        case _:
+            return False
 
 
 def _compact(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -51,6 +50,7 @@ from neuroglot_server.costs import Costs
 from neuroglot_server.describing import describe
 from neuroglot_server.encoding import encode_prompt, encode_rows
 from neuroglot_server.engine import Engine
+from neuroglot_server.kernel_thread import KernelThread
 from neuroglot_server.planner import Planner
 from neuroglot_server.prefixes import Sightings
 from neuroglot_server.reading import Encode, Prefill
@@ -158,8 +158,13 @@ class Model:
             ),
             dtype=np.dtype(facts.dtype),
         )
-        kernels = ThreadPoolExecutor(1, thread_name_prefix="kernels")
-        costs = Costs([budget.sizes for budget in budgets.values()], settings.queue_bytes, settings.batch_bytes // 4)
+        kernels = KernelThread()
+        costs = Costs(
+            [budget.sizes for budget in budgets.values()],
+            settings.queue_bytes,
+            settings.batch_bytes // 4,
+            description.components,
+        )
 
         def planner_with(sharing: Sharing) -> Planner:
             decoder = batchers[DECODER]
@@ -336,7 +341,7 @@ class Model:
         self._admission.drain()
         await self._worker.close()
         await self._admission.emptied(_LAST_WORDS_SECONDS)
-        self._planner.kernels.shutdown(wait=False)
+        self._planner.kernels.close()
 
 
 def _budget(engine: Engine, decoder: Engine, settings: Settings) -> Budget:

@@ -15,11 +15,9 @@ them together would hold too much.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import chain
 from typing import TypeVar
 
 from neuroglot_server.admission import Cost
@@ -44,12 +42,13 @@ from neuroglot_server.core import (
 from neuroglot_server.costs import Costs
 from neuroglot_server.generation import answer_tokens
 from neuroglot_server.interventions import NO_ROW_EDITS, RowEdits
+from neuroglot_server.kernel_thread import KernelThread, Pieces, completed
 from neuroglot_server.text import EncodedRow
 
 _OVERFLOW = "the interventions make this row's numbers overflow: use smaller values or fewer neurons"
 
-_WORTH_A_THREAD = 2**15
-"""Activations. Kernels look at fewer in about the time that a thread takes to be woken and to wake the event loop."""
+_WORTH_A_THREAD = 500_000.0
+"""Nanoseconds. What takes less runs on the event loop: a thread takes about as long to be woken and to wake it."""
 
 _NEXT_TO_NOTHING = 2**10
 """Of which part of the house prompts must be for it to matter that they count once: of fewer a thousand groups fit."""
@@ -65,13 +64,13 @@ class Planner:
     Attributes:
         answering: brings rows through the model.
         comparison: types the baseline's neurons, and derives the variants' edits from them.
-        kernels: runs the comparison, off the event loop.
+        kernels: the thread on which the comparison runs.
         costs: counts what groups hold, and splits their variants.
     """
 
     answering: Answering
     comparison: Comparison
-    kernels: Executor
+    kernels: KernelThread
     costs: Costs
 
     async def run(
@@ -89,9 +88,8 @@ class Planner:
         thresholds = analysis.thresholds if analysis.dead else ()
         forks = prediction is not None
         await self.answering.baseline(baseline, prediction, timing, caller, thresholds, forks=forks)
-        components, derive = await self._computed(
-            partial(self.comparison, group_id, baseline, analysis, caller.tenant), len(rows) * len(analysis.thresholds)
-        )
+        comparing = self.comparison(group_id, baseline, analysis, caller.tenant)
+        components, derive = await self._computed(comparing, self.costs.baseline_nanoseconds(rows, analysis), caller)
         predicted: tuple[VariantResult, ...] = ()
         if prediction is not None:
             predicted = await self._predict(baseline, derive, analysis, prediction, timing, caller)
@@ -106,17 +104,17 @@ class Planner:
             compute_time_ms=timing.compute * 1e3,
         )
 
-    async def _computed(self, compute: Callable[[], _Computed], rows: int) -> _Computed:
-        """What kernels compute of so many rows, one a threshold: on a thread where that is worth the way to it."""
-        neurons = sum(component.layers * component.neurons for component in self.comparison.components)
-        if rows * neurons < _WORTH_A_THREAD:
-            return compute()
-        return await asyncio.get_running_loop().run_in_executor(self.kernels, compute)
+    async def _computed(self, pieces: Pieces[_Computed], nanoseconds: float, caller: Caller) -> _Computed:
+        """What kernels compute, on their thread unless it takes next to nothing."""
+        if nanoseconds < _WORTH_A_THREAD:
+            return completed(pieces)
+        return await self.kernels.run(pieces, caller.tenant)
 
     def cost(self, rows: Sequence[EncodedRow], analysis: Analysis) -> Cost:
-        """What a group takes: the tokens that it runs over all of its variants if none is known, and bytes.
+        """What a group takes: tokens, and bytes, with those of `shares` among them.
 
-        Those of `shares` are among them.
+        It is charged the tokens that it runs over all of its variants if nothing is cached, choices included, or the
+        equivalent of what the kernels do for it (`Costs.kernel_tokens`), whichever is more.
         """
         prompts = sum([len(row.prompt) for row in rows])
         answers = len(rows)
@@ -125,7 +123,7 @@ class Planner:
             answers += sum(len(choice) for row in rows for choice in row.choices)
         anew = [self._read_anew(variant.interventions) for variant in analysis.variants]
         tokens = prompts * (1 + sum(anew)) + answers * (1 + len(anew))
-        return Cost(tokens, self.costs.bytes(rows, analysis, anew))
+        return Cost(max(tokens, self.costs.kernel_tokens(rows, analysis)), self.costs.bytes(rows, analysis, anew))
 
     def shares(self, rows: Sequence[EncodedRow], analysis: Analysis) -> dict[bytes, int]:
         """Bytes of what is kept of a group's prompts, by key: whoever asks for the same prompts holds the same ones.
@@ -176,8 +174,8 @@ class Planner:
         caller: Caller,
     ) -> list[tuple[RowPrediction, ...]]:
         """Run some variants; one that does nothing to a row shares the baseline's case."""
-        deriving: Callable[[], list[list[RowEdits]]] = partial(list, map(derive, variants))
-        edits = await self._computed(deriving, len(baseline) * len(variants))
+        nanoseconds = self.costs.interventions_nanoseconds(len(baseline), chain.from_iterable(variants))
+        edits = await self._computed(_of_each(derive, variants), nanoseconds, caller)
         changed = [  # those that fork from one prompt follow each other, so that it is brought into a pass once
             (variant, place)
             for place in range(len(baseline))
@@ -213,3 +211,11 @@ class Planner:
             selected_active_neurons=edits.selected_active,
             choice_log_probabilities=tuple(sum(one.log_probabilities) for one in choices if one is not None),
         )
+
+
+def _of_each(derive: Derive, variants: Sequence[Interventions]) -> Pieces[list[list[RowEdits]]]:
+    """The edits of each variant."""
+    edits = []
+    for variant in variants:
+        edits.append((yield from derive(variant)))
+    return edits

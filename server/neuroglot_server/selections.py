@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import reduce
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,48 @@ from neuroglot_server.core import (
     Selection,
     Union,
 )
+from neuroglot_server.kernel_thread import Pieces
 from neuroglot_server.kernels import contribution
 
 Members = NDArray[np.bool_]
 """bool `[R, layers, neurons]`, or `[1, layers, neurons]` where they are the same in every row."""
 
 
-def members(selection: Selection, baseline: Baseline) -> Members:
-    """The neurons that a selection chooses in a component; what was uploaded has been put in the name's place."""
+def members(selection: Selection, baseline: Baseline) -> Pieces[Members]:
+    """The neurons that a selection chooses in a component; what was uploaded has been put in the name's place.
+
+    It yields after each selection inside it, and after each row for which neurons are drawn.
+    """
+    match selection:
+        case Union(parts) | Intersection(parts) | Difference(parts):
+            combine = _COMBINATIONS[type(selection)]
+            found = yield from members(parts[0], baseline)
+            for part in parts[1:]:
+                found = combine(found, (yield from members(part, baseline)))
+                yield
+            return found
+        case Control(of, kind, draw, seed):
+            controlled = yield from members(of, baseline)
+            return (yield from _drawn(controlled, kind, draw, seed, baseline))
+        case _:
+            chosen = _chosen(selection, baseline)
+            yield
+            return chosen
+
+
+def _without(left: Members, right: Members) -> Members:
+    return left & ~right
+
+
+_COMBINATIONS: Mapping[type[Selection], Callable[[Members, Members], Members]] = {
+    Union: np.logical_or,
+    Intersection: np.logical_and,
+    Difference: _without,
+}
+
+
+def _chosen(selection: Selection, baseline: Baseline) -> Members:
+    """The neurons of a selection that has no others inside it."""
     match selection:
         case ByType(types):
             return np.isin(baseline.codes, types)[np.newaxis]
@@ -40,29 +74,28 @@ def members(selection: Selection, baseline: Baseline) -> Members:
         case ByContribution(top_fraction, top_k):
             k = contribution.top_k(baseline.contributions.shape[-1], top_fraction, top_k)
             return contribution.top(baseline.contributions, k)
-        case Union(selections):
-            return reduce(np.logical_or, (members(part, baseline) for part in selections))
-        case Intersection(selections):
-            return reduce(np.logical_and, (members(part, baseline) for part in selections))
-        case Difference((first, *others)):
-            return reduce(lambda left, part: left & ~members(part, baseline), others, members(first, baseline))
-        case Control(of, kind, draw, seed):
-            return _drawn(members(of, baseline), kind, _priorities(baseline, draw, seed), baseline)
     raise AssertionError(f"an unknown selection was let through: {selection!r}")
 
 
-def _drawn(controlled: Members, kind: ControlKind, priorities: NDArray[np.uint64], baseline: Baseline) -> Members:
-    """Random neurons to compare others with, those of the lowest priorities first."""
-    everything = np.ones_like(baseline.activity)
-    match kind:
-        case ControlKind.RANDOM:
-            return lowest(priorities, everything, np.count_nonzero(controlled & everything, axis=-1))
-        case ControlKind.RANDOM_ACTIVE:
-            counts = np.count_nonzero(controlled & baseline.activity, axis=-1)
-            return lowest(priorities, baseline.activity, counts)
-        case ControlKind.RANDOM_MASS:
-            masses = np.where(controlled, baseline.contributions, 0).sum(axis=-1, dtype=np.float64)
-            return lowest(priorities, everything, counts_of_mass(priorities, baseline.contributions, masses))
+def _drawn(controlled: Members, kind: ControlKind, draw: int, seed: int, baseline: Baseline) -> Pieces[Members]:
+    """Random neurons to compare others with, those of the lowest priorities first, row by row."""
+    drawn = np.empty(baseline.activity.shape, dtype=np.bool_)
+    everything = np.ones(drawn.shape[1:], dtype=np.bool_)
+    for row in range(len(drawn)):
+        of_row = controlled[row if len(controlled) > 1 else 0]
+        priorities = _priorities(baseline, row, draw, seed)
+        match kind:
+            case ControlKind.RANDOM:
+                drawn[row] = lowest(priorities, everything, np.count_nonzero(of_row, axis=-1))
+            case ControlKind.RANDOM_ACTIVE:
+                active = baseline.activity[row]
+                drawn[row] = lowest(priorities, active, np.count_nonzero(of_row & active, axis=-1))
+            case ControlKind.RANDOM_MASS:
+                contributions = baseline.contributions[row]
+                masses = np.where(of_row, contributions, 0).sum(axis=-1, dtype=np.float64)
+                drawn[row] = lowest(priorities, everything, counts_of_mass(priorities, contributions, masses))
+        yield
+    return drawn
 
 
 def counts_of_mass(
@@ -73,12 +106,12 @@ def counts_of_mass(
     Of all such numbers it is the one whose sum is nearest to the mass, and of equally near ones the smallest.
 
     Args:
-        priorities: `[R, layers, neurons]`, all different within a layer.
+        priorities: `[..., layers, neurons]`, all different within a layer.
         contributions: not negative, of the same shape.
-        masses: `[R, layers]`.
+        masses: `[..., layers]`.
 
     Returns:
-        int64 `[R, layers]`, 0 to the number of neurons.
+        int64 `[..., layers]`, 0 to the number of neurons.
     """
     in_order = np.take_along_axis(contributions, np.argsort(priorities, axis=-1), axis=-1)
     none_drawn = np.zeros((*in_order.shape[:-1], 1))
@@ -91,9 +124,9 @@ def lowest(priorities: NDArray[np.uint64], candidates: Members, counts: NDArray[
     """The candidates of the lowest priorities.
 
     Args:
-        priorities: `[R, layers, neurons]`, all different within a layer.
+        priorities: `[..., layers, neurons]`, all different within a layer.
         candidates: which neurons may be drawn, of the same shape.
-        counts: how many are drawn, `[R, layers]`, at most as many as there are candidates.
+        counts: how many are drawn, `[..., layers]`, at most as many as there are candidates.
     """
     worst = np.iinfo(np.uint64).max
     in_order = np.sort(np.where(candidates, priorities, worst), axis=-1)
@@ -102,20 +135,18 @@ def lowest(priorities: NDArray[np.uint64], candidates: Members, counts: NDArray[
     return drawn
 
 
-def _priorities(baseline: Baseline, draw: int, seed: int) -> NDArray[np.uint64]:
-    """A random number for every neuron of every row, the same in every run and in every version of numpy.
+def _priorities(baseline: Baseline, row: int, draw: int, seed: int) -> NDArray[np.uint64]:
+    """A random number for every neuron of a row, the same in every run and in every version of numpy.
 
     The n-th output of SplitMix64, started from a hash of (seed, draw, group, row, component, layer), belongs to neuron
     n. It is a bijection of n, so no two neurons of a layer tie.
     """
-    rows, layers, neurons = baseline.activity.shape
+    _, layers, neurons = baseline.activity.shape
+    label = baseline.labels[row]
     starts = np.array(
-        [
-            [_hash(seed, draw, baseline.group_id, label, baseline.component, layer) for layer in range(layers)]
-            for label in baseline.labels
-        ],
+        [_hash(seed, draw, baseline.group_id, label, baseline.component, layer) for layer in range(layers)],
         dtype=np.uint64,
-    ).reshape(rows, layers, 1)
+    ).reshape(layers, 1)
     places: NDArray[np.uint64] = np.arange(1, neurons + 1, dtype=np.uint64)
     state: NDArray[np.uint64] = starts + places * np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -9,12 +9,14 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.bundle import ModelFacts, StoredMatrix
 from neuroglot_server.core import DECODER
+from neuroglot_server.kernel_thread import Pieces
 
 _BLOCK = 1024
 """Value rows that are multiplied at once: those of a float16 bundle are widened first, and into memory of their own."""
@@ -47,8 +49,10 @@ class ValueMatrices:
             output_scale=facts.output_scale,
         )
 
-    def projections(self, rows: Sequence[Tokens]) -> NDArray[np.float32]:
+    def projections(self, rows: Sequence[Tokens]) -> Pieces[NDArray[np.float32]]:
         """v_i . E for every neuron, E being the weighted sum of the output embeddings of each row's tokens.
+
+        It yields after each block of value rows.
 
         Returns:
             float32 `[rows, layers, neurons]`.
@@ -60,6 +64,7 @@ class ValueMatrices:
             for start in range(0, neurons, _BLOCK):
                 block = matrix[start : start + _BLOCK].astype(np.float32, copy=False)
                 np.matmul(directions, block.T, out=found[:, layer, start : start + _BLOCK])
+                yield
         return found
 
     def _direction(self, tokens: Tokens) -> NDArray[np.float32]:
@@ -73,7 +78,7 @@ class ValueMatrices:
 class Projections:
     """Projections of what was asked for lately: a task asks for the same few labels again and again.
 
-    Each tenant's are apart, for that something is known already can be timed. Used on one thread.
+    Each tenant's are apart, for that something is known already can be timed. Used on any thread.
     """
 
     def __init__(self, matrices: ValueMatrices, most_bytes: int, *, shared: bool) -> None:
@@ -82,20 +87,25 @@ class Projections:
         self._most = most_bytes // (4 * len(matrices.values) * len(matrices.values[0]))
         self._shared = shared
         self._kept: OrderedDict[Hashable, NDArray[np.float32]] = OrderedDict()
+        self._lock = Lock()
 
-    def of(self, rows: Sequence[Tokens], tenant: str) -> NDArray[np.float32]:
+    def of(self, rows: Sequence[Tokens], tenant: str) -> Pieces[NDArray[np.float32]]:
         """As `ValueMatrices.projections`, but what is kept is not computed again."""
         owner = "" if self._shared else tenant
         keys: list[Hashable] = [(owner, *sorted(tokens.items())) for tokens in rows]
-        missing = {key: tokens for key, tokens in zip(keys, rows, strict=True) if key not in self._kept}
+        with self._lock:
+            found = {key: self._kept[key] for key in keys if key in self._kept}
+        missing = {key: tokens for key, tokens in zip(keys, rows, strict=True) if key not in found}
         if missing:
-            self._kept.update(zip(missing, self._matrices.projections(list(missing.values())), strict=True))
-        for key in keys:
-            self._kept.move_to_end(key)
-        found = np.stack([self._kept[key] for key in keys])
-        while len(self._kept) > self._most:
-            self._kept.popitem(last=False)
-        return found
+            computed = yield from self._matrices.projections(list(missing.values()))
+            found.update(zip(missing, computed, strict=True))
+        with self._lock:
+            for key in keys:
+                self._kept[key] = found[key]
+                self._kept.move_to_end(key)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return np.stack([found[key] for key in keys])
 
 
 def _mapped(folder: Path, matrix: StoredMatrix) -> NDArray[np.floating]:

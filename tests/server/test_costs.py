@@ -17,6 +17,7 @@ from neuroglot_server.core import (
     Add,
     Analysis,
     ByNeuron,
+    ComponentDescription,
     Convert,
     Deactivate,
     Intervention,
@@ -31,6 +32,7 @@ from neuroglot_server.costs import Costs
 from neuroglot_server.text import EncodedRow
 from tests.server.serving import CAPITALS, analyze
 
+COMPONENTS = (ComponentDescription("decoder", 1, 10, 8, "gelu", gated=False),)
 SIZES = Sizes(key_values=100, activations=40, edits=40, neurons=10, logits=10)
 ROWS = [EncodedRow("en", (1,) * 30, (5, 6), True, ("Paris",)), EncodedRow("th", (1,) * 50, (), False, ())]
 ALL = ByNeuron("", 1, 10, bytes([255, 3]))
@@ -58,7 +60,7 @@ def held(costs: Costs, rows: list[tuple[EncodedRow, bool]]) -> int:
 def test_parts_hold_everything_in_its_order_and_no_more_than_they_may(
     count: int, changed: list[tuple[EncodedRow, bool]], group: int, part: int
 ) -> None:
-    costs = Costs([SIZES], group, part)
+    costs = Costs([SIZES], group, part, COMPONENTS)
     variants, rows = costs.variants(ROWS, GENERATED, count), costs.rows(ROWS, GENERATED, changed)
     assert [place for one in variants for place in range(count)[one]] == list(range(count))
     assert [place for one in rows for place in range(len(changed))[one]] == list(range(len(changed)))
@@ -71,13 +73,13 @@ def test_parts_hold_everything_in_its_order_and_no_more_than_they_may(
 def test_long_prompts_leave_less_room_for_variants_and_the_group_fits_still() -> None:
     short, long = (EncodedRow("en", (1,) * length, (5,), True, ("a",)) for length in (10, 400))
     for row in (short, long):
-        costs = Costs([SIZES], 50_000, 10_000)
+        costs = Costs([SIZES], 50_000, 10_000, COMPONENTS)
         assert costs.bytes([row], replace(GENERATED, prediction=Prediction()), [False] * 64) <= 50_000
     assert len(costs.variants([long], GENERATED, 64)) > len(costs.variants([short], GENERATED, 64))
 
 
 def test_a_group_of_many_variants_takes_no_more_than_one_of_enough() -> None:
-    costs = Costs([SIZES], 10**6, 5_000)
+    costs = Costs([SIZES], 10**6, 5_000, COMPONENTS)
     sizes = [costs.bytes(ROWS, GENERATED, [False] * count) for count in (0, 1, 31, 32, 400)]
     assert sizes[0] < sizes[1] < sizes[2]
     assert sizes[2] == sizes[3] == sizes[4]
@@ -94,7 +96,7 @@ def test_a_group_of_many_variants_takes_no_more_than_one_of_enough() -> None:
     ],
 )
 def test_a_mask_is_as_large_as_what_is_done_with_it(actions: tuple[Action, ...], of_row: int) -> None:
-    costs = Costs([SIZES], 10**6, 4_000)
+    costs = Costs([SIZES], 10**6, 4_000, COMPONENTS)
     analysis = Analysis(prediction=Prediction(), variants=under(*actions))
     assert costs.variants(ROWS, analysis, 10**6)[0].stop == 4_000 // (len(ROWS) * of_row)
 

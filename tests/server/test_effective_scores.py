@@ -22,6 +22,7 @@ from neuroglot_server.core import (
     Row,
     ScoreTarget,
 )
+from neuroglot_server.kernel_thread import completed
 from neuroglot_server.value_matrices import Projections, ValueMatrices
 from tests import definitions
 from tests.checkpoints import CONFIGS, RandomModel
@@ -183,7 +184,7 @@ def test_projections_are_read_from_where_the_manifest_says(
     decoder = Component("decoder", "", "", layers, neurons, hidden, "gelu", gated=False, values=stored)
     output = StoredMatrix("weights.data", 64, 11, hidden, dtype)
     facts = ModelFacts("bloom", dtype, 11, None, (), None, (decoder,), output, output_scale=0.5)
-    found = ValueMatrices.of_bundle(tmp_path, facts).projections([{3: 1}, {0: 2, 10: -1}])
+    found = completed(ValueMatrices.of_bundle(tmp_path, facts).projections([{3: 1}, {0: 2, 10: -1}]))
     exact = values.astype(np.float64), embedding.astype(np.float64)
     for row, direction in enumerate((exact[1][3] / 2, exact[1][0] - exact[1][10] / 2)):
         np.testing.assert_allclose(found[row], exact[0] @ direction, atol=1e-5)
@@ -196,9 +197,9 @@ def test_projections_that_are_kept_are_each_tenants_own_unless_they_are_shared()
         matrices = ValueMatrices(list(values), np.ones((4, 2), dtype=np.float32), 1.0)
         projections = Projections(matrices, most * 3 * 4, shared=shared)
         rows: list[Mapping[int, float]] = [{0: 1}, {1: 1}]
-        assert (projections.of(rows, first) == 2).all()
+        assert (completed(projections.of(rows, first)) == 2).all()
         values *= 5
-        found = projections.of(rows, second)
+        found = completed(projections.of(rows, second))
         assert found.shape == (2, 1, 3)
         return bool((found == 2).all())
 
@@ -213,6 +214,6 @@ def test_projections_are_dropped_when_they_were_not_used_for_longest() -> None:
     matrices = ValueMatrices(list(values), np.ones((4, 2), dtype=np.float32), 1.0)
     projections = Projections(matrices, 2 * 3 * 4, shared=False)
     for token in (0, 1, 0, 2):
-        projections.of([{token: 1}], "")
+        completed(projections.of([{token: 1}], ""))
     values *= 5
-    assert [projections.of([{token: 1}], "")[0, 0, 0] for token in (0, 2, 1)] == [2, 2, 10]
+    assert [completed(projections.of([{token: 1}], ""))[0, 0, 0] for token in (0, 2, 1)] == [2, 2, 10]

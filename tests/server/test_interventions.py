@@ -20,7 +20,8 @@ from neuroglot_server.core import (
     Scale,
     Scope,
 )
-from neuroglot_server.interventions import above, row_edits
+from neuroglot_server.interventions import RowEdits, above, row_edits
+from neuroglot_server.kernel_thread import completed
 from neuroglot_server.steps import Edit
 
 FLOAT = np.dtype(np.float32)
@@ -48,6 +49,12 @@ def on(
     return Intervention(ByNeuron("", 2, 3, pack_bits(mask)), action, scope=scope, **more)  # type: ignore[arg-type]
 
 
+def edits_of(
+    interventions: list[Intervention], baselines: list[Baseline], dtype: np.dtype[np.floating]
+) -> list[RowEdits]:
+    return completed(row_edits(interventions, baselines, dtype))
+
+
 def applied(edit: Edit | None, activations: np.ndarray) -> np.ndarray:
     """What the graph makes of activations `[layers, neurons]` under an edit."""
     if edit is None:
@@ -66,7 +73,7 @@ A = ACTIVATIONS[0]
     [(Deactivate(), 0.0), (Override(7.5), 7.5), (Scale(-3.0), -6.0), (Add(0.5), 2.5), (Convert(9.0), 2.0)],
 )
 def test_actions_change_the_chosen_neuron_alone(action: Action, value: float) -> None:
-    (edits, _) = row_edits([on(action, (0, 2))], [BASELINE], FLOAT)
+    (edits, _) = edits_of([on(action, (0, 2))], [BASELINE], FLOAT)
     expected = A.copy()
     expected[0, 2] = value
     assert (applied(edits.of("decoder").at, A) == expected).all()
@@ -79,27 +86,27 @@ def test_one_number_a_neuron_is_in_the_order_of_layers_and_of_neurons() -> None:
         (Scale(0, (2.0, 10.0, 0.5)), [[2.0, A[0, 1], 2.0], [A[1, 0], 10 * A[1, 1], 2.0]]),
         (Add(0, (0.5, 0.0, -4.0)), [[1.5, A[0, 1], 2.0], [A[1, 0], A[1, 1], 0.0]]),
     ):
-        (edits, other) = row_edits([on(action, *neurons)], [BASELINE], FLOAT)
+        (edits, other) = edits_of([on(action, *neurons)], [BASELINE], FLOAT)
         assert applied(edits.of("decoder").at, A).tolist() == np.array(expected, dtype=np.float32).tolist()
         assert other.of("decoder").at is edits.of("decoder").at, "rows share an edit that is the same"
 
 
 def test_numbers_belong_to_the_whole_set_where_layers_narrow_it() -> None:
-    (edits, _) = row_edits([on(Override(0, (5.0, 6.0, 7.0)), (0, 0), (1, 1), (1, 2), layers=(1,))], [BASELINE], FLOAT)
+    (edits, _) = edits_of([on(Override(0, (5.0, 6.0, 7.0)), (0, 0), (1, 1), (1, 2), layers=(1,))], [BASELINE], FLOAT)
     assert applied(edits.of("decoder").at, A).tolist() == [A[0].tolist(), [A[1, 0], 6.0, 7.0]]
 
 
 def test_a_number_a_neuron_of_one_component_leaves_the_other_alone() -> None:
     selection = ByNeuron("decoder", 2, 3, pack_bits(np.ones((2, 3), dtype=np.bool_)))
     intervention = Intervention(selection, Add(0, (1.0,) * 6))
-    (edits, _) = row_edits([intervention], [ENCODER, DECODER], FLOAT)
+    (edits, _) = edits_of([intervention], [ENCODER, DECODER], FLOAT)
     assert not edits.of("encoder").anywhere
     assert applied(edits.of("decoder").at, A).tolist() == (A + 1).tolist()
 
 
 def test_convert_to_the_mean_of_the_rows_in_which_a_neuron_is_active() -> None:
     everything = [(layer, neuron) for layer in range(2) for neuron in range(3)]
-    first, second = row_edits([on(Convert(mean_of_active=True), *everything)], [BASELINE], FLOAT)
+    first, second = edits_of([on(Convert(mean_of_active=True), *everything)], [BASELINE], FLOAT)
     # Neuron 0 of layer 1 is active in no row.
     assert applied(first.of("decoder").at, A).tolist() == [[1.0, 0.5, 2.0], [A[1, 0], 0.25, 4.0]]
     other = ACTIVATIONS[1]
@@ -111,20 +118,20 @@ def test_the_mean_is_of_all_active_rows() -> None:
     for dtype in (np.float32, np.float16):
         baseline = Baseline("decoder", "g", ("a", "b", "c"), *[activations.astype(dtype)] * 2, np.ones((1, 2)), 0.0)
         selection = ByNeuron("", 1, 2, b"\x03")
-        rows = row_edits([Intervention(selection, Convert(mean_of_active=True))], [baseline], np.dtype(dtype))
+        rows = edits_of([Intervention(selection, Convert(mean_of_active=True))], [baseline], np.dtype(dtype))
         changed = [applied(row.of("decoder").at, of_row) for row, of_row in zip(rows, activations, strict=True)]
         assert np.array(changed).tolist() == [[[1.0, 8.0]], [[4.0, 8.0]], [[2.5, 8.0]]]
 
 
 def test_convert_follows_the_threshold_of_the_baseline() -> None:
     baseline = baseline_of("decoder", ACTIVATIONS, threshold=0.4)
-    first, _ = row_edits([on(Convert(), (0, 0), (0, 1), (1, 1))], [baseline], FLOAT)
+    first, _ = edits_of([on(Convert(), (0, 0), (0, 1), (1, 1))], [baseline], FLOAT)
     above_it = float(np.nextafter(np.float32(0.4), np.float32(1)))
     assert applied(first.of("decoder").at, A).tolist() == [[1.0, above_it, 2.0], [A[1, 0], above_it, 4.0]]
 
 
 def test_convert_changes_what_is_inactive_in_the_row() -> None:
-    first, second = row_edits([on(Convert(9.0), (0, 0), (0, 1), (0, 2), (1, 1))], [BASELINE], FLOAT)
+    first, second = edits_of([on(Convert(9.0), (0, 0), (0, 1), (0, 2), (1, 1))], [BASELINE], FLOAT)
     assert applied(first.of("decoder").at, A).tolist() == [[1.0, 9.0, 2.0], [A[1, 0], 9.0, 4.0]]
     assert applied(second.of("decoder").at, A).tolist() == [[1.0, A[0, 1], 9.0], [A[1, 0], A[1, 1], 4.0]]
     assert (first.selected, first.selected_active) == (4, 2)
@@ -140,7 +147,7 @@ def test_convert_without_a_value_goes_just_above_the_threshold(dtype: type[np.fl
 
 
 def test_of_two_on_one_neuron_the_later_one_holds() -> None:
-    (edits, _) = row_edits([on(Scale(2.0), (0, 0), (0, 1)), on(Add(5.0), (0, 0), (1, 2))], [BASELINE], FLOAT)
+    (edits, _) = edits_of([on(Scale(2.0), (0, 0), (0, 1)), on(Add(5.0), (0, 0), (1, 2))], [BASELINE], FLOAT)
     assert applied(edits.of("decoder").at, A).tolist() == [[6.0, 2 * A[0, 1], 2.0], [A[1, 0], A[1, 1], 9.0]]
     assert edits.selected == 3
     assert edits.selected_active == 2
@@ -153,7 +160,7 @@ def test_scopes_say_at_which_positions_each_intervention_acts() -> None:
         on(Add(3.0), (0, 2), scope=Scope.LAST_PROMPT_TOKEN_AND_GENERATED),
         on(Add(4.0), (1, 0), scope=Scope.ALL_TOKENS),
     ]
-    (edits, _) = row_edits(interventions, [BASELINE], FLOAT)
+    (edits, _) = edits_of(interventions, [BASELINE], FLOAT)
     zero = np.zeros((2, 3), dtype=np.float32)
     assert applied(edits.of("decoder").before, zero).tolist() == [[0, 2, 0], [4, 0, 0]]
     assert applied(edits.of("decoder").at, zero).tolist() == [[1, 2, 3], [4, 0, 0]]
@@ -162,18 +169,18 @@ def test_scopes_say_at_which_positions_each_intervention_acts() -> None:
 
 def test_a_later_intervention_elsewhere_in_the_row_does_not_undo_an_earlier_one() -> None:
     interventions = [on(Add(1.0), (0, 0), scope=Scope.ALL_TOKENS), on(Deactivate(), (0, 0))]
-    (edits, _) = row_edits(interventions, [BASELINE], FLOAT)
+    (edits, _) = edits_of(interventions, [BASELINE], FLOAT)
     assert applied(edits.of("decoder").before, A)[0, 0] == 2.0
     assert applied(edits.of("decoder").at, A)[0, 0] == 0.0
     assert applied(edits.of("decoder").after, A)[0, 0] == 2.0
 
 
 def test_layers_and_component_narrow_the_selection() -> None:
-    (edits, _) = row_edits([on(Add(1.0), (0, 0), (1, 0), layers=(1,))], [BASELINE], FLOAT)
+    (edits, _) = edits_of([on(Add(1.0), (0, 0), (1, 0), layers=(1,))], [BASELINE], FLOAT)
     assert edits.of("decoder").at is not None
     assert edits.of("decoder").at.layers == (1,)
     assert edits.selected == 1
-    (edits, _) = row_edits([on(Add(1.0), (0, 0), component="encoder")], [BASELINE], FLOAT)
+    (edits, _) = edits_of([on(Add(1.0), (0, 0), component="encoder")], [BASELINE], FLOAT)
     assert not edits.anywhere
     assert edits.selected == 0
 
@@ -186,7 +193,7 @@ DECODER = BASELINE
 
 def test_each_component_is_changed_by_its_own_baseline() -> None:
     shared = ByType((NeuronType.ALL_SHARED, NeuronType.SPECIFIC))
-    (edits, _) = row_edits([Intervention(shared, Convert(9.0))], [ENCODER, DECODER], FLOAT)
+    (edits, _) = edits_of([Intervention(shared, Convert(9.0))], [ENCODER, DECODER], FLOAT)
     zero = np.zeros((1, 4), dtype=np.float32)
     assert applied(edits.of("encoder").at, zero).tolist() == [[9, 0, 0, 0]]
     assert applied(edits.of("decoder").at, A).tolist() == [[1.0, 9.0, 2.0], [A[1, 0], 9.0, 4.0]]
@@ -196,21 +203,21 @@ def test_each_component_is_changed_by_its_own_baseline() -> None:
 @pytest.mark.parametrize(("component", "selected"), [("encoder", 3), ("decoder", 5)])
 def test_a_component_that_is_named_is_changed_alone(component: str, selected: int) -> None:
     shared = ByType((NeuronType.ALL_SHARED, NeuronType.SPECIFIC))
-    (edits, _) = row_edits([Intervention(shared, Deactivate(), component=component)], [ENCODER, DECODER], FLOAT)
+    (edits, _) = edits_of([Intervention(shared, Deactivate(), component=component)], [ENCODER, DECODER], FLOAT)
     for baseline in (ENCODER, DECODER):
         assert edits.of(baseline.component).anywhere == (baseline.component == component)
     assert edits.selected == selected
 
 
 def test_a_row_where_nothing_is_chosen_is_left_alone() -> None:
-    first, second = row_edits([on(Convert(1.0), (0, 1))], [BASELINE], FLOAT)
+    first, second = edits_of([on(Convert(1.0), (0, 1))], [BASELINE], FLOAT)
     assert first.anywhere
     assert not second.anywhere
     assert (second.selected, second.selected_active) == (1, 1)
 
 
 def test_edits_are_of_the_models_type() -> None:
-    (edits, _) = row_edits([on(Add(1.0), (0, 0)), on(Scale(0.5), (0, 1))], [BASELINE], np.dtype(np.float16))
+    (edits, _) = edits_of([on(Add(1.0), (0, 0)), on(Scale(0.5), (0, 1))], [BASELINE], np.dtype(np.float16))
     assert edits.of("decoder").at is not None
     assert edits.of("decoder").at.mask.dtype == edits.of("decoder").at.override.dtype == np.float16
 
@@ -219,7 +226,7 @@ def test_edits_are_of_the_models_type() -> None:
     ("action", "adds"), [(Deactivate(), False), (Convert(1.0), True), (Override(0.0), False), (Add(1.0), True)]
 )
 def test_what_keeps_or_drops_a_neuron_is_a_switch(action: Action, adds: bool) -> None:
-    (edits, _) = row_edits([on(action, (0, 1))], [BASELINE], FLOAT)
+    (edits, _) = edits_of([on(action, (0, 1))], [BASELINE], FLOAT)
     edit = edits.of("decoder").at
     assert edit is not None
     assert edit.mask.dtype == np.bool_

@@ -20,9 +20,11 @@ from neuroglot_server.core import (
     Difference,
     Intersection,
     NeuronType,
+    Selection,
     Union,
 )
-from neuroglot_server.selections import counts_of_mass, lowest, members
+from neuroglot_server.kernel_thread import completed
+from neuroglot_server.selections import Members, counts_of_mass, lowest, members
 from tests import definitions
 
 LAYERS, NEURONS = 3, 50
@@ -47,9 +49,13 @@ def explicit(*neurons: tuple[int, int]) -> ByNeuron:
     return ByNeuron("", LAYERS, NEURONS, pack_bits(mask))
 
 
-def chosen(selection: object, baseline: Baseline) -> list[set[tuple[int, int]]]:
+def chosen_by(selection: Selection, baseline: Baseline) -> Members:
+    return completed(members(selection, baseline))
+
+
+def chosen(selection: Selection, baseline: Baseline) -> list[set[tuple[int, int]]]:
     """The chosen (layer, neuron) of every row."""
-    found = np.broadcast_to(members(selection, baseline), baseline.activity.shape)  # type: ignore[arg-type]
+    found = np.broadcast_to(chosen_by(selection, baseline), baseline.activity.shape)
     return [set(zip(*map(np.ndarray.tolist, np.nonzero(of_row)), strict=True)) for of_row in found]
 
 
@@ -77,10 +83,10 @@ def test_neurons_of_another_component_are_none() -> None:
 @pytest.mark.parametrize("of", [ALL, PARTIAL, Union((ALL, SPECIFIC)), explicit((0, 3), (0, 4), (2, 0))])
 def test_controls_have_the_size_of_what_they_control(of: ByType) -> None:
     baseline = baseline_of()
-    target = np.broadcast_to(members(of, baseline), baseline.activity.shape)
-    any_neuron = members(Control(of, ControlKind.RANDOM), baseline)
+    target = np.broadcast_to(chosen_by(of, baseline), baseline.activity.shape)
+    any_neuron = chosen_by(Control(of, ControlKind.RANDOM), baseline)
     assert (any_neuron.sum(axis=-1) == target.sum(axis=-1)).all()
-    active = members(Control(of, ControlKind.RANDOM_ACTIVE), baseline)
+    active = chosen_by(Control(of, ControlKind.RANDOM_ACTIVE), baseline)
     assert (active.sum(axis=-1) == (target & baseline.activity).sum(axis=-1)).all()
     assert not (active & ~baseline.activity).any()
 
@@ -88,7 +94,7 @@ def test_controls_have_the_size_of_what_they_control(of: ByType) -> None:
 def test_a_control_of_everything_active_is_everything_active() -> None:
     baseline = baseline_of()
     everything = ByType(tuple(NeuronType))
-    assert (members(Control(everything, ControlKind.RANDOM_ACTIVE), baseline) == baseline.activity).all()
+    assert (chosen_by(Control(everything, ControlKind.RANDOM_ACTIVE), baseline) == baseline.activity).all()
 
 
 def test_controls_depend_on_the_group_the_row_the_draw_and_the_seed_and_on_nothing_else() -> None:
@@ -117,7 +123,7 @@ def test_a_draw_is_the_same_for_ever() -> None:
 def test_draws_are_uniform() -> None:
     hits = np.zeros(NEURONS)
     for draw in range(2000):
-        drawn = members(Control(explicit((0, 0), (0, 1), (0, 2)), ControlKind.RANDOM, draw), baseline_of())
+        drawn = chosen_by(Control(explicit((0, 0), (0, 1), (0, 2)), ControlKind.RANDOM, draw), baseline_of())
         hits += drawn[:, 0].sum(axis=0)
     assert hits.sum() == 2000 * 3 * len(LABELS)
     assert stats.chisquare(hits).pvalue > 1e-4
@@ -137,9 +143,9 @@ def test_top_contributors_are_those_of_the_definition_row_by_row(by: ByContribut
 
 
 def test_a_number_of_top_contributors_comes_before_a_share() -> None:
-    found = members(ByContribution(0.5, top_k=2), baseline_of())
+    found = chosen_by(ByContribution(0.5, top_k=2), baseline_of())
     assert (found.sum(axis=-1) == 2).all()
-    assert found[:, :, :].tolist() == members(ByContribution(2 / NEURONS), baseline_of()).tolist()
+    assert found[:, :, :].tolist() == chosen_by(ByContribution(2 / NEURONS), baseline_of()).tolist()
 
 
 def masses(found: np.ndarray, baseline: Baseline) -> np.ndarray:
@@ -150,11 +156,11 @@ def masses(found: np.ndarray, baseline: Baseline) -> np.ndarray:
 @pytest.mark.parametrize("draw", range(3))
 def test_a_control_of_mass_draws_neurons_until_their_contributions_add_up(of: ByType, draw: int) -> None:
     baseline = baseline_of()
-    found = members(Control(of, ControlKind.RANDOM_MASS, draw), baseline)
-    wanted = masses(members(of, baseline), baseline)
+    found = chosen_by(Control(of, ControlKind.RANDOM_MASS, draw), baseline)
+    wanted = masses(chosen_by(of, baseline), baseline)
     # The random order is that of the controls of a size: each of them begins the next larger one.
     order = [
-        members(Control(explicit(*((0, n) for n in range(k))), ControlKind.RANDOM, draw), baseline) for k in range(51)
+        chosen_by(Control(explicit(*((0, n) for n in range(k))), ControlKind.RANDOM, draw), baseline) for k in range(51)
     ]
     for row in range(len(LABELS)):
         sums = [masses(drawn, baseline)[row, 0] for drawn in order]
@@ -165,8 +171,8 @@ def test_a_control_of_mass_draws_neurons_until_their_contributions_add_up(of: By
 
 def test_a_control_of_the_mass_of_nothing_is_nothing_and_of_everything_all_that_contributes() -> None:
     baseline = baseline_of()
-    assert not members(Control(explicit(), ControlKind.RANDOM_MASS), baseline).any()
-    everything = members(Control(ByType(tuple(NeuronType)), ControlKind.RANDOM_MASS), baseline)
+    assert not chosen_by(Control(explicit(), ControlKind.RANDOM_MASS), baseline).any()
+    everything = chosen_by(Control(ByType(tuple(NeuronType)), ControlKind.RANDOM_MASS), baseline)
     np.testing.assert_allclose(masses(everything, baseline), 1, atol=1e-6)
 
 

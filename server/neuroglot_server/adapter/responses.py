@@ -12,6 +12,9 @@ from neuroglot_server import core
 
 SERVER_VERSION = version("neuroglot")
 
+_AT_ONCE = 2**14
+"""How many numbers are put into a message at once: other threads wait for the interpreter meanwhile."""
+
 
 def model(description: core.ModelDescription, *, quota: core.Quota, result_bytes: int) -> model_pb2.Model:
     """A model as it is served to a tenant of this quota, by a transport that can send results of so many bytes."""
@@ -161,12 +164,12 @@ def _effective_score(result: core.EffectiveScoreResult) -> result_pb2.EffectiveS
 
 
 def _leading(result: core.LeadingNeurons) -> result_pb2.LeadingNeurons:
-    return result_pb2.LeadingNeurons(
-        count=result.neurons.shape[-1],
-        neurons=result.neurons.ravel().tolist(),
-        values=result.values.ravel().tolist(),
-        codes=result.codes.tobytes(),
-    )
+    message = result_pb2.LeadingNeurons(count=result.neurons.shape[-1], codes=result.codes.tobytes())
+    neurons, values = result.neurons.ravel(), result.values.ravel()
+    for start in range(0, len(neurons), _AT_ONCE):
+        message.neurons.extend(neurons[start : start + _AT_ONCE].tolist())
+        message.values.extend(values[start : start + _AT_ONCE].tolist())
+    return message
 
 
 def _prediction(prediction: core.RowPrediction) -> result_pb2.RowPrediction:

@@ -37,6 +37,9 @@ MESSAGE_LIMIT_BYTES = 64 * 2**20
 LARGEST_RESULT_BYTES = MESSAGE_LIMIT_BYTES - 2**16
 """Largest result: the rest is for what is around it in its message."""
 
+_LARGE_RESULT_BYTES = 2**18
+"""Results that are expected to be larger are built on a thread; of less it takes about a millisecond."""
+
 _TOKENS_TO_GENERATE = 64
 """Most tokens of a continuation whose request does not say."""
 
@@ -199,7 +202,9 @@ class Servicer:
             result = await model.analyze(requests.group(request.group), analysis, caller)
             call.queue_ms += result.queue_time_ms
             call.compute_ms += result.compute_time_ms
-            return _sendable(responses.group_result(result, model.description))
+            build = partial(responses.group_result, result, model.description)
+            large = result_bytes(model.description, analysis, len(request.group.rows)) > _LARGE_RESULT_BYTES
+            return _sendable(await asyncio.to_thread(build) if large else build())
 
     def _described(self, call: Call, model: Model) -> model_pb2.Model:
         return responses.model(
