@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 Pieces = Generator[None, None, _Result]
 """Work that is done piece by piece: it yields after each, and returns what comes out of all."""
 
-_TURN_SECONDS = 0.005
+_TURN_SECONDS = 0.002
 """How long a request goes on with its next pieces before another one has its turn."""
 
 
