@@ -14,15 +14,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from neuroglot_exporter import export
-from tests.benchmarks.serving import answers, clients, memory, work
+from tests.benchmarks.serving import answers, clients, memory, overload, work
 from tests.benchmarks.serving.bare import BareLoop
-from tests.benchmarks.serving.bundle import bundle
+from tests.benchmarks.serving.bundle import bundle, medium_bundle
 from tests.benchmarks.serving.measures import Measure
 from tests.benchmarks.serving.prompts import Prompter
 from tests.benchmarks.serving.servers import serving
 from tests.benchmarks.serving.tables import earlier, write
 
-PARTS = ("throughput", "variants", "prefixes", "repeated", "clients", "long", "sizes", "overhead", "starts")
+PARTS = ("throughput", "variants", "prefixes", "repeated", "clients", "long", "sizes", "overhead", "overload", "starts")
 
 
 def measures(model: Path, parts: tuple[str, ...], scale: int) -> Iterator[Measure]:
@@ -33,6 +33,8 @@ def measures(model: Path, parts: tuple[str, ...], scale: int) -> Iterator[Measur
         yield memory.second_server(model)
     if "overhead" in parts:
         yield from _embedded()
+    if "overload" in parts:
+        yield from overload.overload(medium_bundle(model.parent), seconds=2 * scale)
     prompter = Prompter(model)
     peaks: dict[str, int] = {}
     with serving(model) as server:
