@@ -50,10 +50,25 @@ def unpack_bits(packed: bytes, shape: Sequence[int]) -> NDArray[np.bool_]:
         ValueError: the number of bytes does not fit the shape, or a bit past the last neuron is set.
     """
     neurons = shape[-1]
-    rows = _packed_rows(packed, shape, neurons_per_byte=8)
+    rows = check_bits(packed, shape)
     bits = np.unpackbits(rows, axis=-1, bitorder="little").view(np.bool_)
-    _refuse_padding(bits[..., neurons:], neurons)
     return bits[..., :neurons].copy()
+
+
+def check_bits(packed: bytes, shape: Sequence[int]) -> NDArray[np.uint8]:
+    """Refuse what `unpack_bits` refuses, without unpacking it.
+
+    Returns:
+        A view of the bytes, `[..., layers, bytes a layer]`.
+
+    Raises:
+        ValueError: as `unpack_bits`.
+    """
+    neurons = shape[-1]
+    rows = _packed_rows(packed, shape, neurons_per_byte=8)
+    if used := neurons % 8:
+        _refuse_padding(rows[..., -1] >> np.uint8(used), neurons)
+    return rows
 
 
 def pack_codes(codes: NDArray[np.uint8]) -> bytes:

@@ -12,7 +12,6 @@ from neuroglot_server.batcher import Batcher, Timing
 from neuroglot_server.cases import Case
 from neuroglot_server.core import DECODER, Caller, NotFinite, Prediction
 from neuroglot_server.generation import Continuation, generate, most_tokens
-from neuroglot_server.kernels import types
 from neuroglot_server.prefixes import joined
 from neuroglot_server.reading import Reader
 from neuroglot_server.sharing import Sharing, Wanted, Whole
@@ -69,9 +68,6 @@ class Answering:
             self._require_finite(cases)
         await self.begin(cases, prediction, timing, caller, forks=forks)
         self._require_finite(cases)
-        if thresholds:
-            for case in cases:
-                _add_last_token(case, thresholds)
 
     async def under_interventions(
         self, cases: Sequence[Case], prediction: Prediction, timing: Timing, caller: Caller
@@ -159,11 +155,3 @@ class Answering:
 def _choices(cases: Sequence[Case]) -> list[tuple[Case, tuple[int, ...]]]:
     """What is to be scored beside the gold answers, once each."""
     return [(case, choice) for case in cases for choice in dict.fromkeys(case.row.choices) if choice != case.row.gold]
-
-
-def _add_last_token(case: Case, thresholds: Sequence[float]) -> None:
-    """Count in the decoder's last prompt token, where the answer begins: its activations were read there."""
-    activations = case.results[DECODER].activations
-    assert activations is not None
-    last = np.stack([types.active(activations, threshold) for threshold in thresholds])
-    case.ever[DECODER] = last | case.ever[DECODER] if DECODER in case.ever else last

@@ -7,8 +7,10 @@ the next ones, when the caller has taken the first.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,13 +144,10 @@ class Capturing:
                     f"overflows {self.answering.dtype} on this prompt"
                 )
             inside = wanted[(wanted >= start) & (wanted < stop)] - start
-            neurons = np.arange(result.captured[0].shape[-1]) if wish.neurons is None else wish.neurons
-            parts.append(result.captured[wish.coefficients][np.ix_(np.array(layers), inside, neurons)])
+            picked = partial(_picked, result.captured[wish.coefficients], layers, inside, wish.neurons)
+            parts.append(await asyncio.to_thread(picked))
             start, past = stop, past.extended(result.kept)
-        values = np.concatenate(parts, axis=1)
-        if np.array_equal(wanted, wish.positions):
-            return values
-        return values[:, np.searchsorted(wanted, wish.positions)]
+        return await asyncio.to_thread(_in_order, parts, wanted, wish.positions)
 
     async def _cross(self, wish: Wish, timing: Timing, caller: Caller) -> KeyValues:
         """What the decoder of an encoder-decoder reads of the prompt; nothing for anything else."""
@@ -164,6 +163,28 @@ class Capturing:
             return left
         budget = self.budgets[DECODER]
         return max(1, budget.longest_row(lambda new: Extent(new, past=tokens - new, tapped=new, kept=True), left))
+
+
+def _picked(
+    values: NDArray[np.floating],
+    layers: Sequence[int],
+    positions: NDArray[np.int64],
+    neurons: NDArray[np.int64] | None,
+) -> NDArray[np.floating]:
+    """Some layers, positions and neurons of `[layers, positions, neurons]`; None for all neurons."""
+    chosen = np.arange(values.shape[-1]) if neurons is None else neurons
+    picked: NDArray[np.floating] = values[np.ix_(np.array(layers), positions, chosen)]
+    return picked
+
+
+def _in_order(
+    parts: Sequence[NDArray[np.floating]], ascending: NDArray[np.int64], positions: NDArray[np.int64]
+) -> NDArray[np.floating]:
+    """Parts along ascending positions, put together in the order in which the positions were asked for."""
+    values = np.concatenate(parts, axis=1)
+    if np.array_equal(ascending, positions):
+        return values
+    return values[:, np.searchsorted(ascending, positions)]
 
 
 def _too_large(size: int, positions: int, neurons: int) -> Iterator[Violation]:

@@ -26,8 +26,9 @@ class Case:
         cross: keys and values of the prompt, where an encoder read it.
         results: what came out, by component: of the decoder, for the token from which the answer begins and, where
             predictions are wanted, the gold tokens but the last; of an encoder, for the prompt.
-        ever: by component: whether each neuron exceeds each of the analysis' thresholds at any token of the prompt,
-            bool `[thresholds, layers, neurons]`; empty unless asked for.
+        ever: by component: whether each neuron exceeds each of the analysis' thresholds at any token of the prompt that
+            was read, bool `[thresholds, layers, neurons]`; empty unless asked for. A decoder's last prompt token, from
+            which the answer begins, is not among them.
         choices: scores of each of the row's choices, as those of the gold tokens are.
         continuation: the answer that is being generated, where one is wanted and could be begun.
     """

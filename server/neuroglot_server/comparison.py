@@ -25,7 +25,7 @@ from neuroglot_server.core import (
 )
 from neuroglot_server.interventions import RowEdits, row_edits
 from neuroglot_server.kernel_thread import Pieces
-from neuroglot_server.kernels import effective
+from neuroglot_server.kernels import effective, types
 from neuroglot_server.text import EncodedRow
 from neuroglot_server.value_matrices import Projections
 
@@ -67,7 +67,7 @@ class Comparison:
             findings = Findings(
                 baseline=reference,
                 scores=scores,
-                ever=np.stack([case.ever[component.name] for case in baseline]) if analysis.dead else None,
+                ever=(yield from _ever(component.name, baseline, analysis.thresholds)) if analysis.dead else None,
             )
             yield
             found.append((yield from component_result(component, findings, analysis)))
@@ -103,6 +103,26 @@ class Comparison:
         scores = np.full(baseline.coefficients.shape, np.nan, dtype=np.float32)
         scores[scored] = effective.effective_scores(baseline.coefficients[scored], projections)
         return scores
+
+
+def _ever(component: str, cases: Sequence[Case], thresholds: Sequence[float]) -> Pieces[NDArray[np.bool_]]:
+    """Whether each neuron exceeds each threshold at any token of each prompt, `[R, thresholds, layers, neurons]`.
+
+    Of a decoder the last prompt token, where the answer begins, was not read with the others: its activations are those
+    of the baseline.
+    """
+    ever = []
+    for case in cases:
+        of_case = case.ever.get(component)
+        if component == DECODER:
+            activations = case.results[DECODER].activations
+            assert activations is not None
+            last = np.stack([types.active(activations, threshold) for threshold in thresholds])
+            of_case = last if of_case is None else last | of_case
+        assert of_case is not None
+        ever.append(of_case)
+        yield
+    return np.stack(ever)
 
 
 def score_tokens(row: EncodedRow, target: ScoreTarget) -> Counter[int]:

@@ -148,9 +148,13 @@ class Limits(_message.Message):
     result_bytes: _builtins.int
     """Largest result of one group, in bytes."""
     tenant_queue_tokens: _builtins.int
-    """Most tokens of the caller's tenant that may wait or run at once. 0 where only `queue_tokens` bounds them."""
+    """Most tokens of the caller's tenant that are admitted at once. 0 where only `queue_tokens` bounds them."""
     tenant_tokens_per_minute: _builtins.int
-    """Most tokens of the caller's tenant that are run in a minute. 0 for no such bound."""
+    """Most tokens that the caller's tenant is charged in a minute. 0 for no such bound. A request is charged the tokens that
+    it runs over all of its variants if nothing is cached: of prompts, which variants that act before the last prompt
+    token run again, of gold answers, choices and generated tokens. Where types, contributions, effective scores,
+    thresholds, selections and drawn controls take longer than that, it is charged as many tokens as run in that time.
+    """
     tenant_calls: _builtins.int
     """Most calls of the caller's tenant at once; a stream is one call."""
     def __init__(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from neuroglot.errors import Violation
-from neuroglot.packing import unpack_bits
+from neuroglot.packing import check_bits
 from neuroglot_server.core import (
     Add,
     ByContribution,
@@ -164,6 +164,6 @@ def check_neurons(given: ByNeuron, path: str, model: ModelDescription) -> Iterat
         )
     else:
         try:
-            unpack_bits(given.bits, (given.layers, given.neurons))
+            check_bits(given.bits, (given.layers, given.neurons))
         except ValueError as error:
             yield Violation(f"{path}.bits", f"{error}")
