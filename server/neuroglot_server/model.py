@@ -211,16 +211,14 @@ class Model:
         named = replace(neurons, component=neurons.component or self.description.components[0].name)
         return self._uploads.add(caller.tenant, named)
 
-    def require_room(self, rows: int, caller: Caller) -> None:
-        """Refuse a group of so many rows before it is converted, validated or tokenized.
-
-        Every row is charged two tokens at least: one of its prompt, and the one from which its answer begins.
+    def require_room(self, tokens: int, caller: Caller) -> None:
+        """Refuse a request that will be charged so many tokens at least, before it is converted or tokenized.
 
         Raises:
             InvalidRequest: it could never be admitted.
             QueueFull: there is no room for so many tokens, and the request does not wait.
         """
-        self._admission.require_room(Cost(2 * rows, 0), caller)
+        self._admission.require_room(Cost(tokens, 0), caller)
 
     async def _encode(self, rows: Sequence[Row], prediction: Prediction | None) -> list[EncodedRow]:
         """The rows' tokens.

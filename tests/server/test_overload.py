@@ -234,3 +234,19 @@ def test_every_request_is_charged_for_what_it_takes_and_health_is_answered_besid
             assert np.quantile(beside, 0.99) < MOST_HEALTH_SECONDS
 
     asyncio.run(test())
+
+
+def test_kernels_of_a_call_that_is_cancelled_end_with_it(bundle: Path) -> None:
+    async def test() -> float:
+        async with serving(Model.load(bundle, NAME, Settings(threads=1))) as live:
+            request = HOSTILE["511 controls by mass"]()
+            calling = asyncio.create_task(ask(live.channel, request))
+            await asyncio.sleep(0.5)
+            assert not calling.done(), "the kernels take a second and more"
+            calling.cancel()
+            await asyncio.sleep(0.1)
+            start = time.process_time()
+            await asyncio.sleep(0.5)
+            return time.process_time() - start
+
+    assert asyncio.run(test()) < 0.1

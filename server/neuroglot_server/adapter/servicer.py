@@ -111,7 +111,8 @@ class Servicer:
         priority = requests.priority(request.priority, Priority.INTERACTIVE)
         caller = call.caller(priority)
         with self._registry.use(request.model) as model:
-            model.require_room(len(request.group.rows), caller)
+            # Of each row a token of its prompt at least, and the one from which its answer begins.
+            model.require_room(2 * len(request.group.rows), caller)
         result = await self._analyze(call, request, requests.analysis(request.analysis), caller)
         return service_pb2.AnalyzeGroupResponse(result=result)
 
@@ -138,6 +139,7 @@ class Servicer:
         with self._registry.use(request.model) as model:
             call.model = request.model
             caller = call.caller(Priority.INTERACTIVE)
+            model.require_room(1, caller)
             layers = model.capture(requests.row(request.row), requests.capture(request), caller)
             made_by: result_pb2.Provenance | None = responses.provenance(model.description)
             async with aclosing(layers):
@@ -151,13 +153,15 @@ class Servicer:
         """Send a continuation, token by token."""
         with self._registry.use(request.model) as model:
             call.model = request.model
+            caller = call.caller(Priority.INTERACTIVE)
+            model.require_room(2, caller)
             tokens = model.generate(
                 requests.row(request.row),
                 requests.interventions(request.interventions),
                 request.threshold,
                 request.max_tokens or _TOKENS_TO_GENERATE,
                 request.past_newlines,
-                call.caller(Priority.INTERACTIVE),
+                caller,
             )
             made_by: result_pb2.Provenance | None = responses.provenance(model.description)
             async with aclosing(tokens):

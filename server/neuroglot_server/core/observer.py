@@ -46,10 +46,10 @@ class Observer(Protocol):
         """A batch has run."""
 
     def admitted(self, tenant: str, tokens: int) -> None:
-        """A request of so many tokens, over all its variants, was let in."""
+        """A request that is charged so many tokens, over all its variants, was admitted."""
 
     def queued(self, tokens: int) -> None:
-        """So many tokens are in the house now, waiting or running."""
+        """Requests of so many tokens are admitted now."""
 
     def cached(self, cache: str, hit_tokens: int, missed_tokens: int) -> None:
         """Of a step's tokens so many were found in a cache (`prefix`, `steps`), and so many were not."""
