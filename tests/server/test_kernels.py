@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -171,9 +173,21 @@ def test_logits_that_are_not_finite_give_no_scores(bad: float, targets: tuple[in
     assert scoring.next_tokens(logits, targets) is None
 
 
-@given(st.text("aA .;!,?</s>pd\n", max_size=20))
+@given(st.text("aA .;!,?</s>pd\n\u3000\x1c\u0130", max_size=20))
 def test_normalised_is_as_defined(text: str) -> None:
     assert normalised(text) == definitions.normalised(text)
+
+
+@pytest.mark.parametrize("ending", [".", " .", "</s>", "<pad> \n", "?!\u3000"])
+def test_normalised_takes_time_in_proportion_to_the_length(ending: str) -> None:
+    def seconds(times: int) -> float:
+        text = "Paris" + ending * times
+        start = time.process_time()
+        assert normalised(text) == "paris"
+        return time.process_time() - start
+
+    short = min(seconds(10_000) for _ in range(3))
+    assert seconds(160_000) < 64 * short  # 256 times as long where it is quadratic
 
 
 def test_normalised_examples() -> None:
