@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from click.core import ParameterSource
 from neuroglot_server import config, logs
 from neuroglot_server.config import ModelTable
 from neuroglot_server.core import Settings
-from neuroglot_server.deployment import Certificates, Deployment, by_name
+from neuroglot_server.deployment import Certificates, Deployment, TransportLimits, by_name
 from neuroglot_server.event_loop import run_in_loop
 from neuroglot_server.lifecycle import Started, run
 from neuroglot_server.options import BY_NAME, OPTIONS, with_settings
@@ -129,9 +130,7 @@ def _deployment(values: Mapping[str, Any], models: Mapping[str, ModelTable]) -> 
         tokens=_path(values["tokens_file"]),
         metrics_address=values["metrics_address"],
         tracing_endpoint=values["tracing_endpoint"],
-        calls=values["calls"],
-        transport_bytes=values["transport_bytes"],
-        reader_seconds=values["reader_seconds"],
+        transport=TransportLimits(**{field.name: values[field.name] for field in fields(TransportLimits)}),
         grace_seconds=values["grace"],
     )
 

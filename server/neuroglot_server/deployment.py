@@ -10,6 +10,7 @@ from typing import NamedTuple
 from neuroglot.errors import BundleError
 from neuroglot_server.address import Address
 from neuroglot_server.core import Settings
+from neuroglot_server.limits import MESSAGE_BYTES
 
 
 class Certificates(NamedTuple):
@@ -27,6 +28,33 @@ class Certificates(NamedTuple):
 
 
 @dataclass(frozen=True)
+class TransportLimits:
+    """What the transport may take up, over all connections.
+
+    Attributes:
+        calls: most calls at once; over it, RESOURCE_EXHAUSTED. One machine may have half of them.
+        request_bytes: longest request; over it, RESOURCE_EXHAUSTED.
+        receive_bytes: most that requests take up that are on their way; so many calls wait for a request at once as
+            there is room for their longest ones.
+        request_seconds: how long a call may take to send its first request.
+        transport_bytes: most of requests that were read and of results that wait to be written; over it, a stream goes
+            on a group at a time.
+        reader_seconds: how long a capture or a text waits for its reader before it loses its place.
+        connection_seconds: how long a connection is open; calls on it go on after it, and new ones take another.
+        idle_seconds: how long a connection stays open without a call.
+    """
+
+    calls: int = 512
+    request_bytes: int = MESSAGE_BYTES
+    receive_bytes: int = 512 * 2**20
+    request_seconds: float = 10.0
+    transport_bytes: int = 256 * 2**20
+    reader_seconds: float = 300.0
+    connection_seconds: float = 3600.0
+    idle_seconds: float = 900.0
+
+
+@dataclass(frozen=True)
 class Deployment:
     """A server, before it runs.
 
@@ -40,9 +68,7 @@ class Deployment:
         tokens: the file of tenants and their tokens; None where no token is asked for.
         metrics_address: where Prometheus finds numbers; None for nowhere.
         tracing_endpoint: the collector that spans are sent to; empty for none.
-        calls: most calls at once.
-        transport_bytes: about how much requests that were read and results that wait to be written may take up.
-        reader_seconds: how long a capture or a text waits for its reader before it loses its place.
+        transport: what the transport may take up.
         grace_seconds: how long requests that run may go on when the server is told to stop; by default not at all.
     """
 
@@ -55,9 +81,7 @@ class Deployment:
     tokens: Path | None = None
     metrics_address: Address | None = None
     tracing_endpoint: str = ""
-    calls: int = 512
-    transport_bytes: int = 256 * 2**20
-    reader_seconds: float = 300.0
+    transport: TransportLimits = field(default_factory=TransportLimits)
     grace_seconds: float = 0.0
 
     @property

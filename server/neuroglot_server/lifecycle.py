@@ -87,7 +87,6 @@ async def run(
     from neuroglot_server.adapter.endpoint import Endpoint
     from neuroglot_server.adapter.identity import Access
     from neuroglot_server.adapter.probing import check_probe
-    from neuroglot_server.adapter.room import TransportLimits
     from neuroglot_server.adapter.tls import ServerTls
     from neuroglot_server.model import Model
     from neuroglot_server.registry import Registry
@@ -114,7 +113,7 @@ async def run(
                 Tenants(deployment.tokens) if deployment.tokens else None,
                 client_certificates=certificates is not None and certificates.client_ca is not None,
             ),
-            TransportLimits(deployment.calls, deployment.transport_bytes, deployment.reader_seconds),
+            deployment.transport,
             metrics,
             tracing,
         )

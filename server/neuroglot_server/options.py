@@ -11,7 +11,7 @@ import click
 
 from neuroglot_server.address import Address, AddressError
 from neuroglot_server.core import Limits, Settings
-from neuroglot_server.deployment import Deployment
+from neuroglot_server.deployment import TransportLimits
 from neuroglot_server.logs import LogFormat
 
 
@@ -99,6 +99,11 @@ def _of(setting: str, option_type: click.ParamType[Any], explanation: str, name:
     return Option(name or setting, option_type, default, explanation, setting)
 
 
+def _of_transport(name: str, option_type: click.ParamType[Any], explanation: str) -> Option:
+    """An option for a field of TransportLimits, with its default."""
+    return Option(name, option_type, getattr(TransportLimits(), name), explanation)
+
+
 OPTIONS = (
     Option("address", _ADDRESS, "127.0.0.1:50051", "Where to listen. Port 0 picks a free one."),
     Option(
@@ -150,19 +155,30 @@ OPTIONS = (
     _of("rows_per_group", click.IntRange(min=1), "Most rows of a group."),
     _of("variants_per_group", click.IntRange(min=0), "Most variants of a group."),
     _of("groups_in_flight", click.IntRange(min=1), "Most groups of one stream at once."),
-    Option("calls", click.IntRange(min=1), Deployment.calls, "Most calls at once."),
-    Option(
+    _of_transport("calls", click.IntRange(min=1), "Most calls at once."),
+    _of_transport("request_bytes", _SIZE, "Longest request."),
+    _of_transport(
+        "receive_bytes", _SIZE, "Most that requests take up that are on their way: so many calls are read at once."
+    ),
+    _of_transport(
+        "request_seconds", click.FloatRange(min=0, min_open=True), "How long a call may take to send its first request."
+    ),
+    _of_transport(
         "transport_bytes",
         _SIZE,
-        Deployment.transport_bytes,
         "How much requests that were read and results that wait to be written may take up, before streams slow down.",
     ),
-    Option(
+    _of_transport(
         "reader_seconds",
         click.FloatRange(min=0, min_open=True),
-        Deployment.reader_seconds,
         "How long a capture or a text waits for its reader before its place goes to others.",
     ),
+    _of_transport(
+        "connection_seconds",
+        click.FloatRange(min=1),
+        "How long a connection takes new calls; those on it go on, and the next ones open another.",
+    ),
+    _of_transport("idle_seconds", click.FloatRange(min=1), "How long a connection stays open without a call."),
     Option(
         "grace",
         click.FloatRange(min=0.0),

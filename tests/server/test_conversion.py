@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from neuroglot.v1 import analysis_pb2, group_pb2, result_pb2, service_pb2
-from neuroglot_server import core
+from neuroglot_server import core, limits
 from neuroglot_server.adapter import requests, responses
 
 TYPES = {
@@ -253,23 +253,37 @@ DESCRIPTION = core.ModelDescription(
 
 
 def test_a_model_says_all_that_it_is() -> None:
-    model = responses.model(DESCRIPTION, quota=core.Quota(13, 14, 16), result_bytes=15)
+    model = responses.model(DESCRIPTION, quota=core.Quota(13, 14, 16), request_bytes=17, result_bytes=15)
     for name in ("name", "family", "source", "source_revision", "bundle_identity", "vocabulary_size", "dtype"):
         assert getattr(model, name) == getattr(DESCRIPTION, name)
     for component, given in zip(model.components, DESCRIPTION.components, strict=True):
         assert {field.name: getattr(component, field.name) for field in component.DESCRIPTOR.fields} == (
             dataclasses.asdict(given)
         )
-    limits = {field.name: getattr(model.limits, field.name) for field in model.limits.DESCRIPTOR.fields}
-    assert limits == {
+    said = {field.name: getattr(model.limits, field.name) for field in model.limits.DESCRIPTOR.fields}
+    assert said == {
         **dataclasses.asdict(DESCRIPTION.limits),
         "queue_tokens": 12,
         "result_bytes": 15,
         "tenant_queue_tokens": 13,
         "tenant_tokens_per_minute": 14,
         "tenant_calls": 16,
+        "request_bytes": 17,
+        "request_fields": limits.FIELDS,
+        "text_bytes": 8 * limits.BYTES_A_TOKEN,
+        "answers_per_row": limits.ANSWERS,
+        "choices_per_row": limits.CHOICES,
+        "answer_bytes": limits.ANSWER_BYTES,
+        "encoded_bytes_per_group": limits.ENCODED_BYTES,
+        "name_bytes": limits.NAME_BYTES,
+        "thresholds": limits.THRESHOLDS,
+        "selections": limits.SELECTIONS,
+        "selection_depth": limits.SELECTION_DEPTH,
+        "values_per_intervention": limits.VALUES,
+        "texts": limits.TEXTS,
+        "texts_bytes": limits.TEXTS_BYTES,
     }
-    unbounded = responses.model(DESCRIPTION, quota=core.Quota(), result_bytes=15).limits
+    unbounded = responses.model(DESCRIPTION, quota=core.Quota(), request_bytes=17, result_bytes=15).limits
     assert (unbounded.tenant_queue_tokens, unbounded.tenant_tokens_per_minute) == (0, 0)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 
 import grpc
@@ -10,12 +11,12 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from neuroglot.v1 import service_pb2
+from neuroglot.v1 import service_pb2, service_pb2_grpc
 from neuroglot_server.adapter.endpoint import Endpoint, health_name
-from neuroglot_server.adapter.room import TransportLimits
 from neuroglot_server.adapter.servicer import SERVICE_NAME
 from neuroglot_server.address import AddressError
-from tests.server.live import NAME, Finishing, Held, Live, group, load, said, serving, until
+from neuroglot_server.deployment import TransportLimits
+from tests.server.live import NAME, Finishing, Held, Live, Said, Watched, channel_to, group, load, said, serving, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -152,22 +153,75 @@ def test_what_outlasts_the_grace_is_cut_off(bloom_bundle: Path, caplog: pytest.L
     assert "still run after 0.2 s" in caplog.text
 
 
+async def refused(call: Awaitable[object]) -> Said:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return said(caught.value)
+
+
 def test_more_calls_than_may_run_are_told_to_come_back_and_health_still_answers(bloom_bundle: Path) -> None:
     async def conversation() -> None:
         model = load(bloom_bundle, kind=Held)
-        async with serving(model, limits=TransportLimits(calls=2)) as live:
+        async with serving(model, limits=TransportLimits(calls=4)) as live, channel_to(live.target) as channel:
+            other = service_pb2_grpc.NeuroglotServiceStub(channel)
             running = [asyncio.ensure_future(live.stub.AnalyzeGroup(request())) for _ in range(2)]
             await until(lambda: model.inside == 2)
             for late in (live.stub.AnalyzeGroup(request()), live.stub.AnalyzeGroups(iter([])).read()):
-                with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await late
-                answer = said(caught.value)
+                answer = await refused(late)
                 assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-                assert "2 calls are running" in answer.message
+                assert "2 calls of your connection are running" in answer.message
                 assert answer.retry_seconds == 1.0
             assert await health(live, health_name(NAME)) == SERVING
+            running += [asyncio.ensure_future(other.AnalyzeGroup(request())) for _ in range(2)]
+            await until(lambda: model.inside == 4)
+            assert "4 calls are running" in (await refused(other.ListModels(service_pb2.ListModelsRequest()))).message
+            assert await health(live, health_name(NAME)) == SERVING
             model.go.set()
-            assert [(await call).result.group_id for call in running] == ["FR", "FR"]
+            assert [(await call).result.group_id for call in running] == ["FR"] * 4
             await live.stub.AnalyzeGroup(request())
 
     asyncio.run(conversation())
+
+
+def test_calls_that_send_nothing_lock_nobody_out_and_are_ended(bloom_bundle: Path) -> None:
+    async def conversation() -> tuple[int, dict[grpc.StatusCode, str]]:
+        limits = TransportLimits(request_seconds=1.5)
+        async with serving(load(bloom_bundle), limits=limits) as live, channel_to(live.target) as channel:
+            silent = [
+                channel.stream_stream(f"/{SERVICE_NAME}/{method}")()
+                for method in ("AnalyzeGroups", "AnalyzeGroup", "Generate", "Tokenize")
+                for _ in range(128)
+            ]
+            await asyncio.gather(*(call.wait_for_connection() for call in silent[:1]))
+            for _ in range(5):
+                await live.stub.AnalyzeGroup(request())
+            waiting = sum(not call.done() for call in silent)
+            details = {await call.code(): await call.details() for call in silent}
+            return waiting, details
+
+    waiting, details = asyncio.run(conversation())
+    assert waiting >= 64, "another connection was answered while they waited"
+    assert details.keys() == {grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert "no whole request was here after 1.5 s" in details[grpc.StatusCode.ABORTED]
+
+
+def test_connections_are_renewed_and_calls_outlast_them(bloom_bundle: Path) -> None:
+    async def conversation() -> tuple[int, list[str]]:
+        model = load(bloom_bundle, kind=Watched)
+        async with serving(model, limits=TransportLimits(connection_seconds=0.5)) as live:
+            stream = live.stub.AnalyzeGroups()
+            answered, end = 0, time.monotonic() + 2.5
+            ids = []
+            while time.monotonic() < end:
+                await stream.write(service_pb2.AnalyzeGroupsRequest(model=NAME, group=group(str(answered))))
+                ids.append((await stream.read()).group_id)
+                await live.stub.AnalyzeGroup(request())
+                answered += 1
+                await asyncio.sleep(0.1)
+            await stream.done_writing()
+            assert await stream.code() is grpc.StatusCode.OK
+            return answered, ids
+
+    answered, ids = asyncio.run(conversation())
+    assert answered > 3
+    assert ids == [str(number) for number in range(answered)]

@@ -12,7 +12,7 @@ import pytest
 from neuroglot.bundle import read_manifest
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_server.adapter import servicer
-from neuroglot_server.adapter.servicer import MESSAGE_LIMIT_BYTES, SERVICE_NAME
+from neuroglot_server.adapter.servicer import SERVICE_NAME
 from neuroglot_server.core import Group, Limits, ModelClosed, NotFinite, Settings
 from tests.server.live import NAME, PROMPTS, Held, Live, Said, Watched, deactivate, group, load, said, serving, until
 
@@ -196,11 +196,12 @@ def test_bytes_that_are_no_message_do_not_hurt(bloom_bundle: Path) -> None:
 
 
 def test_a_message_over_the_limit_is_refused_and_one_under_it_is_read(bloom_bundle: Path) -> None:
-    def texts(megabytes: int) -> bytes:
-        return service_pb2.TokenizeRequest(model="other", texts=["x" * 2**20] * megabytes).SerializeToString()
+    def upload(size: int) -> bytes:
+        return service_pb2.UploadNeuronSetRequest(model="other", neurons={"bits": bytes(size)}).SerializeToString()
 
     async def send(live: Live) -> list[grpc.StatusCode]:
-        return [await live.bytes_to("Tokenize")(texts(size)).code() for size in (60, MESSAGE_LIMIT_BYTES // 2**20, 1)]
+        most = (await live.stub.GetModel(service_pb2.GetModelRequest(model=NAME))).model.limits.request_bytes
+        return [await live.bytes_to("UploadNeuronSet")(upload(size)).code() for size in (most - 100, most, 1)]
 
     assert ask(lambda: load(bloom_bundle), send) == [
         grpc.StatusCode.NOT_FOUND,

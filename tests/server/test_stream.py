@@ -13,10 +13,10 @@ from google.rpc import code_pb2
 from neuroglot.v1 import analysis_pb2, group_pb2, result_pb2, service_pb2, service_pb2_grpc
 from neuroglot_server.adapter import requests as requests_module
 from neuroglot_server.adapter.calls import Unwatched
-from neuroglot_server.adapter.room import TransportLimits
 from neuroglot_server.adapter.servicer import SERVICE_NAME
 from neuroglot_server.adapter.sizes import result_bytes
 from neuroglot_server.core import Group, Limits, ModelDescription, Settings
+from neuroglot_server.deployment import TransportLimits
 from tests.server.live import (
     NAME,
     Finishing,
@@ -395,7 +395,7 @@ def test_readers_that_do_not_read_cannot_fill_memory_and_hold_up_nobody_else(blo
 
     async def conversation() -> tuple[int, int]:
         seen = Greatest()
-        async with serving(load(bloom_bundle), observer=seen, limits=TransportLimits(bytes=most)) as live:
+        async with serving(load(bloom_bundle), observer=seen, limits=TransportLimits(transport_bytes=most)) as live:
             connections = [channel_to(live.target) for _ in range(3)]
             stuck = [
                 service_pb2_grpc.NeuroglotServiceStub(channel).AnalyzeGroups(requests(1000, 60))

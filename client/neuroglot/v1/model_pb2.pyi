@@ -133,6 +133,20 @@ class Limits(_message.Message):
     TENANT_QUEUE_TOKENS_FIELD_NUMBER: _builtins.int
     TENANT_TOKENS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     TENANT_CALLS_FIELD_NUMBER: _builtins.int
+    REQUEST_BYTES_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELDS_FIELD_NUMBER: _builtins.int
+    TEXT_BYTES_FIELD_NUMBER: _builtins.int
+    ANSWERS_PER_ROW_FIELD_NUMBER: _builtins.int
+    CHOICES_PER_ROW_FIELD_NUMBER: _builtins.int
+    ANSWER_BYTES_FIELD_NUMBER: _builtins.int
+    ENCODED_BYTES_PER_GROUP_FIELD_NUMBER: _builtins.int
+    NAME_BYTES_FIELD_NUMBER: _builtins.int
+    THRESHOLDS_FIELD_NUMBER: _builtins.int
+    SELECTIONS_FIELD_NUMBER: _builtins.int
+    SELECTION_DEPTH_FIELD_NUMBER: _builtins.int
+    VALUES_PER_INTERVENTION_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    TEXTS_BYTES_FIELD_NUMBER: _builtins.int
     tokens_per_row: _builtins.int
     """Longest row: tokens of the prompt and of its longest answer."""
     rows_per_group: _builtins.int
@@ -157,6 +171,36 @@ class Limits(_message.Message):
     """
     tenant_calls: _builtins.int
     """Most calls of the caller's tenant at once; a stream is one call."""
+    request_bytes: _builtins.int
+    """Longest request, in bytes. A longer one is RESOURCE_EXHAUSTED, and is not read."""
+    request_fields: _builtins.int
+    """Most fields of a request, those of messages inside it included; a packed list of numbers is one field."""
+    text_bytes: _builtins.int
+    """Longest text of a prompt, in bytes."""
+    answers_per_row: _builtins.int
+    """Most answers of a row."""
+    choices_per_row: _builtins.int
+    """Most choices of a row."""
+    answer_bytes: _builtins.int
+    """Longest answer, choice or distractor, in bytes."""
+    encoded_bytes_per_group: _builtins.int
+    """Most bytes that are tokenized for a group: of its prompts, each again with its gold answer, with every choice and
+    with its distractor.
+    """
+    name_bytes: _builtins.int
+    """Longest name, in bytes: an id, a label, a name of a model, of a component or of a variant."""
+    thresholds: _builtins.int
+    """Most thresholds of an analysis."""
+    selections: _builtins.int
+    """Most selections in all variants of a request, those inside others included."""
+    selection_depth: _builtins.int
+    """How deep selections may be inside of each other."""
+    values_per_intervention: _builtins.int
+    """Most values of an intervention."""
+    texts: _builtins.int
+    """Most texts of a TokenizeRequest."""
+    texts_bytes: _builtins.int
+    """Most bytes of all of its texts together."""
     def __init__(
         self,
         *,
@@ -169,10 +213,24 @@ class Limits(_message.Message):
         tenant_queue_tokens: _builtins.int = ...,
         tenant_tokens_per_minute: _builtins.int = ...,
         tenant_calls: _builtins.int = ...,
+        request_bytes: _builtins.int = ...,
+        request_fields: _builtins.int = ...,
+        text_bytes: _builtins.int = ...,
+        answers_per_row: _builtins.int = ...,
+        choices_per_row: _builtins.int = ...,
+        answer_bytes: _builtins.int = ...,
+        encoded_bytes_per_group: _builtins.int = ...,
+        name_bytes: _builtins.int = ...,
+        thresholds: _builtins.int = ...,
+        selections: _builtins.int = ...,
+        selection_depth: _builtins.int = ...,
+        values_per_intervention: _builtins.int = ...,
+        texts: _builtins.int = ...,
+        texts_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["groups_in_flight", b"groups_in_flight", "queue_tokens", b"queue_tokens", "result_bytes", b"result_bytes", "rows_per_group", b"rows_per_group", "tenant_calls", b"tenant_calls", "tenant_queue_tokens", b"tenant_queue_tokens", "tenant_tokens_per_minute", b"tenant_tokens_per_minute", "tokens_per_row", b"tokens_per_row", "variants_per_group", b"variants_per_group"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "answers_per_row", b"answers_per_row", "choices_per_row", b"choices_per_row", "encoded_bytes_per_group", b"encoded_bytes_per_group", "groups_in_flight", b"groups_in_flight", "name_bytes", b"name_bytes", "queue_tokens", b"queue_tokens", "request_bytes", b"request_bytes", "request_fields", b"request_fields", "result_bytes", b"result_bytes", "rows_per_group", b"rows_per_group", "selection_depth", b"selection_depth", "selections", b"selections", "tenant_calls", b"tenant_calls", "tenant_queue_tokens", b"tenant_queue_tokens", "tenant_tokens_per_minute", b"tenant_tokens_per_minute", "text_bytes", b"text_bytes", "texts", b"texts", "texts_bytes", b"texts_bytes", "thresholds", b"thresholds", "tokens_per_row", b"tokens_per_row", "values_per_intervention", b"values_per_intervention", "variants_per_group", b"variants_per_group"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -102,6 +102,7 @@ class Call:
         method: its name, `AnalyzeGroup`.
         request_id: its name in logs, traces and answers.
         request_bytes: how long its one request is, once that is here; 0 for a stream.
+        peer: the address at the other end of its connection.
         tenant: whose it is, once that is known.
         model: the model that it is about, once that is known to be served.
         queue_ms: how long its groups waited for batches, in all.
@@ -113,6 +114,7 @@ class Call:
         self.method = method
         self.request_id = name
         self.request_bytes = 0
+        self.peer = context.peer()
         self.tenant = Tenant()
         self.model = ""
         self.queue_ms = 0.0
@@ -193,7 +195,7 @@ class Calls:
 
             async def work() -> _Answered:
                 call.tenant = self._access.tenant(metadata, context.auth_context())
-                with self._gate.enter(call.tenant):
+                with self._gate.enter(call.tenant, call.peer):
                     return await answer(call)
 
             with self._noted(call, metadata, context) as ended:

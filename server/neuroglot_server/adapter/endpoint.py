@@ -13,9 +13,10 @@ from neuroglot_server.adapter.calls import Calls, Tracer, TransportObserver, Unt
 from neuroglot_server.adapter.gate import Gate
 from neuroglot_server.adapter.identity import Access
 from neuroglot_server.adapter.reflection import add_reflection
-from neuroglot_server.adapter.room import Room, TransportLimits
-from neuroglot_server.adapter.servicer import MESSAGE_LIMIT_BYTES, SERVICE_NAME, Servicer
+from neuroglot_server.adapter.room import Room
+from neuroglot_server.adapter.servicer import ANSWER_LIMIT_BYTES, SERVICE_NAME, Servicer
 from neuroglot_server.address import AddressError
+from neuroglot_server.deployment import TransportLimits
 from neuroglot_server.registry import Registry
 
 _logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ _logger = logging.getLogger(__name__)
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
+_METADATA_BYTES = 8 * 2**10
+"""Most that the metadata of a call takes up."""
 _LAST_WORDS_SECONDS = 1.0
 """How long the last answers have to get out, and health's watchers to hear the news."""
 
@@ -64,8 +67,8 @@ class Endpoint:
         self._known_models: set[str] = set()
         self._watching: asyncio.Task[None] | None = None
         calls = Calls(self._gate, access or Access(), observer, tracer or Untraced())
-        self._room = Room(limits.bytes, observer.held)
-        servicer = Servicer(registry, calls, self._gate, self._room, limits.reader_seconds)
+        self._room = Room(limits.transport_bytes, observer.held)
+        servicer = Servicer(registry, calls, self._gate, self._room, limits)
         self._server = grpc.aio.server(options=_options(limits))
         self._server.add_generic_rpc_handlers((servicer.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -150,10 +153,18 @@ class Endpoint:
 def _options(limits: TransportLimits) -> tuple[tuple[str, int], ...]:
     return (
         ("grpc.so_reuseport", 0),  # the default lets a second server share the port without a word
-        ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
-        ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+        ("grpc.max_receive_message_length", limits.request_bytes),
+        ("grpc.max_send_message_length", ANSWER_LIMIT_BYTES),
         # More than may run, so that whoever is over is told, and health answers beside them.
         ("grpc.max_concurrent_streams", limits.calls + 100),
+        # What a call may say before it sends its request, and no more than that.
+        ("grpc.max_metadata_size", _METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", 2 * _METADATA_BYTES),
+        # Connections are not for ever: what runs on an old one ends by itself, however long it takes.
+        ("grpc.max_connection_age_ms", round(limits.connection_seconds * 1000)),
+        ("grpc.max_connection_idle_ms", round(limits.idle_seconds * 1000)),
+        # Otherwise a call that nobody reads from could send up to several MiB ahead.
+        ("grpc.http2.bdp_probe", 0),
         # A client whose machine is gone says nothing: ask, so that its work is cancelled too.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),

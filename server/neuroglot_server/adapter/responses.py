@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.v1 import model_pb2, result_pb2, service_pb2
-from neuroglot_server import core
+from neuroglot_server import core, limits
 
 SERVER_VERSION = version("neuroglot")
 
@@ -16,9 +16,11 @@ _AT_ONCE = 2**14
 """How many numbers are put into a message at once: other threads wait for the interpreter meanwhile."""
 
 
-def model(description: core.ModelDescription, *, quota: core.Quota, result_bytes: int) -> model_pb2.Model:
-    """A model as it is served to a tenant of this quota, by a transport that can send results of so many bytes."""
-    limits = description.limits
+def model(
+    description: core.ModelDescription, *, quota: core.Quota, request_bytes: int, result_bytes: int
+) -> model_pb2.Model:
+    """A model as it is served to a tenant of this quota, by a transport of these longest requests and results."""
+    of_model = description.limits
     return model_pb2.Model(
         name=description.name,
         family=description.family,
@@ -39,15 +41,29 @@ def model(description: core.ModelDescription, *, quota: core.Quota, result_bytes
         vocabulary_size=description.vocabulary_size,
         dtype=description.dtype,
         limits=model_pb2.Limits(
-            tokens_per_row=limits.tokens_per_row,
-            rows_per_group=limits.rows_per_group,
-            variants_per_group=limits.variants_per_group,
-            groups_in_flight=limits.groups_in_flight,
+            tokens_per_row=of_model.tokens_per_row,
+            rows_per_group=of_model.rows_per_group,
+            variants_per_group=of_model.variants_per_group,
+            groups_in_flight=of_model.groups_in_flight,
             queue_tokens=description.queue_tokens,
             result_bytes=result_bytes,
             tenant_queue_tokens=quota.queue_tokens or 0,
             tenant_tokens_per_minute=quota.tokens_per_minute or 0,
             tenant_calls=quota.calls or 0,
+            request_bytes=request_bytes,
+            request_fields=limits.FIELDS,
+            text_bytes=of_model.text_bytes,
+            answers_per_row=limits.ANSWERS,
+            choices_per_row=limits.CHOICES,
+            answer_bytes=limits.ANSWER_BYTES,
+            encoded_bytes_per_group=limits.ENCODED_BYTES,
+            name_bytes=limits.NAME_BYTES,
+            thresholds=limits.THRESHOLDS,
+            selections=limits.SELECTIONS,
+            selection_depth=limits.SELECTION_DEPTH,
+            values_per_intervention=limits.VALUES,
+            texts=limits.TEXTS,
+            texts_bytes=limits.TEXTS_BYTES,
         ),
     )
 

@@ -4,26 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from neuroglot_server.core import RequestError
-
-
-@dataclass(frozen=True)
-class TransportLimits:
-    """What the transport may take up, over all connections.
-
-    Attributes:
-        calls: most calls at once; over it, RESOURCE_EXHAUSTED. Each may hold one message of at most 64 MiB that has not
-            been looked at yet.
-        bytes: of requests that were read and of results that wait to be written; over it, a stream goes on a group at
-            a time.
-        reader_seconds: how long a capture or a text waits for its reader before it loses its place in the house.
-    """
-
-    calls: int = 512
-    bytes: int = 256 * 2**20
-    reader_seconds: float = 300.0
 
 
 class ReaderTooSlow(RequestError):

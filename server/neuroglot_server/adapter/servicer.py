@@ -18,10 +18,12 @@ from neuroglot_server.adapter import requests, responses, wire
 from neuroglot_server.adapter.calls import Answer, AnswerInParts, Call, Calls
 from neuroglot_server.adapter.gate import Gate
 from neuroglot_server.adapter.identity import PermissionDenied
+from neuroglot_server.adapter.receiving import Receiving, first_request
 from neuroglot_server.adapter.room import ReaderTooSlow, Room
 from neuroglot_server.adapter.sizes import result_bytes
 from neuroglot_server.adapter.stream import GroupStream
 from neuroglot_server.core import Analysis, Caller, InvalidRequest, Limits, Priority
+from neuroglot_server.deployment import TransportLimits
 from neuroglot_server.registry import Registry
 
 if TYPE_CHECKING:
@@ -31,10 +33,10 @@ _Request = TypeVar("_Request", bound=Message)
 
 SERVICE_NAME: str = service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"].full_name
 
-MESSAGE_LIMIT_BYTES = 64 * 2**20
-"""Longest message, in both directions."""
+ANSWER_LIMIT_BYTES = 64 * 2**20
+"""Longest message that is sent."""
 
-LARGEST_RESULT_BYTES = MESSAGE_LIMIT_BYTES - 2**16
+LARGEST_RESULT_BYTES = ANSWER_LIMIT_BYTES - 2**16
 """Largest result: the rest is for what is around it in its message."""
 
 _LARGE_RESULT_BYTES = 2**18
@@ -50,7 +52,7 @@ class Servicer:
     Requests are taken from gRPC as bytes and parsed here, so that malformed ones get a status of ours.
     """
 
-    def __init__(self, registry: Registry, calls: Calls, gate: Gate, room: Room, reader_seconds: float) -> None:
+    def __init__(self, registry: Registry, calls: Calls, gate: Gate, room: Room, limits: TransportLimits) -> None:
         """Answer the calls that are taken in, as long as the gate is open, for the models of a registry.
 
         Args:
@@ -58,13 +60,14 @@ class Servicer:
             calls: takes calls in.
             gate: who is inside.
             room: counts what requests and answers take up.
-            reader_seconds: how long an answer in parts waits for its reader with its place in the house.
+            limits: what the transport may take up.
         """
-        self._reader_seconds = reader_seconds
+        self._limits = limits
         self._registry = registry
         self._calls = calls
         self._gate = gate
         self._room = room
+        self._receiving = Receiving(max(1, limits.receive_bytes // limits.request_bytes))
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The methods, to be added to a server."""
@@ -130,7 +133,10 @@ class Servicer:
                 describe({"queue_ms": times.queue_time_ms, "compute_ms": times.compute_time_ms})
                 return result
 
-        await GroupStream(call, analyze, self._expected_bytes, self._gate, self._room, places).run()
+        seconds = self._limits.request_seconds
+        stream = GroupStream(call, analyze, self._expected_bytes, self._gate, self._room, places, seconds)
+        async with self._receiving.place(call.tenant.name, call.peer, seconds, stream=True):
+            await stream.run()
 
     async def capture_activations(
         self, call: Call, request: service_pb2.CaptureActivationsRequest
@@ -214,6 +220,7 @@ class Servicer:
         return responses.model(
             model.description,
             quota=replace(call.tenant.quota, calls=self._gate.most_of(call.tenant)),
+            request_bytes=self._limits.request_bytes,
             result_bytes=LARGEST_RESULT_BYTES,
         )
 
@@ -228,7 +235,7 @@ class Servicer:
         """A method of one request and one answer."""
 
         async def answer(call: Call) -> Message:
-            raw, request = await _request(call, kind)
+            raw, request = await self._request(call, kind)
             held = self._room.hold(len(raw))
             call.at_end(partial(held.resize, 0))  # which is after the call, since gRPC writes what it gives
             response = await method(call, request)
@@ -241,7 +248,7 @@ class Servicer:
         """A method of one request and many answers, each of which is made when the one before it is on its way."""
 
         async def answer(call: Call) -> None:
-            raw, request = await _request(call, kind)
+            raw, request = await self._request(call, kind)
             with self._room.hold(len(raw)):
                 stream = cast(AsyncGenerator[Message, None], method(call, request))
                 async with aclosing(stream):
@@ -251,6 +258,24 @@ class Servicer:
 
         return answer
 
+    async def _request(self, call: Call, kind: type[_Request]) -> tuple[bytes, _Request]:
+        """The one request of a call, as it came and as it reads.
+
+        Raises:
+            InvalidRequest: it is not there, or wrong.
+            RequestTooSlow: it did not come.
+            TooManyRequests: too many are on their way.
+        """
+        seconds = self._limits.request_seconds
+        async with self._receiving.place(call.tenant.name, call.peer, seconds, stream=False):
+            raw = await first_request(call, seconds)
+        if raw is None:
+            raise InvalidRequest([Violation("request", f"is missing, expected one {kind.DESCRIPTOR.full_name}")])
+        request = wire.parse(kind, raw)
+        wire.check(request)
+        call.request_bytes = len(raw)
+        return raw, request
+
     async def _write(self, call: Call, response: Message, stream: AsyncGenerator[Message, None]) -> None:
         """Write a part of an answer. One that nobody takes is left waiting, without what there is to come.
 
@@ -259,29 +284,14 @@ class Servicer:
         """
         writing = asyncio.ensure_future(call.write(response))
         try:
-            await asyncio.wait([writing], timeout=self._reader_seconds)
+            await asyncio.wait([writing], timeout=self._limits.reader_seconds)
             if writing.done():
                 return await writing
             await stream.aclose()
             await writing
-            raise ReaderTooSlow(self._reader_seconds)
+            raise ReaderTooSlow(self._limits.reader_seconds)
         finally:
             writing.cancel()
-
-
-async def _request(call: Call, kind: type[_Request]) -> tuple[bytes, _Request]:
-    """The one request of a call, as it came and as it reads.
-
-    Raises:
-        InvalidRequest: it is not there, or wrong.
-    """
-    raw = await call.read()
-    if raw is None:
-        raise InvalidRequest([Violation("request", f"is missing, expected one {kind.DESCRIPTOR.full_name}")])
-    request = wire.parse(kind, raw)
-    wire.check(request)
-    call.request_bytes = len(raw)
-    return raw, request
 
 
 def _check_may_manage(call: Call) -> None:
@@ -302,7 +312,7 @@ def _sendable(result: result_pb2.GroupResult) -> result_pb2.GroupResult:
     if size > LARGEST_RESULT_BYTES:
         wrong = (
             f"asks for a result of {size / 2**20:.0f} MiB, expected one that fits into a message of "
-            f"{MESSAGE_LIMIT_BYTES / 2**20:.0f} MiB: ask for fewer thresholds, or leave out active_bitmaps"
+            f"{ANSWER_LIMIT_BYTES / 2**20:.0f} MiB: ask for fewer thresholds, or leave out active_bitmaps"
         )
         raise InvalidRequest([Violation("analysis", wrong)])
     return result

@@ -8,8 +8,10 @@
     PermissionDenied PERMISSION_DENIED
     QueueFull        RESOURCE_EXHAUSTED   google.rpc.RetryInfo: when to try again
     TooManyCalls     RESOURCE_EXHAUSTED   google.rpc.RetryInfo: when to try again
+    TooManyRequests  RESOURCE_EXHAUSTED   google.rpc.RetryInfo: when to try again
     MemoryTooSmall   RESOURCE_EXHAUSTED   without RetryInfo: the same request fails again
     NotFinite        FAILED_PRECONDITION  the same request fails again until the model is served in a wider dtype
+    RequestTooSlow   ABORTED
     ReaderTooSlow    ABORTED
     ModelClosed      UNAVAILABLE
     GoingDown        UNAVAILABLE
@@ -34,6 +36,7 @@ from neuroglot.errors import Violation
 from neuroglot.v1 import result_pb2
 from neuroglot_server.adapter.gate import GoingDown, TooManyCalls
 from neuroglot_server.adapter.identity import REQUEST_ID_KEY, PermissionDenied, Unauthenticated
+from neuroglot_server.adapter.receiving import RequestTooSlow, TooManyRequests
 from neuroglot_server.adapter.room import ReaderTooSlow
 from neuroglot_server.core import (
     InvalidRequest,
@@ -57,8 +60,10 @@ STATUS_OF: dict[type[RequestError], grpc.StatusCode] = {
     PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooManyCalls: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TooManyRequests: grpc.StatusCode.RESOURCE_EXHAUSTED,
     MemoryTooSmall: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NotFinite: grpc.StatusCode.FAILED_PRECONDITION,
+    RequestTooSlow: grpc.StatusCode.ABORTED,
     ReaderTooSlow: grpc.StatusCode.ABORTED,
     ModelClosed: grpc.StatusCode.UNAVAILABLE,
     GoingDown: grpc.StatusCode.UNAVAILABLE,

@@ -11,6 +11,7 @@ from neuroglot.v1 import analysis_pb2, result_pb2, service_pb2
 from neuroglot_server.adapter import requests, wire
 from neuroglot_server.adapter.calls import Call
 from neuroglot_server.adapter.gate import Gate, GoingDown
+from neuroglot_server.adapter.receiving import RequestTooSlow, first_request
 from neuroglot_server.adapter.room import Held, Room
 from neuroglot_server.adapter.statuses import Failure, attempt, failure_of, group_error
 from neuroglot_server.core import Analysis, InvalidRequest, Priority
@@ -38,6 +39,7 @@ class GroupStream:
         gate: Gate,
         room: Room,
         groups_in_flight: int,
+        request_seconds: float,
     ) -> None:
         """Prepare for a call.
 
@@ -48,6 +50,7 @@ class GroupStream:
             gate: when it closes, nothing more is read, and what runs is still answered.
             room: what all calls hold together; while it is full, groups are taken one by one.
             groups_in_flight: number of places.
+            request_seconds: how long the first group may be on its way.
         """
         self._call = call
         self._analyze = analyze
@@ -55,6 +58,8 @@ class GroupStream:
         self._gate = gate
         self._room = room
         self._places = asyncio.Semaphore(groups_in_flight)
+        self._request_seconds = request_seconds
+        self._started = False
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -67,13 +72,19 @@ class GroupStream:
 
         Raises:
             GoingDown: the gate closed first; what was read before is answered.
+            RequestTooSlow: the first group did not come.
         """
+        too_slow = None
         async with asyncio.TaskGroup() as tasks:
             closing = tasks.create_task(self._gate.closed.wait())
             while True:
                 await self._places.acquire()
                 await self._first_of(self._room.free(), self._idle.wait(), closing)
-                raw = await self._read(closing)
+                try:
+                    raw = await self._read(closing)
+                except RequestTooSlow as error:  # nothing was read before, and nothing runs
+                    too_slow = error
+                    break
                 if raw is None:
                     break
                 self._in_flight += 1
@@ -82,6 +93,8 @@ class GroupStream:
                 tasks.create_task(self._serve(raw, held)).add_done_callback(partial(self._leave, held))
             going_down = closing.done()
             closing.cancel()
+        if too_slow is not None:
+            raise too_slow
         if going_down:
             raise GoingDown
 
@@ -97,7 +110,9 @@ class GroupStream:
         """The next message; None after the last one, and once the gate is closed."""
         if closing.done():
             return None
-        reading = asyncio.ensure_future(self._call.read())
+        read = self._call.read() if self._started else first_request(self._call, self._request_seconds)
+        self._started = True
+        reading = asyncio.ensure_future(read)
         await self._first_of(reading, closing)
         return reading.result() if reading.done() and not reading.cancelled() else None
 

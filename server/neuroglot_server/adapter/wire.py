@@ -1,5 +1,9 @@
 """Reads a request from the wire and refuses what protobuf would let pass.
 
+A request is bounded before anything is made of it: how many fields it has is counted on its bytes, for two bytes of an
+empty message become a hundred and more once they are parsed, and how long lists and texts are is asked before they are
+looked into.
+
 Protobuf drops fields that it does not know, keeps enum numbers that it has no name for, and accepts a oneof in which
 nothing is set. Each could turn a newer client's intervention into the baseline, so each is a violation here. What the
 values mean (is there such a layer?) is for the core to check.
@@ -11,12 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple, TypeVar, cast
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from neuroglot.errors import Violation
 from neuroglot.v1 import analysis_pb2, service_pb2
+from neuroglot_server import limits
 from neuroglot_server.core import InvalidRequest
 from neuroglot_server.validation import refuse
 
@@ -37,21 +42,129 @@ _ZERO_HAS_A_MEANING = frozenset(
 """Enums whose `_UNSPECIFIED` the contract gives a meaning."""
 
 
+_MOST_ENTRIES = {
+    "neuroglot.v1.TokenizeRequest.texts": limits.TEXTS,
+    "neuroglot.v1.CaptureActivationsRequest.layers": limits.LAYERS,
+    "neuroglot.v1.CaptureActivationsRequest.neurons": limits.NEURONS,
+    "neuroglot.v1.CaptureActivationsRequest.positions": limits.POSITIONS,
+    "neuroglot.v1.GenerateRequest.interventions": limits.SELECTIONS,
+    "neuroglot.v1.Group.rows": limits.ROWS,
+    "neuroglot.v1.Row.answers": limits.ANSWERS,
+    "neuroglot.v1.Row.choices": limits.CHOICES,
+    "neuroglot.v1.TokenIds.ids": limits.TOKEN_IDS,
+    "neuroglot.v1.Analysis.thresholds": limits.THRESHOLDS,
+    "neuroglot.v1.Analysis.variants": limits.VARIANTS,
+    "neuroglot.v1.Variant.interventions": limits.SELECTIONS,
+    "neuroglot.v1.Intervention.layers": limits.LAYERS,
+    "neuroglot.v1.Override.values": limits.VALUES,
+    "neuroglot.v1.Scale.values": limits.VALUES,
+    "neuroglot.v1.Add.values": limits.VALUES,
+    "neuroglot.v1.TypeSelection.types": limits.TYPES,
+    "neuroglot.v1.SelectionList.selections": limits.SELECTIONS,
+}
+"""How long the lists of requests may be; each has its bound here."""
+
+_MOST_BYTES = {
+    "neuroglot.v1.TokenizeRequest.texts": limits.TEXTS_BYTES,
+    "neuroglot.v1.Row.text": limits.MESSAGE_BYTES,  # a model bounds it
+    "neuroglot.v1.Row.answers": limits.ANSWER_BYTES,
+    "neuroglot.v1.Row.choices": limits.ANSWER_BYTES,
+    "neuroglot.v1.Row.distractor": limits.ANSWER_BYTES,
+}
+"""How long texts of requests may be that are no names, in bytes."""
+
+_VARINT, _FIXED_64, _DELIMITED, _FIXED_32 = 0, 1, 2, 5
+"""Types of a field on the wire; groups, of the second version of protobuf, are not in the contract."""
+
+
 def parse(kind: type[_Request], raw: bytes) -> _Request:
     """Parse a request.
 
     Raises:
-        InvalidRequest: the bytes are no message of this kind.
+        InvalidRequest: the bytes are no message of this kind, or one of too many fields.
     """
     try:
+        _require_few_fields(cast(Descriptor, kind.DESCRIPTOR), raw)
         return kind.FromString(raw)
-    except DecodeError:
+    except (DecodeError, IndexError):
         wrong = f"is {len(raw)} bytes that are no {kind.DESCRIPTOR.full_name}: generate the client from the contract"
         raise InvalidRequest([Violation("request", wrong)]) from None
 
 
+def _require_few_fields(kind: Descriptor, raw: bytes) -> None:
+    """Count the fields of a message as it came, and of those inside of it.
+
+    Raises:
+        InvalidRequest: there are too many, or they are too deep inside of each other.
+        DecodeError: the bytes are no message.
+        IndexError: they end too early.
+    """
+    outer: list[tuple[int, Mapping[int, Descriptor]]] = []
+    place, end, inside = 0, len(raw), _messages_in(kind)
+    fields = 0
+    while True:
+        while place >= end:
+            if place > end:
+                raise DecodeError
+            if not outer:
+                return
+            end, inside = outer.pop()
+        fields += 1
+        if fields > limits.FIELDS:
+            wrong = f"has more than {limits.FIELDS} fields, expected at most that many: send less of it at once"
+            raise InvalidRequest([Violation("request", wrong)])
+        tag, place = _varint(raw, place)
+        wire_type = tag & 7
+        if wire_type == _DELIMITED:
+            length, place = _varint(raw, place)
+            within = inside.get(tag >> 3)
+            if within is None:
+                place += length
+                continue
+            if len(outer) >= limits.DEPTH:
+                wrong = f"has messages inside of messages more than {limits.DEPTH} deep, expected at most that"
+                raise InvalidRequest([Violation("request", wrong)])
+            outer.append((end, inside))
+            if place + length > end:
+                raise DecodeError
+            end, inside = place + length, _messages_in(within)
+        elif wire_type == _VARINT:
+            _, place = _varint(raw, place)
+        elif wire_type == _FIXED_32:
+            place += 4
+        elif wire_type == _FIXED_64:
+            place += 8
+        else:
+            raise DecodeError
+
+
+def _varint(raw: bytes, place: int) -> tuple[int, int]:
+    """A number that takes as many bytes as it needs, and where it ends."""
+    byte = raw[place]
+    if byte < 0x80:
+        return byte, place + 1
+    number, shift = byte & 0x7F, 7
+    while byte >= 0x80:
+        place += 1
+        byte = raw[place]
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if shift > _LONGEST_VARINT_BITS:
+            raise DecodeError
+    return number, place + 1
+
+
+_LONGEST_VARINT_BITS = 70
+
+
+@cache
+def _messages_in(kind: Descriptor) -> Mapping[int, Descriptor]:
+    """By number, the fields of a message that hold messages."""
+    return {field.number: field.message_type for field in kind.fields if field.message_type is not None}
+
+
 def check(request: Message) -> None:
-    """Refuse unknown fields, unknown or unspecified enum values and unset oneofs, at any depth.
+    """Refuse, at any depth, what is too long, unknown fields, unknown or unspecified enum values and unset oneofs.
 
     Raises:
         InvalidRequest: names every field that is wrong, up to a limit.
@@ -62,6 +175,10 @@ def check(request: Message) -> None:
 def _in_message(message: Message) -> Iterator[Violation]:
     """What is wrong in a message and in those inside of it."""
     rules = _rules(cast(Descriptor, message.DESCRIPTOR))  # the stubs allow for another implementation of the class
+    too_long = [wrong for bounded in rules.bounded for wrong in _too_long(bounded, getattr(message, bounded.name))]
+    if too_long:
+        yield from too_long
+        return
     unknown = UnknownFieldSet(message)
     for index in range(len(unknown)):
         wrong = f"is a field that {rules.message} does not have here: leave it out, or ask a server that knows it"
@@ -94,6 +211,37 @@ def _messages(value: Iterable[Message]) -> Iterable[tuple[str | int, Message]]:
     return enumerate(value)
 
 
+class _Bounded(NamedTuple):
+    """A field that is a list, a text or both.
+
+    Attributes:
+        name: its name.
+        entries: how many it may have; None where it is no list.
+        bytes: how long a text of it may be; None where it has none.
+    """
+
+    name: str
+    entries: int | None
+    bytes: int | None
+
+
+def _too_long(bounded: _Bounded, value: str | Sequence[str]) -> Iterator[Violation]:
+    """A list of too many entries, or texts that are too long."""
+    if bounded.entries is None:
+        texts = [(bounded.name, cast(str, value))]
+    elif len(value) > bounded.entries:
+        yield Violation(bounded.name, f"has {len(value)} entries, expected at most {bounded.entries}: send fewer")
+        return
+    elif bounded.bytes is not None:
+        texts = [(f"{bounded.name}[{place}]", text) for place, text in enumerate(value)]
+    else:
+        return
+    for field, text in texts:
+        # At most four bytes a character: most texts need not be encoded to know that they are short.
+        if bounded.bytes is not None and 4 * len(text) > bounded.bytes and len(text.encode()) > bounded.bytes:
+            yield Violation(field, f"has {len(text.encode())} bytes, expected at most {bounded.bytes}: shorten it")
+
+
 class _Field(NamedTuple):
     """A field that holds enums or messages.
 
@@ -113,12 +261,14 @@ class _Rules(NamedTuple):
 
     Attributes:
         message: its name.
+        bounded: its lists and texts.
         oneofs: those of which a field must be set, each with the names of its fields.
         must_be_set: other fields that must be.
         looked_into: fields that hold enums or messages.
     """
 
     message: str
+    bounded: Sequence[_Bounded]
     oneofs: Sequence[tuple[str, str]]
     must_be_set: Sequence[str]
     looked_into: Sequence[_Field]
@@ -129,6 +279,17 @@ def _rules(kind: Descriptor) -> _Rules:
     """Worked out once for each kind of message: asking a descriptor takes longer than all else here."""
     return _Rules(
         message=kind.full_name,
+        bounded=[
+            _Bounded(
+                field.name,
+                _MOST_ENTRIES.get(field.full_name, limits.FIELDS) if field.is_repeated else None,
+                _MOST_BYTES.get(field.full_name, limits.NAME_BYTES)
+                if field.type == FieldDescriptor.TYPE_STRING
+                else None,
+            )
+            for field in kind.fields
+            if field.is_repeated or field.type == FieldDescriptor.TYPE_STRING
+        ],
         # To protobuf a field that is `optional` is a oneof of its own, with a name that starts with an underscore.
         oneofs=[
             (oneof.name, ", ".join(field.name for field in oneof.fields))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from neuroglot_server.limits import BYTES_A_TOKEN
+
 ENCODER = "encoder"
 DECODER = "decoder"
 """Names of components: a causal model has a decoder, an encoder-decoder both."""
@@ -24,6 +26,11 @@ class Limits:
     rows_per_group: int = 64
     variants_per_group: int = 64
     groups_in_flight: int = 32
+
+    @property
+    def text_bytes(self) -> int:
+        """Longest text of a prompt."""
+        return self.tokens_per_row * BYTES_A_TOKEN
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,15 @@ from collections.abc import Iterator
 
 from neuroglot.errors import Violation
 from neuroglot_server.core import BASELINE, Analysis, EffectiveScore, Group, ModelDescription, ScoreTarget, Variant
+from neuroglot_server.limits import THRESHOLDS
 from neuroglot_server.validation.interventions import check_count, check_intervention
 from neuroglot_server.validation.violations import at_most_neurons, finite, top
-
-MOST_THRESHOLDS = 32
 
 
 def check_analysis(analysis: Analysis, group: Group, model: ModelDescription) -> Iterator[Violation]:
     """What is wrong with an analysis of a group."""
-    if not 1 <= len(analysis.thresholds) <= MOST_THRESHOLDS:
-        yield Violation(
-            "analysis.thresholds", f"has {len(analysis.thresholds)} thresholds, expected 1 to {MOST_THRESHOLDS}"
-        )
+    if not 1 <= len(analysis.thresholds) <= THRESHOLDS:
+        yield Violation("analysis.thresholds", f"has {len(analysis.thresholds)} thresholds, expected 1 to {THRESHOLDS}")
     for index, threshold in enumerate(analysis.thresholds):
         yield from finite(f"analysis.thresholds[{index}]", threshold, model)
     if analysis.contribution is not None:

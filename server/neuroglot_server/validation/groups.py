@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from neuroglot.errors import Violation
 from neuroglot.normalisation import normalised
+from neuroglot_server import limits
 from neuroglot_server.core import Group, ModelDescription, Row
-
-MOST_CHOICES = 256
 
 _SEPARATORS = ("", " ")
 
@@ -37,7 +36,13 @@ def check_row(row: Row, path: str, model: ModelDescription) -> Iterator[Violatio
     if not row.prompt:
         field = "text" if isinstance(row.prompt, str) else "token_ids.ids"
         yield Violation(f"{path}.{field}", "is empty, expected a prompt of at least one token")
-    elif not isinstance(row.prompt, str):
+    elif isinstance(row.prompt, str):
+        yield from _not_too_long(row.prompt, f"{path}.text", model)
+    elif len(row.prompt) > (most := model.limits.tokens_per_row):
+        yield Violation(
+            f"{path}.token_ids.ids", f"has {len(row.prompt)} tokens, expected at most {most}, its answer's included"
+        )
+    else:
         for place, token in enumerate(row.prompt):
             if not 0 <= token < model.vocabulary_size:
                 yield Violation(
@@ -55,14 +60,26 @@ def check_row(row: Row, path: str, model: ModelDescription) -> Iterator[Violatio
         yield Violation(f"{path}.separator", f"is {row.separator!r}, expected ' ' or '', or none for the default")
 
 
+def _not_too_long(prompt: str, path: str, model: ModelDescription) -> Iterator[Violation]:
+    """A prompt that is longer than its tokens could be; it is not tokenized to find out how many it has."""
+    most = model.limits.text_bytes
+    if 4 * len(prompt) > most and (size := len(prompt.encode(errors="replace"))) > most:
+        yield Violation(
+            path,
+            f"has {size} bytes, expected at most {most}, which is {limits.BYTES_A_TOKEN} for each of the "
+            f"{model.limits.tokens_per_row} tokens that a row of {model.name!r} may have: shorten it",
+        )
+
+
 def _choices(choices: Sequence[str], path: str) -> Iterator[Violation]:
-    if len(choices) > MOST_CHOICES:
-        yield Violation(f"{path}.choices", f"has {len(choices)} choices, expected at most {MOST_CHOICES}")
+    if len(choices) > limits.CHOICES:
+        yield Violation(f"{path}.choices", f"has {len(choices)} choices, expected at most {limits.CHOICES}")
         return
+    first_of: dict[str, int] = {}
     for place, choice in enumerate(choices):
         if not normalised(choice):
             yield _nothing_to_compare(f"{path}.choices[{place}]", choice)
-        elif (first := choices.index(choice)) < place:
+        elif (first := first_of.setdefault(choice, place)) != place:
             yield Violation(f"{path}.choices[{place}]", f"is {choice!r}, which is choices[{first}] too: give it once")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from neuroglot.errors import Violation
 from neuroglot.packing import check_bits
+from neuroglot_server import limits
 from neuroglot_server.core import (
     Add,
     ByContribution,
@@ -28,15 +29,16 @@ from neuroglot_server.core import (
 )
 from neuroglot_server.validation.violations import finite, no_component, no_layer, top
 
-MOST_SELECTIONS = 1024
-"""Most selections in all variants of a request, those inside others included."""
-
 
 def check_count(interventions: Sequence[Intervention], path: str) -> Iterator[Violation]:
-    """More selections than are looked into."""
-    selections = sum(_size(intervention.selection) for intervention in interventions)
-    if selections > MOST_SELECTIONS:
-        yield Violation(path, f"has {selections} selections, expected at most {MOST_SELECTIONS}: send fewer")
+    """More selections than are looked into, or deeper inside of each other."""
+    sizes = [_size(intervention.selection) for intervention in interventions]
+    selections, depth = sum(size for size, _ in sizes), max((depth for _, depth in sizes), default=0)
+    if selections > limits.SELECTIONS:
+        yield Violation(path, f"has {selections} selections, expected at most {limits.SELECTIONS}: send fewer")
+    if depth > limits.SELECTION_DEPTH:
+        wrong = f"has selections inside of each other {depth} deep, expected at most {limits.SELECTION_DEPTH}"
+        yield Violation(path, wrong)
 
 
 def check_intervention(
@@ -90,11 +92,13 @@ def _numbers(
             "`neurons` or `uploaded`, or give one number for all",
         )
         return
-    neurons = np.count_nonzero(np.unpackbits(np.frombuffer(selection.bits, dtype=np.uint8)))
+    neurons = int.from_bytes(selection.bits).bit_count()
     if len(each) != neurons:
         yield Violation(f"{path}.values", f"has {len(each)} numbers, expected one for each of the {neurons} neurons")
-    for place, value in enumerate(each):
-        yield from finite(f"{path}.values[{place}]", value, model)
+        return
+    wrong = ~(np.abs(np.array(each)) <= np.finfo(np.dtype(model.dtype)).max)  # NaN is no number
+    for place in np.flatnonzero(wrong).tolist():
+        yield from finite(f"{path}.values[{place}]", each[place], model)
 
 
 def _parts(selection: Selection) -> tuple[str, Sequence[Selection]]:
@@ -118,8 +122,10 @@ def _parts(selection: Selection) -> tuple[str, Sequence[Selection]]:
             return "top_contribution", ()
 
 
-def _size(selection: Selection) -> int:
-    return 1 + sum(_size(part) for part in _parts(selection)[1])
+def _size(selection: Selection) -> tuple[int, int]:
+    """How many selections it is, those inside it included, and how deep they are inside of each other."""
+    inside = [_size(part) for part in _parts(selection)[1]]
+    return 1 + sum(size for size, _ in inside), 1 + max((depth for _, depth in inside), default=0)
 
 
 def _selection(selection: Selection, path: str, model: ModelDescription, rows: int) -> Iterator[Violation]:

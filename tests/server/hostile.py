@@ -1,0 +1,157 @@
+"""Requests that are made to cost more than they say; each is to be refused, or to be charged for what it costs.
+
+`HOSTILE` is a list to be extended: a test sends each of them again and again, and asks beside it how the server is.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+from google.protobuf.message import Message
+
+from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
+from tests.server.live import NAME, PROMPTS
+
+_MIB = 2**20
+
+
+class Hostile(NamedTuple):
+    """A request.
+
+    Attributes:
+        name: for the test.
+        method: of the service.
+        raw: makes its bytes.
+        field: where the violation is that it is refused with; empty where it is answered, or refused otherwise.
+    """
+
+    name: str
+    method: str
+    raw: Callable[[], bytes]
+    field: str = ""
+
+
+def delimited(field: int, content: bytes) -> bytes:
+    """A field of a message that is a message, a text or a packed list."""
+    return _varint(field << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    low, rest = number & 0x7F, number >> 7
+    return bytes([low | 0x80]) + _varint(rest) if rest else bytes([low])
+
+
+def _analysis(intervention: bytes) -> bytes:
+    """An AnalyzeGroupRequest with an intervention in a variant of its analysis."""
+    return _request() + delimited(3, delimited(5, b"") + delimited(6, delimited(1, b"v") + delimited(2, intervention)))
+
+
+def _request(**row: object) -> bytes:
+    rows = [group_pb2.Row(**{"label": label, "text": text, **row}) for label, text in PROMPTS.items()]
+    return service_pb2.AnalyzeGroupRequest(model=NAME, group={"id": "h", "rows": rows}).SerializeToString()
+
+
+def _of(message: Message) -> Callable[[], bytes]:
+    return message.SerializeToString
+
+
+def _tokenize(*texts: str) -> Callable[[], bytes]:
+    return lambda: service_pb2.TokenizeRequest(model=NAME, texts=texts).SerializeToString()
+
+
+def _nested(depth: int) -> bytes:
+    selection = analysis_pb2.Selection(types={"types": [analysis_pb2.NEURON_TYPE_SPECIFIC]}).SerializeToString()
+    for _ in range(depth):
+        selection = delimited(4, delimited(1, selection))
+    return _analysis(delimited(1, selection) + delimited(2, b""))
+
+
+def _bytes_of(text: str, size: int) -> str:
+    return text * (size // len(text.encode()))
+
+
+_RANDOM = "".join(random.Random(5).choices([chr(code) for code in range(1, 0x3000)], k=20_000))
+_MODEL = service_pb2.TokenizeRequest(model=NAME).SerializeToString()
+
+HOSTILE = [
+    Hostile("tokenize 3 MiB", "Tokenize", _tokenize("a" * (3 * _MIB)), "texts[0]"),
+    Hostile("tokenize 60 KiB of one letter", "Tokenize", _tokenize("a" * 60_000)),
+    Hostile("tokenize 60 KiB of marks", "Tokenize", _tokenize(_bytes_of("\u0301", 60_000))),
+    Hostile("tokenize 40 KiB of anything", "Tokenize", _tokenize(_RANDOM)),
+    Hostile("tokenize 4 x 60 KiB", "Tokenize", _tokenize(*["b" * 60_000] * 4), "texts"),
+    Hostile("tokenize 2 million empty texts", "Tokenize", lambda: _MODEL + b"\x12\x00" * (2 * _MIB - 100), "request"),
+    Hostile("tokenize 16,000 empty texts", "Tokenize", lambda: _MODEL + b"\x12\x00" * 16_000, "texts"),
+    Hostile("tokenize 1,000 empty texts", "Tokenize", lambda: _MODEL + b"\x12\x00" * 1000),
+    Hostile("a prompt of 1 MiB", "AnalyzeGroup", lambda: _request(text="word " * 200_000), "group.rows[0].text"),
+    Hostile("prompts of 20 KiB", "AnalyzeGroup", lambda: _request(text="word " * 4000), "group.rows[0].text"),
+    Hostile(
+        "answers of 1 MiB of dots", "AnalyzeGroup", lambda: _request(answers=["." * _MIB]), "group.rows[0].answers[0]"
+    ),
+    Hostile(
+        "answers of 4 KiB of dots", "AnalyzeGroup", lambda: _request(answers=["." * 4000]), "group.rows[0].answers[0]"
+    ),
+    Hostile(
+        "256 choices after long prompts",
+        "AnalyzeGroup",
+        lambda: _request(text="word " * 3000, choices=[f"choice {number}" for number in range(256)]),
+        "group",
+    ),
+    Hostile(
+        "a million empty variants",
+        "AnalyzeGroup",
+        lambda: _request() + delimited(3, delimited(6, b"") * (_MIB)),
+        "request",
+    ),
+    Hostile(
+        "16,000 empty variants",
+        "AnalyzeGroup",
+        lambda: _request() + delimited(3, delimited(6, b"") * 16_000),
+        "analysis.variants",
+    ),
+    Hostile(
+        "2 million rows",
+        "AnalyzeGroup",
+        lambda: _request() + delimited(2, delimited(2, b"") * (2 * _MIB - 100)),
+        "request",
+    ),
+    Hostile("16,000 rows", "AnalyzeGroup", lambda: _request() + delimited(2, delimited(2, b"") * 16_000), "group.rows"),
+    Hostile(
+        "4 million enum values",
+        "AnalyzeGroup",
+        lambda: _analysis(delimited(1, delimited(1, delimited(1, b"\x01" * (4 * _MIB - 500)))) + delimited(2, b"")),
+        "analysis.variants[0].interventions[0].selection.types.types",
+    ),
+    Hostile(
+        "a million override values",
+        "AnalyzeGroup",
+        lambda: _analysis(
+            delimited(1, delimited(1, delimited(1, b"\x01"))) + delimited(4, delimited(2, bytes(4 * _MIB - 500)))
+        ),
+        "analysis.variants[0].interventions[0].override.values",
+    ),
+    Hostile(
+        "4 million token ids",
+        "AnalyzeGroup",
+        lambda: _request() + delimited(2, delimited(2, delimited(3, delimited(1, b"\x01" * (4 * _MIB - 500))))),
+        "group.rows[3].token_ids.ids",
+    ),
+    Hostile(
+        "60,000 token ids",
+        "AnalyzeGroup",
+        lambda: _request() + delimited(2, delimited(2, b"\x0a\x01x" + delimited(3, delimited(1, b"\x01" * 60_000)))),
+        "group.rows[3].token_ids.ids",
+    ),
+    Hostile("16,000 unknown fields", "AnalyzeGroup", lambda: _request() + b"\x98\x06\x00" * 16_000, "99"),
+    Hostile("a million analyses", "AnalyzeGroup", lambda: _request() + delimited(3, b"") * _MIB, "request"),
+    Hostile("selections 20 deep", "AnalyzeGroup", lambda: _nested(20), "analysis.variants"),
+    Hostile("selections 40 deep", "AnalyzeGroup", lambda: _nested(40), "request"),
+    Hostile(
+        "a million layers",
+        "CaptureActivations",
+        _of(service_pb2.CaptureActivationsRequest(model=NAME, row={"text": "x"}, layers=[1] * _MIB)),
+        "layers",
+    ),
+    Hostile("a number without an end", "AnalyzeGroup", lambda: _request() + b"\x80" * (3 * _MIB), "request"),
+]
