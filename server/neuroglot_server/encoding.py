@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuroglot.errors import Violation
+from neuroglot_server import limits
 from neuroglot_server.core import Prediction, Row
 from neuroglot_server.generation import answer_tokens
 from neuroglot_server.text import EncodedRow, NoTokens, Text
+from neuroglot_server.tokenizing import Tokens
 from neuroglot_server.validation import refuse
 
+_AT_ONCE_BYTES = 2**13
+"""Of so few bytes prompts are encoded together with their answers; otherwise it is first seen whether they may be."""
 
-def encode_rows(
-    rows: Sequence[Row], prediction: Prediction | None, text: Text, most: int, path: str = "group.rows[{}]"
+
+async def encode_rows(
+    rows: Sequence[Row],
+    prediction: Prediction | None,
+    text: Text,
+    most: int,
+    tenant: str = "",
+    group: str = "group",
+    path: str = "group.rows[{}]",
 ) -> list[EncodedRow]:
     """The rows' tokens.
 
@@ -21,38 +32,75 @@ def encode_rows(
         prediction: what is asked about their answers.
         text: the model's tokenizer.
         most: how many tokens a row may have, its answer's included.
+        tenant: whose request it is.
+        group: what the rows are together in the request.
         path: where the rows stand in the request; `{}` is the place among them.
 
     Raises:
-        InvalidRequest: a prompt, an answer or a choice has no tokens, or a row has too many.
+        InvalidRequest: a prompt, an answer or a choice has no tokens, a row has too many, or there is too much to
+            encode.
+        CannotTokenize: a text takes the tokenizer too much time or memory.
+        ModelClosed: the model went down meanwhile.
     """
+    known: dict[tuple[str, bool], Tokens] = {}
+
+    async def encode(texts: Sequence[tuple[str, bool]]) -> None:
+        new = [one for one in dict.fromkeys(texts) if one not in known]
+        # More than a row may have are not looked at, but that it has them is said.
+        known.update(zip(new, await text.encode(new, tenant, most + limits.ANSWER_BYTES), strict=True))
+
+    prompts = [(row.prompt, True) for row in rows if isinstance(row.prompt, str)]
+    answers = [one for row in rows for one in text.of_answers(row)]
+    size = sum(len(one) for one, _ in (*prompts, *answers))
+    if size > limits.ENCODED_BYTES:
+        wrong = (
+            f"has {size} bytes of prompts, each again with every answer and choice, expected at most "
+            f"{limits.ENCODED_BYTES}: send fewer rows or choices at once"
+        )
+        refuse([Violation(group, wrong)])
+    if size > _AT_ONCE_BYTES:
+        for place, row in enumerate(rows):
+            if isinstance(row.prompt, str):
+                await encode([(row.prompt, True)])
+                if (tokens := known[row.prompt, True].length) > most:
+                    refuse([_too_long(row, path.format(place), tokens, 0, most)])
+    await encode([*prompts, *answers])
+
     encoded: list[EncodedRow] = []
     violations: list[Violation] = []
-    encode = text.together(rows)
     for place, row in enumerate(rows):
         try:
-            one = text.encode_row(row, encode)
+            one = text.encode_row(row, lambda said: known[said, True].ids, lambda said: known[said, False].ids)
         except NoTokens as error:
             violations.append(Violation(f"{path.format(place)}.{error.field}", f"{error}: give a word or leave it out"))
             continue
         tokens, answer = len(one.prompt), answer_tokens(one, prediction)
+        if isinstance(row.prompt, str):
+            tokens = known[row.prompt, True].length
         if not tokens:
+            field = _field(row, path.format(place))
             wrong = f"is {row.prompt!r}, which has no tokens: give a longer prompt"
+            violations.append(Violation(field, wrong))
         elif tokens + answer > most:
-            wrong = (
-                f"has {tokens} tokens, and up to {answer} more for the answer, expected at most {most} together: "
-                "shorten it"
-            )
+            violations.append(_too_long(row, path.format(place), tokens, answer, most))
         else:
             encoded.append(one)
-            continue
-        field = "text" if isinstance(row.prompt, str) else "token_ids.ids"
-        violations.append(Violation(f"{path.format(place)}.{field}", wrong))
     refuse(violations)
     return encoded
 
 
-def encode_prompt(row: Row, prediction: Prediction | None, text: Text, most: int) -> EncodedRow:
+async def encode_prompt(row: Row, prediction: Prediction | None, text: Text, most: int, tenant: str = "") -> EncodedRow:
     """The tokens of the prompt of a request's only row, whose answers are not looked at; as `encode_rows`."""
     bare = row._replace(answers=(), choices=(), distractor="")
-    return encode_rows([bare], prediction, text, most, "row")[0]
+    (encoded,) = await encode_rows([bare], prediction, text, most, tenant, "row", "row")
+    return encoded
+
+
+def _too_long(row: Row, path: str, tokens: int, answer: int, most: int) -> Violation:
+    wrong = f"has {tokens} tokens, and up to {answer} more for the answer, expected at most {most} together: shorten it"
+    return Violation(_field(row, path), wrong)
+
+
+def _field(row: Row, path: str) -> str:
+    """Where the prompt of a row stands."""
+    return f"{path}.{'text' if isinstance(row.prompt, str) else 'token_ids.ids'}"

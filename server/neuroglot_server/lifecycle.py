@@ -104,7 +104,8 @@ async def run(
         registry = Registry(load, check_probe, deployment.bundles_folder)
         if metrics:
             metrics.memory(
-                lambda: {model.description.name: model.memory for model in registry.models}, deployment.transport_bytes
+                lambda: {model.description.name: model.memory for model in registry.models},
+                deployment.transport.transport_bytes,
             )
         certificates = deployment.certificates
         endpoint = Endpoint(

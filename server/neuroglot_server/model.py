@@ -56,9 +56,10 @@ from neuroglot_server.prefixes import Sightings
 from neuroglot_server.reading import Encode, Prefill
 from neuroglot_server.sharing import Sharing
 from neuroglot_server.signature import Interface, check_facts, interfaces
-from neuroglot_server.text import EncodedRow, Text
+from neuroglot_server.text import Text
+from neuroglot_server.tokenizing import TokenizerProcess
 from neuroglot_server.uploads import Uploads, interventions_with_uploads, with_uploads
-from neuroglot_server.validation import check, check_capture, check_generation, check_neurons
+from neuroglot_server.validation import check, check_capture, check_generation, check_neurons, check_texts
 from neuroglot_server.value_matrices import Projections, ValueMatrices
 from neuroglot_server.watchdog import unwatched
 from neuroglot_server.worker import Worker
@@ -70,6 +71,9 @@ _MOST_UPLOAD_BYTES = 2**26
 
 _LONGEST_REASON = 200
 """Of what ONNX Runtime says when a session does not start, in characters."""
+_BYTES_A_TOKEN = 4
+_TIMES_SPELLED = 64
+"""How much more than a text its tokens take up, each an object, and in the answer again."""
 
 _LAST_WORDS_SECONDS = 10.0
 """How long requests have to leave the house once nothing runs any more."""
@@ -136,11 +140,12 @@ class Model:
         start = facts.decoder_start_token_id
         graphs = interfaces(facts)
         norms = check_bundle(folder, manifest)
-        text = Text.load(folder / TOKENIZER, encoder_decoder=start is not None)
+        tokenizer = TokenizerProcess(folder / TOKENIZER)  # which loads while the sessions do
         engines = {
             component.name: _engine(folder, component, graphs[component.name], facts, settings)
             for component in facts.components
         }
+        text = Text.of(tokenizer, encoder_decoder=start is not None, vocabulary_size=facts.vocabulary_size)
         worker = Worker(observer, settings.hang_seconds, hang_changed)
         budgets = {name: _budget(engine, engines[DECODER], settings) for name, engine in engines.items()}
         batchers = {
@@ -197,9 +202,24 @@ class Model:
             "uploads": self._uploads.memory,
         }
 
-    def tokenize(self, texts: Sequence[str], *, special_tokens: bool = True) -> list[TokenizedText]:
-        """Ids and spelling of the tokens of each text, with what the tokenizer's post-processor adds or without."""
-        return self._text.tokenize(texts, special_tokens=special_tokens)
+    async def tokenize(
+        self, texts: Sequence[str], caller: Caller = ANYONE, *, special_tokens: bool = True
+    ) -> list[TokenizedText]:
+        """Ids and spelling of the tokens of each text, with what the tokenizer's post-processor adds or without.
+
+        It is charged as if a pass had run over a quarter of the texts' bytes.
+
+        Raises:
+            InvalidRequest: the texts are too long together.
+            QueueFull: too much is waiting.
+            CannotTokenize: a text takes too much time or memory.
+            ModelClosed: the model went down meanwhile.
+        """
+        check_texts(texts)
+        size = sum([len(text) for text in texts])
+        cost = Cost(len(texts) + size // _BYTES_A_TOKEN, _TIMES_SPELLED * size)
+        async with self._admission.admit(cost, caller, field="texts"):
+            return await self._text.tokenize(texts, caller.tenant, special_tokens=special_tokens)
 
     def upload(self, neurons: ByNeuron, caller: Caller = ANYONE) -> str:
         """Keep a set of neurons for the caller's tenant; selections find it by the name that comes back.
@@ -220,14 +240,6 @@ class Model:
         """
         self._admission.require_room(Cost(tokens, 0), caller)
 
-    async def _encode(self, rows: Sequence[Row], prediction: Prediction | None) -> list[EncodedRow]:
-        """The rows' tokens.
-
-        Raises:
-            InvalidRequest: a text has no tokens, or a row too many.
-        """
-        return encode_rows(rows, prediction, self._text, self.description.limits.tokens_per_row)
-
     async def analyze(self, group: Group, analysis: Analysis, caller: Caller = ANYONE) -> GroupResult:
         """Analyse one group: validate, tokenize and plan it once, then wait for its admission and run it.
 
@@ -242,7 +254,8 @@ class Model:
         """
         analysis = with_uploads(analysis, partial(self._uploads.resolve, caller.tenant))
         check(group, analysis, self.description)
-        rows = await self._encode(group.rows, analysis.prediction)
+        most = self.description.limits.tokens_per_row
+        rows = await encode_rows(group.rows, analysis.prediction, self._text, most, caller.tenant)
         cost, shares = self._planner.cost(rows, analysis), self._planner.shares(rows, analysis)
         async with self._admission.admit(cost, caller, shares):
             with self._worker.expecting(caller):
@@ -262,7 +275,8 @@ class Model:
             ModelClosed: the model went down meanwhile.
         """
         check(group, analysis, replace(self.description, limits=limits))
-        rows = encode_rows(group.rows, analysis.prediction, self._text, limits.tokens_per_row)
+        most = limits.tokens_per_row
+        rows = await encode_rows(group.rows, analysis.prediction, self._text, most, ANYONE.tenant)
         with self._worker.expecting(ANYONE):
             return await self._uncached_planner.run(group.id, rows, analysis, ANYONE)
 
@@ -278,7 +292,8 @@ class Model:
             ModelClosed: the model went down meanwhile.
         """
         check_capture(row, capture, self.description)
-        prompt = encode_prompt(row, None, self._text, self.description.limits.tokens_per_row)
+        most = self.description.limits.tokens_per_row
+        prompt = await encode_prompt(row, None, self._text, most, caller.tenant)
         wish = self._capturing.wish(prompt, capture)
         async with self._admission.admit(wish.cost, caller, field="row"):
             with self._worker.expecting(caller):
@@ -315,7 +330,8 @@ class Model:
         interventions = interventions_with_uploads(interventions, partial(self._uploads.resolve, caller.tenant))
         check_generation(row, interventions, threshold, max_tokens, self.description)
         prediction = Prediction(generate=True, max_tokens=max_tokens)
-        prompt = encode_prompt(row, prediction, self._text, self.description.limits.tokens_per_row)
+        most = self.description.limits.tokens_per_row
+        prompt = await encode_prompt(row, prediction, self._text, most, caller.tenant)
         wish = continuing.Wish(prompt, interventions, threshold, max_tokens, past_newlines)
         cost = self._continuing.cost(wish)
         async with self._admission.admit(cost, caller, field="row"):
@@ -337,6 +353,7 @@ class Model:
     async def close(self) -> None:
         """Fail what waits, and come back when the running batch is done, or at the latest after half a minute."""
         self._admission.drain()
+        await self._text.close()
         await self._worker.close()
         await self._admission.emptied(_LAST_WORDS_SECONDS)
         self._planner.kernels.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +13,7 @@ from neuroglot.errors import BundleError
 from neuroglot.gold import GoldTokens, answer_tokens, gold_tokens, r_index
 from neuroglot.groups import default_separator
 from neuroglot_server.core import Row, TokenizedText
-
-_WORTH_THREADS = 2**11
-"""Characters of prompts, each again with every answer.
-
-The tokenizer's threads take as long to be woken as fewer do to be encoded.
-"""
+from neuroglot_server.tokenizing import TokenizerProcess, Tokenizing, Tokens
 
 
 class EncodedRow(NamedTuple):
@@ -47,7 +42,7 @@ class EncodedRow(NamedTuple):
 
 
 Encode = Callable[[str], tuple[int, ...]]
-"""From a text to its tokens, special ones included."""
+"""From a text to its tokens."""
 
 
 class NoTokens(ValueError):
@@ -64,83 +59,89 @@ class NoTokens(ValueError):
 
 
 class Text:
-    """The tokenizer of one model."""
+    """The tokenizer of one model: from text to tokens in a process of its own, and back in this one."""
 
-    def __init__(self, tokenizer: Tokenizer, *, encoder_decoder: bool) -> None:
-        """Take a tokenizer and turn off the truncation and padding that its file may ask for.
-
-        Args:
-            tokenizer: the tokenizer.
-            encoder_decoder: whether answers are texts of their own, and not how prompts go on.
-        """
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        self._tokenizer = tokenizer
+    def __init__(self, process: TokenizerProcess, decoder: Tokenizer, *, encoder_decoder: bool) -> None:
+        """Put the parts together; see `load`."""
+        self._tokenizing = Tokenizing(process)
+        self._decoder = decoder
         self._encoder_decoder = encoder_decoder
         self.breaks_line = cache(self._breaks_line)
 
     @classmethod
-    def load(cls, file: Path, *, encoder_decoder: bool) -> Text:
-        """Read a `tokenizer.json`.
+    def load(cls, file: Path, *, encoder_decoder: bool, vocabulary_size: int | None = None) -> Text:
+        """Read a `tokenizer.json`, whose truncation and padding are not done.
+
+        Args:
+            file: the file.
+            encoder_decoder: whether answers are texts of their own, and not how prompts go on.
+            vocabulary_size: how many tokens the model has, of which the tokenizer may name no more; any if None.
 
         Raises:
-            BundleError: the file is no tokenizer.
+            BundleError: the file is no tokenizer, takes too much time or memory, or is another model's.
         """
-        try:
-            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
-        except Exception as error:  # noqa: BLE001 - the tokenizers package raises plain Exception
-            raise BundleError(f"{file} is no tokenizer ({error}): export the model again") from None
-        return cls(tokenizer, encoder_decoder=encoder_decoder)
+        return cls.of(TokenizerProcess(file), encoder_decoder=encoder_decoder, vocabulary_size=vocabulary_size)
 
-    def encode(self, text: str, *, special_tokens: bool = True) -> tuple[int, ...]:
-        """Token ids of a text, by default with what the tokenizer's post-processor adds (BOS, `</s>`)."""
-        return tuple(self._tokenizer.encode(text, add_special_tokens=special_tokens).ids)
+    @classmethod
+    def of(cls, process: TokenizerProcess, *, encoder_decoder: bool, vocabulary_size: int | None = None) -> Text:
+        """Take a process that was started, and wait until it has loaded its tokenizer; as `load`."""
+        loaded = process.loaded()
+        if vocabulary_size is not None and loaded["vocabulary"] > vocabulary_size:
+            process.close()
+            raise BundleError(
+                f"{process.file} has tokens up to {loaded['vocabulary'] - 1}, and the model's vocabulary ends at "
+                f"{vocabulary_size - 1}: export the model again"
+            )
+        return cls(process, Tokenizer.from_str(loaded["decoder"]), encoder_decoder=encoder_decoder)
 
-    def tokenize(self, texts: Sequence[str], *, special_tokens: bool = True) -> list[TokenizedText]:
-        """Ids and spelling of the tokens of each text."""
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=special_tokens)
-        return [TokenizedText(tuple(encoding.ids), tuple(encoding.tokens)) for encoding in encodings]
+    async def encode(
+        self, texts: Sequence[tuple[str, bool]], tenant: str = "", most: int | None = None
+    ) -> list[Tokens]:
+        """Token ids of texts, each with what the tokenizer's post-processor adds (BOS, `</s>`) or without.
+
+        Args:
+            texts: each with whether special tokens are added.
+            tenant: whose request it is.
+            most: ids of each that are given at most; None for all.
+
+        Raises:
+            CannotTokenize: a text takes too much time or memory.
+            ModelClosed: the model went down meanwhile.
+        """
+        return await self._tokenizing.encode(texts, tenant, most)
+
+    async def tokenize(
+        self, texts: Sequence[str], tenant: str = "", *, special_tokens: bool = True
+    ) -> list[TokenizedText]:
+        """Ids and spelling of the tokens of each text; raises as `encode` does."""
+        asked = [(text, special_tokens) for text in texts]
+        tokens = await self._tokenizing.encode(asked, tenant, spelled=True)
+        return [TokenizedText(one.ids, one.spelled) for one in tokens]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special ones left out."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        text: str = self._decoder.decode(list(ids), skip_special_tokens=True)
         return text
+
+    async def close(self) -> None:
+        """Encode no more, and come back when all that was to be encoded has failed."""
+        await self._tokenizing.close()
 
     def _breaks_line(self, token: int) -> bool:
         return "\n" in self.decode((token,))
 
-    def together(self, rows: Sequence[Row]) -> Encode:
-        """`encode`, of the texts that these rows are read by: each is encoded once, and many are at once.
+    def of_answers(self, row: Row) -> list[tuple[str, bool]]:
+        """What is encoded for a row beside its prompt, each with whether special tokens are added."""
+        separator = "" if self._encoder_decoder else _separator(row)
+        texts = []
+        for said in (*row.answers[:1], *row.choices, row.distractor):
+            if said:
+                texts.append((separator + said, False))
+                if isinstance(row.prompt, str) and not self._encoder_decoder:
+                    texts.append((row.prompt + separator + said, True))
+        return texts
 
-        The tokenizer lets go of the interpreter for a batch, and beside busy threads it takes milliseconds to have it
-        back: one batch a request, and none where there is little to encode.
-        """
-        known: dict[str, tuple[int, ...]] = {}
-        if sum([len(row.prompt) * (2 + len(row.choices)) for row in rows]) >= _WORTH_THREADS:
-            texts = list(dict.fromkeys(text for row in rows for text in self._texts(row)))
-            encodings = self._tokenizer.encode_batch_fast(texts)
-            known = {text: tuple(encoding.ids) for text, encoding in zip(texts, encodings, strict=True)}
-
-        def encode(text: str) -> tuple[int, ...]:
-            ids = known.get(text)
-            if ids is None:
-                ids = known[text] = self.encode(text)
-            return ids
-
-        return encode
-
-    def _texts(self, row: Row) -> Iterator[str]:
-        """What is encoded for a row, special tokens included."""
-        if not isinstance(row.prompt, str):
-            return
-        yield row.prompt
-        if not self._encoder_decoder:
-            before = row.prompt + _separator(row)
-            for said in (*row.answers[:1], *row.choices, row.distractor):
-                if said:
-                    yield before + said
-
-    def encode_row(self, row: Row, encode: Encode | None = None) -> EncodedRow:
+    def encode_row(self, row: Row, encode: Encode, encode_bare: Encode) -> EncodedRow:
         """Tokens of a row's prompt, of its gold answer, of its choices and of its distractor.
 
         Gold tokens of a prompt that was given as token ids are those of separator and answer by themselves, and those
@@ -149,13 +150,16 @@ class Text:
 
         Args:
             row: the row.
-            encode: `encode` of texts that may be encoded already, see `together`.
+            encode: the tokens of its prompt, and of those texts of `of_answers` that have special tokens.
+            encode_bare: the tokens of the others.
 
         Raises:
             NoTokens: the gold answer, a choice or the distractor has none.
         """
-        encode = encode or self.together([row])
-        answer = partial(self._answer, row, encode)
+
+        def answer(said: str, field: str) -> GoldTokens:
+            return self._answer(row, said, field, encode, encode_bare)
+
         choices: tuple[tuple[int, ...], ...] = ()
         if row.choices:
             choices = tuple([answer(choice, f"choices[{place}]").gold for place, choice in enumerate(row.choices)])
@@ -170,22 +174,19 @@ class Text:
 
     def _r_index(self, gold: tuple[int, ...]) -> int:
         """Where r is among the tokens of an answer."""
-        return r_index([str(self._tokenizer.id_to_token(token)) for token in gold]) if self._encoder_decoder else 0
+        return r_index([str(self._decoder.id_to_token(token)) for token in gold]) if self._encoder_decoder else 0
 
-    def _answer(self, row: Row, encode: Encode, answer: str, field: str) -> GoldTokens:
+    def _answer(self, row: Row, answer: str, field: str, encode: Encode, encode_bare: Encode) -> GoldTokens:
         """The tokens of a row's prompt, and of something that the model might say after it."""
         separator = _separator(row)
         try:
             if self._encoder_decoder:
-                return GoldTokens(_prompt(row, encode), answer_tokens(self._encode_bare, answer), True)
+                return GoldTokens(_prompt(row, encode), answer_tokens(encode_bare, answer), True)
             if isinstance(row.prompt, str):
-                return gold_tokens(encode, self._encode_bare, row.prompt, separator, answer)
-            return GoldTokens(row.prompt, answer_tokens(self._encode_bare, separator + answer), False)
+                return gold_tokens(encode, encode_bare, row.prompt, separator, answer)
+            return GoldTokens(row.prompt, answer_tokens(encode_bare, separator + answer), False)
         except ValueError as error:
             raise NoTokens(field, str(error)) from None
-
-    def _encode_bare(self, text: str) -> tuple[int, ...]:
-        return self.encode(text, special_tokens=False)
 
 
 def _prompt(row: Row, encode: Encode) -> tuple[int, ...]:

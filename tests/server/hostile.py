@@ -53,6 +53,15 @@ def _request(**row: object) -> bytes:
     return service_pb2.AnalyzeGroupRequest(model=NAME, group={"id": "h", "rows": rows}).SerializeToString()
 
 
+def _many_choices(rows: int, choices: int) -> bytes:
+    """Prompts of 900 tokens, each of which is tokenized again with every choice."""
+    said = [f"{number}" for number in range(choices)]
+    group = group_pb2.Group(
+        id="h", rows=[group_pb2.Row(label=f"l{row}", text="a " * 450, choices=said) for row in range(rows)]
+    )
+    return service_pb2.AnalyzeGroupRequest(model=NAME, group=group, analysis={"prediction": {}}).SerializeToString()
+
+
 def _of(message: Message) -> Callable[[], bytes]:
     return message.SerializeToString
 
@@ -92,12 +101,8 @@ HOSTILE = [
     Hostile(
         "answers of 4 KiB of dots", "AnalyzeGroup", lambda: _request(answers=["." * 4000]), "group.rows[0].answers[0]"
     ),
-    Hostile(
-        "256 choices after long prompts",
-        "AnalyzeGroup",
-        lambda: _request(text="word " * 3000, choices=[f"choice {number}" for number in range(256)]),
-        "group",
-    ),
+    Hostile("256 choices after 60 long prompts", "AnalyzeGroup", lambda: _many_choices(60, 256), "group"),
+    Hostile("64 choices after long prompts", "AnalyzeGroup", lambda: _many_choices(3, 64)),
     Hostile(
         "a million empty variants",
         "AnalyzeGroup",

@@ -172,8 +172,14 @@ def test_the_texts_of_tokens_join_to_the_text_of_all_and_hold_whole_characters(
     family: str, random_model: Callable[[str], RandomModel]
 ) -> None:
     text = Text.load(random_model(family).bundle / "tokenizer.json", encoder_decoder=False)
-    for sentence in (*SENTENCES, "日本語のテキスト", "🙂🙂 ok"):
-        tokens = text.encode(sentence, special_tokens=False)
+    sentences = [*SENTENCES, "日本語のテキスト", "🙂🙂 ok"]
+
+    async def encode() -> list[tuple[int, ...]]:
+        encoded = await text.encode([(sentence, False) for sentence in sentences])
+        await text.close()
+        return [tokens.ids for tokens in encoded]
+
+    for sentence, tokens in zip(sentences, asyncio.run(encode()), strict=True):
         for start in (0, 1):
             before = text.decode(tokens[:start]).rstrip("\N{REPLACEMENT CHARACTER}")
             spelling = Spelling(text, tokens[:start])

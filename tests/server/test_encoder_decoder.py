@@ -42,6 +42,7 @@ from neuroglot_server.core import (
     Settings,
     Variant,
 )
+from neuroglot_server.encoding import encode_rows
 from neuroglot_server.model import Model
 from neuroglot_server.text import Text
 from tests import definitions
@@ -141,11 +142,15 @@ def test_gold_tokens_are_those_of_the_answer_alone(model: Served) -> None:
 
 
 def test_r_is_the_first_gold_token_that_is_more_than_a_space() -> None:
-    text = Text.load(embedded.path("mt0") / "tokenizer.json", encoder_decoder=True)
-    for label, answer, r in (("zh", "巴黎", 1), ("th", "ปารีส", 1), ("en", "Paris", 0)):
-        row = text.encode_row(Row(label, "?", (answer,)))
-        spelling = text.tokenize([answer], special_tokens=False)[0].tokens
-        assert (row.r_index, spelling[0] == "▁") == (r, bool(r))
+    async def ask() -> None:
+        text = Text.load(embedded.path("mt0") / "tokenizer.json", encoder_decoder=True)
+        for label, answer, r in (("zh", "巴黎", 1), ("th", "ปารีส", 1), ("en", "Paris", 0)):
+            (row,) = await encode_rows([Row(label, "?", (answer,))], None, text, 100)
+            (spelled,) = await text.tokenize([answer], special_tokens=False)
+            assert (row.r_index, spelled.tokens[0] == "▁") == (r, bool(r))
+        await text.close()
+
+    asyncio.run(ask())
 
 
 def test_answers_are_scored_and_generated_as_transformers_does(model: Served) -> None:

@@ -67,7 +67,7 @@ def test_fields_are_counted_at_any_depth_before_they_are_parsed(count: int) -> N
     "raw", [b"\x0b\x0c", b"\x1a\x05\x10", b"\x80" * 20 + b"\x01", b"\x1a\x02\x2a\x05", b"\x0d\x00"]
 )
 def test_what_the_count_cannot_read_is_refused_as_what_protobuf_cannot(raw: bytes) -> None:
-    with pytest.raises(InvalidRequest, match="no neuroglot.v1.AnalyzeGroupRequest"):
+    with pytest.raises(InvalidRequest, match=r"no neuroglot\.v1\.AnalyzeGroupRequest"):
         wire.parse(service_pb2.AnalyzeGroupRequest, raw)
 
 

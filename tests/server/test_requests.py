@@ -53,11 +53,14 @@ def test_the_description_says_what_the_bundle_is_and_what_may_be_asked(bloom_bun
 
 
 def test_tokenize_spells_tokens_and_gives_their_ids(bloom_bundle: Path) -> None:
-    model = Model.load(bloom_bundle, "mine", Settings(threads=1))
-    one, other = model.tokenize(["The capital", "法"])
-    assert "".join(one.tokens) == "TheĠcapital"
-    assert len(other.ids) == len(other.tokens) >= 1
-    assert model.tokenize(["The capital"], special_tokens=False) == [one], "this tokenizer adds none"
+    async def ask() -> None:
+        async with served(bloom_bundle) as model:
+            one, other = await model.tokenize(["The capital", "法"])
+            assert "".join(one.tokens) == "TheĠcapital"
+            assert len(other.ids) == len(other.tokens) >= 1
+            assert await model.tokenize(["The capital"], special_tokens=False) == [one], "this tokenizer adds none"
+
+    asyncio.run(ask())
 
 
 @pytest.mark.parametrize(("prompt", "field"), [("The capital " * 20, "text"), (tuple(range(4, 60)), "token_ids.ids")])

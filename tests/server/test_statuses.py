@@ -20,6 +20,7 @@ def test_the_statuses_are_those_of_the_contract() -> None:
     assert {error.__name__: code.name for error, code in STATUS_OF.items()} == {
         "InvalidRequest": "INVALID_ARGUMENT",
         "ModelNotFound": "NOT_FOUND",
+        "CannotTokenize": "INVALID_ARGUMENT",
         "UploadNotFound": "NOT_FOUND",
         "Unauthenticated": "UNAUTHENTICATED",
         "PermissionDenied": "PERMISSION_DENIED",

@@ -104,7 +104,8 @@ class Servicer:
         """Tokenize texts."""
         with self._registry.use(request.model) as model:
             call.model = request.model
-            texts = model.tokenize(request.texts, special_tokens=not request.without_special_tokens)
+            caller = call.caller(Priority.INTERACTIVE)
+            texts = await model.tokenize(request.texts, caller, special_tokens=not request.without_special_tokens)
         return service_pb2.TokenizeResponse(texts=[responses.tokenized(text) for text in texts])
 
     async def analyze_group(

@@ -4,6 +4,7 @@
                                           or whose model gives another answer to its probe than the export recorded
     ModelNotFound    NOT_FOUND
     UploadNotFound   NOT_FOUND
+    CannotTokenize   INVALID_ARGUMENT     without a field: it is not known which text it is
     Unauthenticated  UNAUTHENTICATED
     PermissionDenied PERMISSION_DENIED
     QueueFull        RESOURCE_EXHAUSTED   google.rpc.RetryInfo: when to try again
@@ -48,6 +49,7 @@ from neuroglot_server.core import (
     RequestError,
     UploadNotFound,
 )
+from neuroglot_server.tokenizing import CannotTokenize
 
 _logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -55,6 +57,7 @@ _Answer = TypeVar("_Answer")
 STATUS_OF: dict[type[RequestError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    CannotTokenize: grpc.StatusCode.INVALID_ARGUMENT,
     UploadNotFound: grpc.StatusCode.NOT_FOUND,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,

@@ -10,13 +10,14 @@ from itertools import chain, pairwise
 
 from neuroglot.errors import Violation
 from neuroglot_server.core import Analysis, ByNeuron, Capture, Group, Intervention, ModelDescription, Row
+from neuroglot_server.limits import TEXTS_BYTES
 from neuroglot_server.validation.analyses import check_analysis
 from neuroglot_server.validation.groups import check_group, check_row
 from neuroglot_server.validation.interventions import check_count, check_intervention
 from neuroglot_server.validation.interventions import check_neurons as neurons_violations
 from neuroglot_server.validation.violations import MOST_VIOLATIONS, finite, no_component, no_layer, refuse
 
-__all__ = ["MOST_VIOLATIONS", "check", "check_capture", "check_generation", "check_neurons", "refuse"]
+__all__ = ["MOST_VIOLATIONS", "check", "check_capture", "check_generation", "check_neurons", "check_texts", "refuse"]
 
 
 def check(group: Group, analysis: Analysis, model: ModelDescription) -> None:
@@ -55,6 +56,18 @@ def check_neurons(neurons: ByNeuron, model: ModelDescription) -> None:
         InvalidRequest: names every field that is wrong.
     """
     refuse(neurons_violations(neurons, "neurons", model))
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse texts that are too long together.
+
+    Raises:
+        InvalidRequest: they are.
+    """
+    size = sum([len(text.encode(errors="replace")) for text in texts])
+    if size > TEXTS_BYTES:
+        wrong = f"have {size} bytes together, expected at most {TEXTS_BYTES}: send fewer at once"
+        refuse([Violation("texts", wrong)])
 
 
 def _generation(

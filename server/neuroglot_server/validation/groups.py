@@ -40,7 +40,8 @@ def check_row(row: Row, path: str, model: ModelDescription) -> Iterator[Violatio
         yield from _not_too_long(row.prompt, f"{path}.text", model)
     elif len(row.prompt) > (most := model.limits.tokens_per_row):
         yield Violation(
-            f"{path}.token_ids.ids", f"has {len(row.prompt)} tokens, expected at most {most}, its answer's included"
+            f"{path}.token_ids.ids",
+            f"has {len(row.prompt)} tokens, and its answer some more, expected at most {most} together: shorten it",
         )
     else:
         for place, token in enumerate(row.prompt):
