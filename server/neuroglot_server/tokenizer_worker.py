@@ -1,4 +1,4 @@
-"""A process that tokenizes and does nothing else: `python -m neuroglot_server.tokenizer_worker TOKENIZER`.
+"""A process that tokenizes and does nothing else: `-m neuroglot_server.tokenizer_worker TOKENIZER SECONDS BYTES`.
 
 A tokenizer comes with its bundle, and so do its patterns and its normalizer, which may take any time and any memory on
 some text. So it runs in a process of its own, within limits, and what it cannot bear ends this process alone.
@@ -30,11 +30,7 @@ from tokenizers import Tokenizer
 LENGTH = struct.Struct("<I")
 """How a message begins."""
 
-_MEMORY_BYTES = 3 * 2**30
-"""Most address space: the tokenizers of 250,000 tokens that there are take up less than a third of it."""
 _SECONDS_TO_LOAD = 60.0
-_SECONDS_OF_A_JOB = 5.0
-"""Most time on a processor; a job of 64 KiB takes a tenth of a second."""
 _SECONDS_OF_A_SAMPLE = 1.0
 
 _SAMPLE_BYTES = 2**13
@@ -43,32 +39,36 @@ _MOST_TOKENS_A_BYTE = 32
 
 
 def main() -> None:
-    """Load the tokenizer that the command line names, and answer until there are no more jobs."""
+    """Load the tokenizer that the command line names, and answer until there are no more jobs.
+
+    The command line also says how many seconds on a processor a job may take, and how many bytes of memory there are.
+    """
+    file, seconds, memory_bytes = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, signal.SIG_IGN)  # they are for the server, which still has requests to answer
-    _bound_memory()
+    _bound_memory(memory_bytes)
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     _bound_time(_SECONDS_TO_LOAD)
     try:
-        tokenizer, loaded = _load(Path(sys.argv[1]))
+        tokenizer, loaded = _load(file)
     except Exception as error:  # noqa: BLE001 - the tokenizers package raises plain Exception
         _write(answers, {"error": " ".join(str(error).split())})
         return
     _write(answers, loaded)
     while (job := _read(jobs)) is not None:
-        _bound_time(_SECONDS_OF_A_JOB)
+        _bound_time(seconds)
         _write(answers, _answer(tokenizer, job))
         _bound_time(0)
 
 
-def _bound_memory() -> None:
+def _bound_memory(most: int) -> None:
     """Have allocations fail that are too much, where the system can."""
     try:
         import resource
     except ModuleNotFoundError:  # there is none on Windows
         return
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -27,6 +27,11 @@ from neuroglot_server.tokenizer_worker import LENGTH
 _PIECE_BYTES = 2**14
 """Bytes of texts that are given to the process at once, if it is more than one text: some tens of milliseconds."""
 
+_SECONDS_OF_A_JOB = 5.0
+"""A text of 64 KiB takes a tenth of a second."""
+_MEMORY_BYTES = 3 * 2**30
+"""The tokenizers of 250,000 tokens that there are take up less than a third of it."""
+
 _TEXT_BYTES = 64
 """What a text counts for, however short it is."""
 
@@ -68,9 +73,16 @@ class TokenizerProcess:
         file: the tokenizer's.
     """
 
-    def __init__(self, file: Path) -> None:
-        """Start it, which takes about as long as reading the tokenizer's file; `loaded` waits for it."""
+    def __init__(self, file: Path, job_seconds: float = _SECONDS_OF_A_JOB, memory_bytes: int = _MEMORY_BYTES) -> None:
+        """Start it; `loaded` waits until it has read the tokenizer.
+
+        Args:
+            file: the tokenizer's.
+            job_seconds: how long a job may take, on a processor.
+            memory_bytes: how much address space there is.
+        """
         self.file = file
+        self._limits = (str(job_seconds), str(memory_bytes))
         self._start()
 
     def _start(self) -> None:
@@ -79,7 +91,7 @@ class TokenizerProcess:
             "RAYON_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        command = [sys.executable, "-P", "-m", "neuroglot_server.tokenizer_worker", str(self.file)]
+        command = [sys.executable, "-P", "-m", "neuroglot_server.tokenizer_worker", str(self.file), *self._limits]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
@@ -263,22 +275,29 @@ class Turns:
         try:
             await called
         except asyncio.CancelledError:
-            if called.done() and not called.cancelled():  # it was called just when it left
+            queue = self._waiting.get(tenant, deque())
+            if called in queue:
+                queue.remove(called)
+                if not queue:
+                    del self._waiting[tenant]
+            elif not called.cancelled():  # it was called just when it left
                 self.leave()
             raise
 
     def leave(self) -> None:
         """Call the next one."""
-        while self._waiting:
-            tenant, queue = next(iter(self._waiting.items()))
-            called = queue.popleft()
-            del self._waiting[tenant]
-            if queue:
-                self._waiting[tenant] = queue  # behind the others
-            if not called.done():
-                called.set_result(None)
-                return
-        self._taken = False
+        if not self._waiting:
+            self._taken = False
+            return
+        tenant, queue = next(iter(self._waiting.items()))
+        del self._waiting[tenant]
+        called = queue.popleft()
+        if queue:
+            self._waiting[tenant] = queue  # behind the others
+        if called.cancelled():  # and it has not left yet
+            self.leave()
+        else:
+            called.set_result(None)
 
 
 def _pieces(texts: Sequence[tuple[str, bool]]) -> list[list[tuple[str, bool]]]:
