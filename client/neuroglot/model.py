@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -120,16 +121,20 @@ class Model:
         """The tokens of texts, as the model's own tokenizer gives them.
 
         Args:
-            texts: each is tokenized by itself.
+            texts: each is tokenized by itself; the server is asked as often as their number and length take.
             special_tokens: whether to add what the tokenizer's post-processor adds (BOS, `</s>`).
         """
-        request = service_pb2.TokenizeRequest(
-            model=self.name,
-            texts=arguments.texts("texts", texts, "a list of strings, ['Paris']"),
-            without_special_tokens=not arguments.flag("special_tokens", special_tokens),
-        )
-        response = self._connection.call(self._connection.stub.Tokenize, request, self._timeout)
-        return tuple(Tokens(tuple(text.ids), tuple(text.tokens)) for text in response.texts)
+        given = arguments.texts("texts", texts, "a list of strings, ['Paris']")
+        without_special_tokens = not arguments.flag("special_tokens", special_tokens)
+        limits = self.info.limits
+        found: list[Tokens] = []
+        for part in _parts(given, limits.texts or len(given), limits.texts_bytes or math.inf):
+            request = service_pb2.TokenizeRequest(
+                model=self.name, texts=part, without_special_tokens=without_special_tokens
+            )
+            response = self._connection.call(self._connection.stub.Tokenize, request, self._timeout)
+            found += [Tokens(tuple(text.ids), tuple(text.tokens)) for text in response.texts]
+        return tuple(found)
 
     def upload(self, neurons: NeuronSet) -> Uploaded:
         """Have the server keep a set of neurons, so that interventions on it need not carry it each time.
@@ -478,3 +483,18 @@ def _indices(what: str, given: Iterable[int], count: int, component: str) -> lis
                 f"{what} {index} of {component!r} does not exist: it has {count} (0 to {count - 1})"
             )
     return indices
+
+
+def _parts(texts: Sequence[str], most: int, most_bytes: float) -> Iterator[list[str]]:
+    """Texts in their order, in parts of so many; a text that is too long by itself is a part."""
+    part: list[str] = []
+    size = 0
+    for text in texts:
+        length = len(text.encode())
+        if part and (len(part) == most or size + length > most_bytes):
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += length
+    if part:
+        yield part

@@ -68,6 +68,10 @@ _MOST_PROJECTION_BYTES = 2**26
 """Most that projections onto tokens take up: those of 170 tokens in a model of 24 layers of 4,096 neurons."""
 _MOST_UPLOAD_BYTES = 2**26
 """Most that the uploaded sets of neurons of all tenants take up: a thousand, of 32 layers of 16,384 neurons."""
+_TENANTS_UPLOAD_BYTES = 2**24
+"""Most that those of one tenant take up."""
+_UPLOADED_BYTES_A_TOKEN = 2**10
+"""An upload is charged as so many bytes of it were a token that is run."""
 
 _LONGEST_REASON = 200
 """Of what ONNX Runtime says when a session does not start, in characters."""
@@ -109,7 +113,7 @@ class Model:
         self._continuing = Continuing(planner.answering, planner.comparison, planner.kernels, planner.costs)
         self._worker = worker
         self._admission = admission
-        self._uploads = Uploads(_MOST_UPLOAD_BYTES)
+        self._uploads = Uploads(_MOST_UPLOAD_BYTES, _TENANTS_UPLOAD_BYTES)
 
     @classmethod
     def load(
@@ -226,10 +230,13 @@ class Model:
 
         Raises:
             InvalidRequest: the set is none of this model.
+            QueueFull: too much is waiting, or the tenant's quota is used up.
         """
         check_neurons(neurons, self.description)
         named = replace(neurons, component=neurons.component or self.description.components[0].name)
-        return self._uploads.add(caller.tenant, named)
+        cost = Cost(1 + len(neurons.bits) // _UPLOADED_BYTES_A_TOKEN, len(neurons.bits))
+        with self._admission.admit(cost, caller, field="neurons"):
+            return self._uploads.add(caller.tenant, named)
 
     def require_room(self, tokens: int, caller: Caller) -> None:
         """Refuse a request that will be charged so many tokens at least, before it is converted or tokenized.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -22,6 +22,9 @@ from neuroglot_server.core import (
     UploadNotFound,
 )
 
+_BYTES_AROUND = 512
+"""Of a set: its name, and what it is counted and found by."""
+
 Lookup = Callable[[str], ByNeuron]
 """From the name of an uploaded set to the set; raises `UploadNotFound`."""
 
@@ -29,32 +32,55 @@ Lookup = Callable[[str], ByNeuron]
 class Uploads:
     """The sets that one model has been given, each tenant's apart."""
 
-    def __init__(self, most_bytes: int) -> None:
-        """Keep sets up to so many bytes of bits, of all tenants together; the newest is kept however large it is."""
+    def __init__(self, most_bytes: int, tenant_bytes: int) -> None:
+        """Keep sets up to so many bytes, each counted with what is around its bits.
+
+        Args:
+            most_bytes: of all tenants together.
+            tenant_bytes: of one tenant; its newest set is kept however large it is.
+        """
         self._most_bytes = most_bytes
-        self._bytes = 0
-        self._sets: OrderedDict[tuple[str, str], ByNeuron] = OrderedDict()
+        self._tenant_bytes = tenant_bytes
+        self._sets: dict[str, OrderedDict[str, ByNeuron]] = {}  # of each tenant, the least used one first
+        self._bytes: Counter[str] = Counter()
+        self._total = 0
 
     @property
     def memory(self) -> MemoryUse:
         """What the sets take up; may be read on any thread."""
-        return MemoryUse(self._bytes, self._most_bytes)
+        return MemoryUse(self._total, self._most_bytes)
 
     def add(self, tenant: str, neurons: ByNeuron) -> str:
-        """Keep a set, and drop those that were not used for longest where it needs their room.
+        """Keep a set, and drop those of the tenant that were not used for longest where it needs their room.
+
+        Where all tenants together have too much, those are dropped of the one that has the most.
 
         Returns:
             The set's name, which follows from its content.
         """
         name = _name(neurons)
-        if (tenant, name) not in self._sets:
-            self._sets[tenant, name] = neurons
-            self._bytes += len(neurons.bits)
-        self._sets.move_to_end((tenant, name))
-        while self._bytes > self._most_bytes and len(self._sets) > 1:
-            _, dropped = self._sets.popitem(last=False)
-            self._bytes -= len(dropped.bits)
+        mine = self._sets.setdefault(tenant, OrderedDict())
+        if name not in mine:
+            mine[name] = neurons
+            self._bytes[tenant] += _size(neurons)
+            self._total += _size(neurons)
+        mine.move_to_end(name)
+        while self._bytes[tenant] > self._tenant_bytes and len(mine) > 1:
+            self._drop(tenant)
+        while self._total > self._most_bytes:
+            able = [one for one, sets in self._sets.items() if one != tenant or len(sets) > 1]
+            if not able:
+                break
+            self._drop(max(able, key=self._bytes.__getitem__))
         return name
+
+    def _drop(self, tenant: str) -> None:
+        """Drop the set of a tenant that was not used for longest."""
+        _, dropped = self._sets[tenant].popitem(last=False)
+        self._bytes[tenant] -= _size(dropped)
+        self._total -= _size(dropped)
+        if not self._sets[tenant]:
+            del self._sets[tenant], self._bytes[tenant]
 
     def resolve(self, tenant: str, name: str) -> ByNeuron:
         """The set of a name.
@@ -62,10 +88,11 @@ class Uploads:
         Raises:
             UploadNotFound: the tenant has not uploaded it, or it was dropped.
         """
-        if (tenant, name) not in self._sets:
+        mine = self._sets.get(tenant, OrderedDict())
+        if name not in mine:
             raise UploadNotFound(name)
-        self._sets.move_to_end((tenant, name))
-        return self._sets[tenant, name]
+        mine.move_to_end(name)
+        return mine[name]
 
 
 def with_uploads(analysis: Analysis, lookup: Lookup) -> Analysis:
@@ -98,6 +125,10 @@ def _with_uploads(selection: Selection, lookup: Lookup) -> Selection:
             return replace(selection, selections=tuple(_with_uploads(part, lookup) for part in parts))
         case _:
             return selection
+
+
+def _size(neurons: ByNeuron) -> int:
+    return len(neurons.bits) + _BYTES_AROUND
 
 
 def _name(neurons: ByNeuron) -> str:

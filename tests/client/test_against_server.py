@@ -87,6 +87,10 @@ def test_tokens_are_the_tokenizers(model: ng.Model, bloom_bundle: Path) -> None:
     for text, tokens in zip(texts, model.tokenize(texts), strict=True):
         assert tokens == (tuple(tokenizer.encode(text).ids), tuple(tokenizer.encode(text).tokens))
     assert model.tokenize([]) == ()
+    many = [f"{number}" * 50 for number in range(1500)]  # more than the server takes at once, in number and in bytes
+    assert len(many) > model.info.limits.texts
+    assert sum(map(len, many)) > model.info.limits.texts_bytes
+    assert [tokens.ids for tokens in model.tokenize(many)] == [tuple(tokenizer.encode(text).ids) for text in many]
 
 
 def test_rows_say_what_was_run(model: ng.Model) -> None:

@@ -30,17 +30,26 @@ def neurons(*layers: int) -> ByNeuron:
     return ByNeuron("decoder", len(layers), 8, bytes(layers))
 
 
+AROUND = 512
+"""What a set counts for beside its bits."""
+
+
+def room_for(count: int, bits: int = 1) -> int:
+    """Room for so many sets of so many bytes."""
+    return count * (AROUND + bits)
+
+
 def test_what_was_uploaded_is_found_by_a_name_that_follows_from_its_content() -> None:
-    uploads = Uploads(100)
+    uploads = Uploads(10_000, 10_000)
     first, second = uploads.add("", neurons(1, 2)), uploads.add("", neurons(2, 1))
     assert uploads.resolve("", first) == neurons(1, 2)
     assert uploads.resolve("", second) == neurons(2, 1)
-    assert uploads.add("", neurons(1, 2)) == first == Uploads(5).add("anybody", neurons(1, 2))
+    assert uploads.add("", neurons(1, 2)) == first == Uploads(5, 5).add("anybody", neurons(1, 2))
     assert len({first, second, uploads.add("", replace(neurons(1, 2), component="encoder"))}) == 3
 
 
 def test_tenants_do_not_see_each_others_sets() -> None:
-    uploads = Uploads(100)
+    uploads = Uploads(10_000, 10_000)
     name = uploads.add("ann", neurons(1))
     with pytest.raises(UploadNotFound, match=f"{name}.*upload them again"):
         uploads.resolve("bob", name)
@@ -49,7 +58,7 @@ def test_tenants_do_not_see_each_others_sets() -> None:
 
 
 def test_the_sets_that_were_not_used_for_longest_are_dropped() -> None:
-    uploads = Uploads(3)
+    uploads = Uploads(10_000, room_for(3))
     one, two, three = (uploads.add("", neurons(bits)) for bits in (1, 2, 3))
     uploads.resolve("", one)
     uploads.add("", neurons(2))  # again
@@ -61,11 +70,25 @@ def test_the_sets_that_were_not_used_for_longest_are_dropped() -> None:
 
 
 def test_a_set_that_is_larger_than_all_the_room_is_kept_alone() -> None:
-    uploads = Uploads(3)
+    uploads = Uploads(3, 3)
     small, large = uploads.add("", neurons(1)), uploads.add("", neurons(1, 2, 3, 4))
     assert uploads.resolve("", large) == neurons(1, 2, 3, 4)
     with pytest.raises(UploadNotFound):
         uploads.resolve("", small)
+
+
+def test_a_tenant_does_not_push_out_what_others_keep_in_their_share() -> None:
+    uploads = Uploads(room_for(6), room_for(4))
+    anns = [uploads.add("ann", neurons(bits)) for bits in (1, 2)]
+    for bits in range(100):
+        uploads.add("bob", neurons(bits))
+    cys = [uploads.add("cy", neurons(bits)) for bits in (5, 6)]  # of bob's four two have to go
+    for tenant, names in (("ann", anns), ("cy", cys)):
+        for name in names:
+            uploads.resolve(tenant, name)
+    assert uploads.resolve("bob", uploads.add("", neurons(99))) == neurons(99)
+    with pytest.raises(UploadNotFound):
+        uploads.resolve("bob", uploads.add("", neurons(97)))
 
 
 def test_names_are_replaced_at_any_depth() -> None:
@@ -86,4 +109,4 @@ def test_names_are_replaced_at_any_depth() -> None:
 def test_a_name_that_is_not_known_is_said() -> None:
     analysis = Analysis(variants=(Variant("v", (Intervention(Union((ByUpload("x"),)), Deactivate()),)),))
     with pytest.raises(UploadNotFound, match="'x'"):
-        with_uploads(analysis, lambda name: Uploads(1).resolve("", name))
+        with_uploads(analysis, lambda name: Uploads(1, 1).resolve("", name))
