@@ -49,22 +49,21 @@ async def encode_rows(
         # More than a row may have are not looked at, but that it has them is said.
         known.update(zip(new, await text.encode(new, tenant, most + limits.ANSWER_BYTES), strict=True))
 
-    prompts = [(row.prompt, True) for row in rows if isinstance(row.prompt, str)]
-    answers = [one for row in rows for one in text.of_answers(row)]
-    size = sum(len(one) for one, _ in (*prompts, *answers))
+    size = sum(map(_size, rows))
     if size > limits.ENCODED_BYTES:
         wrong = (
             f"has {size} bytes of prompts, each again with every answer and choice, expected at most "
             f"{limits.ENCODED_BYTES}: send fewer rows or choices at once"
         )
         refuse([Violation(group, wrong)])
+    prompts = [(row.prompt, True) for row in rows if isinstance(row.prompt, str)]
     if size > _AT_ONCE_BYTES:
         for place, row in enumerate(rows):
             if isinstance(row.prompt, str):
                 await encode([(row.prompt, True)])
                 if (tokens := known[row.prompt, True].length) > most:
                     refuse([_too_long(row, path.format(place), tokens, 0, most)])
-    await encode([*prompts, *answers])
+    await encode([*prompts, *(one for row in rows for one in text.of_answers(row))])
 
     encoded: list[EncodedRow] = []
     violations: list[Violation] = []
@@ -94,6 +93,13 @@ async def encode_prompt(row: Row, prediction: Prediction | None, text: Text, mos
     bare = row._replace(answers=(), choices=(), distractor="")
     (encoded,) = await encode_rows([bare], prediction, text, most, tenant, "row", "row")
     return encoded
+
+
+def _size(row: Row) -> int:
+    """About how much is encoded for a row."""
+    prompt = len(row.prompt) if isinstance(row.prompt, str) else 0
+    answers = [len(said) for said in (*row.answers[:1], *row.choices, row.distractor)]
+    return prompt + sum([prompt + 2 * size for size in answers])
 
 
 def _too_long(row: Row, path: str, tokens: int, answer: int, most: int) -> Violation:

@@ -7,9 +7,9 @@ on the model (rows, tokens, variants) is in `core.Limits`; the contract's `Limit
 from __future__ import annotations
 
 MESSAGE_BYTES = 4 * 2**20
-"""Longest request, by default: the values of one intervention on each of a million neurons."""
+"""Longest request, by default: the values of two interventions, and what is around them."""
 
-FIELDS = 2**14
+FIELDS = 2**13
 """Most fields of a request, those of messages inside it included; a packed list of numbers is one field."""
 DEPTH = 64
 """How deep messages may be inside of each other."""
@@ -39,8 +39,8 @@ SELECTION_DEPTH = 16
 """How deep selections may be inside of each other."""
 TYPES = 4
 """Most types of a selection: there are no more."""
-VALUES = 2**20
-"""Most values of an intervention."""
+VALUES = 2**19
+"""Most values of an intervention: one for each neuron of 32 layers of 16,384."""
 LAYERS = 1024
 """Most layers that are listed one by one."""
 NEURONS = 2**16
@@ -52,5 +52,5 @@ TEXTS = 1024
 """Most texts that are tokenized at once."""
 TEXTS_BYTES = 2**16
 """Most bytes of all of them together, which are also those of one."""
-ENCODED_BYTES = 2**22
+ENCODED_BYTES = 2**21
 """Most bytes that are tokenized for a group: of its prompts, each again with its answer and with every choice."""

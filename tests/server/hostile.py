@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from tests.server.live import NAME, PROMPTS
 
 _MIB = 2**20
+_DEEPEST = 5
+"""Messages inside of each other that `generated` goes into."""
 
 
 class Hostile(NamedTuple):
@@ -91,7 +94,7 @@ HOSTILE = [
     Hostile("tokenize 40 KiB of anything", "Tokenize", _tokenize(_RANDOM)),
     Hostile("tokenize 4 x 60 KiB", "Tokenize", _tokenize(*["b" * 60_000] * 4), "texts"),
     Hostile("tokenize 2 million empty texts", "Tokenize", lambda: _MODEL + b"\x12\x00" * (2 * _MIB - 100), "request"),
-    Hostile("tokenize 16,000 empty texts", "Tokenize", lambda: _MODEL + b"\x12\x00" * 16_000, "texts"),
+    Hostile("tokenize 8,000 empty texts", "Tokenize", lambda: _MODEL + b"\x12\x00" * 8000, "texts"),
     Hostile("tokenize 1,000 empty texts", "Tokenize", lambda: _MODEL + b"\x12\x00" * 1000),
     Hostile("a prompt of 1 MiB", "AnalyzeGroup", lambda: _request(text="word " * 200_000), "group.rows[0].text"),
     Hostile("prompts of 20 KiB", "AnalyzeGroup", lambda: _request(text="word " * 4000), "group.rows[0].text"),
@@ -101,7 +104,7 @@ HOSTILE = [
     Hostile(
         "answers of 4 KiB of dots", "AnalyzeGroup", lambda: _request(answers=["." * 4000]), "group.rows[0].answers[0]"
     ),
-    Hostile("256 choices after 60 long prompts", "AnalyzeGroup", lambda: _many_choices(60, 256), "group"),
+    Hostile("256 choices after 30 long prompts", "AnalyzeGroup", lambda: _many_choices(30, 256), "group"),
     Hostile("64 choices after long prompts", "AnalyzeGroup", lambda: _many_choices(3, 64)),
     Hostile(
         "a million empty variants",
@@ -110,9 +113,9 @@ HOSTILE = [
         "request",
     ),
     Hostile(
-        "16,000 empty variants",
+        "8,000 empty variants",
         "AnalyzeGroup",
-        lambda: _request() + delimited(3, delimited(6, b"") * 16_000),
+        lambda: _request() + delimited(3, delimited(6, b"") * 8000),
         "analysis.variants",
     ),
     Hostile(
@@ -121,12 +124,12 @@ HOSTILE = [
         lambda: _request() + delimited(2, delimited(2, b"") * (2 * _MIB - 100)),
         "request",
     ),
-    Hostile("16,000 rows", "AnalyzeGroup", lambda: _request() + delimited(2, delimited(2, b"") * 16_000), "group.rows"),
+    Hostile("8,000 rows", "AnalyzeGroup", lambda: _request() + delimited(2, delimited(2, b"") * 8000), "group.rows"),
     Hostile(
         "4 million enum values",
         "AnalyzeGroup",
         lambda: _analysis(delimited(1, delimited(1, delimited(1, b"\x01" * (4 * _MIB - 500)))) + delimited(2, b"")),
-        "analysis.variants[0].interventions[0].selection.types.types",
+        "analysis.variants.interventions.selection.types.types",
     ),
     Hostile(
         "a million override values",
@@ -134,13 +137,21 @@ HOSTILE = [
         lambda: _analysis(
             delimited(1, delimited(1, delimited(1, b"\x01"))) + delimited(4, delimited(2, bytes(4 * _MIB - 500)))
         ),
+        "analysis.variants.interventions.override.values",
+    ),
+    Hostile(
+        "half a million override values",
+        "AnalyzeGroup",
+        lambda: _analysis(
+            delimited(1, delimited(1, delimited(1, b"\x01"))) + delimited(4, delimited(2, bytes(2 * _MIB - 500)))
+        ),
         "analysis.variants[0].interventions[0].override.values",
     ),
     Hostile(
         "4 million token ids",
         "AnalyzeGroup",
         lambda: _request() + delimited(2, delimited(2, delimited(3, delimited(1, b"\x01" * (4 * _MIB - 500))))),
-        "group.rows[3].token_ids.ids",
+        "group.rows.token_ids.ids",
     ),
     Hostile(
         "60,000 token ids",
@@ -148,7 +159,7 @@ HOSTILE = [
         lambda: _request() + delimited(2, delimited(2, b"\x0a\x01x" + delimited(3, delimited(1, b"\x01" * 60_000)))),
         "group.rows[3].token_ids.ids",
     ),
-    Hostile("16,000 unknown fields", "AnalyzeGroup", lambda: _request() + b"\x98\x06\x00" * 16_000, "99"),
+    Hostile("8,000 unknown fields", "AnalyzeGroup", lambda: _request() + b"\x98\x06\x00" * 8000, "99"),
     Hostile("a million analyses", "AnalyzeGroup", lambda: _request() + delimited(3, b"") * _MIB, "request"),
     Hostile("selections 20 deep", "AnalyzeGroup", lambda: _nested(20), "analysis.variants"),
     Hostile("selections 40 deep", "AnalyzeGroup", lambda: _nested(40), "request"),
@@ -160,3 +171,30 @@ HOSTILE = [
     ),
     Hostile("a number without an end", "AnalyzeGroup", lambda: _request() + b"\x80" * (3 * _MIB), "request"),
 ]
+
+
+def generated() -> Iterator[Hostile]:
+    """Of every method, every list that its request may have, at any depth: as long as it may be, and far longer."""
+    for method in service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"].methods:
+        if method.name in ("LoadModel", "UnloadModel", "AnalyzeGroups"):
+            continue
+        model = delimited(1, NAME.encode())
+        for name, field, around in _lists(method.input_type, "", []):
+            entry = delimited(field.number, b"")
+            for count in (50, 4000, _MIB):
+                if field.message_type is None and field.type != field.TYPE_STRING:
+                    content = delimited(field.number, bytes(count))
+                else:
+                    content = entry * count
+                for number in reversed(around):
+                    content = delimited(number, content)
+                yield Hostile(f"{method.name} {name} x {count}", method.name, lambda raw=model + content: raw)
+
+
+def _lists(kind: Descriptor, path: str, around: list[int]) -> Iterator[tuple[str, FieldDescriptor, list[int]]]:
+    """The lists in a message, each with the numbers of the fields that it is inside of."""
+    for field in kind.fields:
+        if field.is_repeated:
+            yield path + field.name, field, around
+        if field.message_type is not None and len(around) < _DEEPEST:
+            yield from _lists(field.message_type, f"{path}{field.name}.", [*around, field.number])

@@ -1,8 +1,8 @@
 """Reads a request from the wire and refuses what protobuf would let pass.
 
-A request is bounded before anything is made of it: how many fields it has is counted on its bytes, for two bytes of an
-empty message become a hundred and more once they are parsed, and how long lists and texts are is asked before they are
-looked into.
+A request is bounded before anything is made of it. How many fields it has, and how long its lists of numbers are, is
+seen on the wire: two bytes of an empty message become a hundred and more once they are parsed. How many entries other
+lists have, and how long texts are, is asked before they are looked into.
 
 Protobuf drops fields that it does not know, keeps enum numbers that it has no name for, and accepts a oneof in which
 nothing is set. Each could turn a newer client's intervention into the baseline, so each is a violation here. What the
@@ -92,15 +92,15 @@ def parse(kind: type[_Request], raw: bytes) -> _Request:
 
 
 def _require_few_fields(kind: Descriptor, raw: bytes) -> None:
-    """Count the fields of a message as it came, and of those inside of it.
+    """Count the fields of a message as it came, and of those inside of it, and measure its packed lists.
 
     Raises:
-        InvalidRequest: there are too many, or they are too deep inside of each other.
+        InvalidRequest: there are too many, a list is far too long, or they are too deep inside of each other.
         DecodeError: the bytes are no message.
         IndexError: they end too early.
     """
-    outer: list[tuple[int, Mapping[int, Descriptor]]] = []
-    place, end, inside = 0, len(raw), _messages_in(kind)
+    outer: list[tuple[int, Mapping[int, _Delimited], str]] = []
+    place, end, inside, path = 0, len(raw), _delimited_in(kind), ""
     fields = 0
     while True:
         while place >= end:
@@ -108,7 +108,7 @@ def _require_few_fields(kind: Descriptor, raw: bytes) -> None:
                 raise DecodeError
             if not outer:
                 return
-            end, inside = outer.pop()
+            end, inside, path = outer.pop()
         fields += 1
         if fields > limits.FIELDS:
             wrong = f"has more than {limits.FIELDS} fields, expected at most that many: send less of it at once"
@@ -121,13 +121,19 @@ def _require_few_fields(kind: Descriptor, raw: bytes) -> None:
             if within is None:
                 place += length
                 continue
+            if within.message is None:
+                if length > within.bytes:
+                    wrong = f"has {length} bytes of numbers, expected at most {within.bytes}: send fewer"
+                    raise InvalidRequest([Violation(path + within.name, wrong)])
+                place += length
+                continue
             if len(outer) >= limits.DEPTH:
                 wrong = f"has messages inside of messages more than {limits.DEPTH} deep, expected at most that"
                 raise InvalidRequest([Violation("request", wrong)])
-            outer.append((end, inside))
+            outer.append((end, inside, path))
             if place + length > end:
                 raise DecodeError
-            end, inside = place + length, _messages_in(within)
+            end, inside, path = place + length, _delimited_in(within.message), f"{path}{within.name}."
         elif wire_type == _VARINT:
             _, place = _varint(raw, place)
         elif wire_type == _FIXED_32:
@@ -149,18 +155,44 @@ def _varint(raw: bytes, place: int) -> tuple[int, int]:
         byte = raw[place]
         number |= (byte & 0x7F) << shift
         shift += 7
-        if shift > _LONGEST_VARINT_BITS:
+        if shift > 7 * _LONGEST_VARINT_BYTES:
             raise DecodeError
     return number, place + 1
 
 
-_LONGEST_VARINT_BITS = 70
+_LONGEST_VARINT_BYTES, _FLOAT_BYTES = 10, 4
+
+
+class _Delimited(NamedTuple):
+    """A field that holds messages, or a packed list of numbers.
+
+    Attributes:
+        name: its name.
+        message: which messages it holds; None where it holds numbers.
+        bytes: how long the packed list may be.
+    """
+
+    name: str
+    message: Descriptor | None
+    bytes: int = 0
 
 
 @cache
-def _messages_in(kind: Descriptor) -> Mapping[int, Descriptor]:
-    """By number, the fields of a message that hold messages."""
-    return {field.number: field.message_type for field in kind.fields if field.message_type is not None}
+def _delimited_in(kind: Descriptor) -> Mapping[int, _Delimited]:
+    """The fields of a message that hold messages or packed numbers, by their numbers on the wire."""
+    found = {}
+    for field in kind.fields:
+        if field.message_type is not None:
+            found[field.number] = _Delimited(field.name, field.message_type)
+        elif field.is_repeated and field.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
+            size = _FLOAT_BYTES if field.type == FieldDescriptor.TYPE_FLOAT else _LONGEST_VARINT_BYTES
+            found[field.number] = _Delimited(field.name, None, size * _entries(field))
+    return found
+
+
+def _entries(field: FieldDescriptor) -> int:
+    """How many entries a list may have."""
+    return _MOST_ENTRIES.get(field.full_name, limits.FIELDS)
 
 
 def check(request: Message) -> None:
@@ -282,7 +314,7 @@ def _rules(kind: Descriptor) -> _Rules:
         bounded=[
             _Bounded(
                 field.name,
-                _MOST_ENTRIES.get(field.full_name, limits.FIELDS) if field.is_repeated else None,
+                _entries(field) if field.is_repeated else None,
                 _MOST_BYTES.get(field.full_name, limits.NAME_BYTES)
                 if field.type == FieldDescriptor.TYPE_STRING
                 else None,
