@@ -85,12 +85,19 @@ def test_health_answers_at_once_beside_any_request(bloom_bundle: Path) -> None:
     # Their bytes are made before: this process measures, too.
     requests = [one._replace(raw=partial(bytes, one.raw())) for one in (*HOSTILE, *generated())]
     with process(bloom_bundle) as server:
-        beside_plain, _ = slow_ones_beside(server, [plain(number) for number in range(500)])
+        before = stretch()
         beside, codes = slow_ones_beside(server, requests)
         assert not codes & _FAULTS
         assert works(server)
-    # A machine that is busy with other things is slow beside plain requests, too.
-    assert beside < max(SECONDS, 4 * beside_plain)
+    assert beside < SECONDS * max(before, stretch())
+
+
+def stretch() -> float:
+    """How much longer than on a machine of its own a process takes here, now, that does not rest: at least 1."""
+    start, cpu = time.perf_counter(), time.process_time()
+    while time.process_time() - cpu < 0.2:
+        pass
+    return max(1.0, (time.perf_counter() - start) / 0.2)
 
 
 def plain(number: int) -> Hostile:
