@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
@@ -59,6 +60,8 @@ def exchange(
     """
     outgoing: SimpleQueue[_Request | None] = SimpleQueue()
     incoming: SimpleQueue[_Response | _End] = SimpleQueue()
+    # Before the stream is open: a server ends one on which nothing comes for some seconds.
+    requests = chain(list(islice(requests, 1)), requests)
     call = start(iter(outgoing.get, None))
     receiver = _start(_receive, call, incoming, explain, lambda: None)
     # gRPC's sending thread waits on the queue, until None comes.

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+import neuroglot as ng
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from tests.end_to_end.processes import Process, process, works
 from tests.server.hostile import HOSTILE, Hostile, generated
@@ -146,3 +147,13 @@ def server_of_all(bloom_bundle: Path) -> Iterator[Process]:
     with process(bloom_bundle) as server:
         works(server)
         yield server
+
+
+def test_groups_that_take_their_time_to_come_are_answered(bloom_bundle: Path) -> None:
+    def groups() -> Iterator[ng.Group]:
+        for number in range(2):
+            time.sleep(0.7)
+            yield ng.Group({"en": "The capital"}, id=str(number))
+
+    with process(bloom_bundle, "--request-seconds", "0.4") as server, ng.connect(server.address) as client:
+        assert {result.group_id for result in client.model().analyze_many(groups())} == {"0", "1"}

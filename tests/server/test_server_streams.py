@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from neuroglot.bundle import read_manifest
-from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2, service_pb2_grpc
-from neuroglot_server.core import Settings
+from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
+from neuroglot_server.adapter import responses
+from neuroglot_server.core import Capture, InvalidRequest, Row, Settings
 from neuroglot_server.model import Model
 from tests.server.live import NAME, PROMPTS, Live, group, load, said, serving, until
-from tests.server.serving import Recorder
+from tests.server.serving import Recorder, served
 
 ROW = group_pb2.Row(label="en", text=PROMPTS["en"])
 
@@ -51,10 +52,10 @@ def test_activations_come_layer_by_layer_and_agree_with_the_analysis(bloom_bundl
 @pytest.mark.parametrize("method", ["AnalyzeGroup", "CaptureActivations", "Generate"])
 def test_what_is_asked_counts_among_what_is_held(method: str, bloom_bundle: Path) -> None:
     """A number of four bytes is eight times as large once it was read: many such requests would fill the memory."""
-    model = Model.load(bloom_bundle, NAME, Settings(threads=1, queue_bytes=24 * 2**20))
+    model = Model.load(bloom_bundle, NAME, Settings(threads=1, queue_bytes=3 * 2**19))
 
-    def request(size: int) -> Any:
-        row = group_pb2.Row(label="e" * size, text=PROMPTS["en"])
+    def request(answers: int) -> Any:
+        row = group_pb2.Row(label="en", text=PROMPTS["en"], answers=["Paris" + "!" * 4000] * answers)
         if method == "AnalyzeGroup":
             return service_pb2.AnalyzeGroupRequest(model=NAME, group=group_pb2.Group(id="a", rows=[row]))
         if method == "Generate":
@@ -62,44 +63,39 @@ def test_what_is_asked_counts_among_what_is_held(method: str, bloom_bundle: Path
         return service_pb2.CaptureActivationsRequest(model=NAME, row=row, layers=[0], positions=[0])
 
     async def ask(live: Live) -> grpc.aio.AioRpcError:
-        async def asked(size: int) -> None:
-            answer = getattr(live.stub, method)(request(size))
+        async def asked(answers: int) -> None:
+            answer = getattr(live.stub, method)(request(answers))
             await (answer if method == "AnalyzeGroup" else answer.read())
 
-        await asked(2**20)
+        await asked(10)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asked(3 * 2**20)
+            await asked(60)
         return caught.value
 
     answer = said(converse(model, ask))
     assert answer.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "expected at most 24.0 MiB (queue_bytes)" in answer.message
+    assert "expected at most 1.5 MiB (queue_bytes)" in answer.message
 
 
 def test_a_layer_that_no_message_holds_is_refused_before_anything_runs(bloom_bundle: Path) -> None:
     recorder = Recorder()
-    model = Model.load(bloom_bundle, NAME, Settings(threads=1), recorder)
     rows_of_96 = 60 * 2**20 // (96 * 4 + 4)
+    row = Row("en", PROMPTS["en"])
 
-    async def ask(live: Live) -> tuple[grpc.aio.AioRpcError, int, list[int]]:
-        def asked(positions: int) -> service_pb2.CaptureActivationsRequest:
-            return service_pb2.CaptureActivationsRequest(model=NAME, row=ROW, layers=[1], positions=[-1] * positions)
+    async def ask() -> int:
+        async with served(bloom_bundle, observer=recorder) as model:
 
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await live.stub.CaptureActivations(asked(rows_of_96 + 1)).read()
-        ran = recorder.tokens
-        async with grpc.aio.insecure_channel(live.target, [("grpc.max_receive_message_length", 64 * 2**20)]) as wide:
-            largest = service_pb2_grpc.NeuroglotServiceStub(wide).CaptureActivations(asked(rows_of_96))
-            return caught.value, ran, [answer.ByteSize() async for answer in largest]
+            async def sizes(positions: int) -> list[int]:
+                layers = model.capture(row, Capture(layers=(1,), positions=(-1,) * positions))
+                return [responses.captured_layer(layer).ByteSize() async for layer in layers]
 
-    refused, ran, sizes = converse(model, ask)
-    answer = said(refused)
-    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "make a layer of 60 MiB" in answer.violations["positions"]
-    assert "ask for fewer positions" in answer.message
-    assert ran == 0
-    (size,) = sizes
-    assert 58 * 2**20 < size < 64 * 2**20
+            with pytest.raises(InvalidRequest, match=r"make a layer of 60 MiB.*ask for fewer positions"):
+                await sizes(rows_of_96 + 1)
+            assert recorder.tokens == 0
+            (size,) = await sizes(rows_of_96)
+            return size
+
+    assert 58 * 2**20 < asyncio.run(ask()) < 64 * 2**20
 
 
 def test_tokens_come_one_by_one_and_are_those_of_the_analysis(bloom_bundle: Path) -> None:

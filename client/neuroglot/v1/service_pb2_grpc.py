@@ -30,6 +30,7 @@ class NeuroglotServiceStub(object):
 
     Errors, for every method:
     INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
+    Model.limits has how much of everything is.
     A request with fields that this server does not know, at any depth, is refused too: it must
     not answer a newer client's intervention with the baseline.
     UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
@@ -37,9 +38,12 @@ class NeuroglotServiceStub(object):
     NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
     RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
     google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
-    Without it, a row is too much for the server's memory: the same request fails again.
+    The same where too many calls run or send their requests at once, of the caller or of all.
+    Without it, a row is too much for the server's memory: the same request fails again;
+    or the request is longer than Model.limits.request_bytes.
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
-    ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
+    ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
+    call did not send its first request within seconds.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
     UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
     bundle's probe was not what the export recorded.
@@ -109,6 +113,7 @@ class NeuroglotServiceServicer(object):
 
     Errors, for every method:
     INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
+    Model.limits has how much of everything is.
     A request with fields that this server does not know, at any depth, is refused too: it must
     not answer a newer client's intervention with the baseline.
     UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
@@ -116,9 +121,12 @@ class NeuroglotServiceServicer(object):
     NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
     RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
     google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
-    Without it, a row is too much for the server's memory: the same request fails again.
+    The same where too many calls run or send their requests at once, of the caller or of all.
+    Without it, a row is too much for the server's memory: the same request fails again;
+    or the request is longer than Model.limits.request_bytes.
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
-    ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
+    ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
+    call did not send its first request within seconds.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
     UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
     bundle's probe was not what the export recorded.
@@ -140,7 +148,7 @@ class NeuroglotServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Tokenize(self, request, context):
-        """Tokenizes texts as the model's own tokenizer does, so that a client needs none.
+        """Tokenizes texts as the model's own tokenizer does, so that a client needs none. Charged like the tokens of a pass.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,7 +185,8 @@ class NeuroglotServiceServicer(object):
 
     def UploadNeuronSet(self, request, context):
         """Keeps a set of neurons for interventions to come, under a name that follows from its content. Sets are kept for each
-        tenant apart, the least used ones are dropped first, and none outlives the server.
+        tenant apart, in a share of its own; the least used ones are dropped first, and none outlives the server. Charged
+        like a token a KiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -264,6 +273,7 @@ class NeuroglotService(object):
 
     Errors, for every method:
     INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
+    Model.limits has how much of everything is.
     A request with fields that this server does not know, at any depth, is refused too: it must
     not answer a newer client's intervention with the baseline.
     UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
@@ -271,9 +281,12 @@ class NeuroglotService(object):
     NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
     RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
     google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
-    Without it, a row is too much for the server's memory: the same request fails again.
+    The same where too many calls run or send their requests at once, of the caller or of all.
+    Without it, a row is too much for the server's memory: the same request fails again;
+    or the request is longer than Model.limits.request_bytes.
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
-    ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
+    ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
+    call did not send its first request within seconds.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
     UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
     bundle's probe was not what the export recorded.

@@ -31,6 +31,7 @@ class NeuroglotServiceStub:
 
     Errors, for every method:
       INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
+                          Model.limits has how much of everything is.
                           A request with fields that this server does not know, at any depth, is refused too: it must
                           not answer a newer client's intervention with the baseline.
       UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
@@ -38,9 +39,12 @@ class NeuroglotServiceStub:
       NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
       RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
                           google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
-                          Without it, a row is too much for the server's memory: the same request fails again.
+                          The same where too many calls run or send their requests at once, of the caller or of all.
+                          Without it, a row is too much for the server's memory: the same request fails again;
+                          or the request is longer than Model.limits.request_bytes.
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
-      ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
+      ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
+                          call did not send its first request within seconds.
       DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
       UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
                           bundle's probe was not what the export recorded.
@@ -56,7 +60,7 @@ class NeuroglotServiceStub:
     GetModel: _grpc.UnaryUnaryMultiCallable[_service_pb2.GetModelRequest, _service_pb2.GetModelResponse]
     """Describes one model: geometry, identity and limits."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_service_pb2.TokenizeRequest, _service_pb2.TokenizeResponse]
-    """Tokenizes texts as the model's own tokenizer does, so that a client needs none."""
+    """Tokenizes texts as the model's own tokenizer does, so that a client needs none. Charged like the tokens of a pass."""
     AnalyzeGroup: _grpc.UnaryUnaryMultiCallable[_service_pb2.AnalyzeGroupRequest, _service_pb2.AnalyzeGroupResponse]
     """Analyses one parallel group: types, contributions, and predictions under every variant."""
     AnalyzeGroups: _grpc.StreamStreamMultiCallable[_service_pb2.AnalyzeGroupsRequest, _service_pb2.AnalyzeGroupsResponse]
@@ -69,7 +73,8 @@ class NeuroglotServiceStub:
     """Goes on from a prompt greedily, under interventions or none, and sends each token as it comes."""
     UploadNeuronSet: _grpc.UnaryUnaryMultiCallable[_service_pb2.UploadNeuronSetRequest, _service_pb2.UploadNeuronSetResponse]
     """Keeps a set of neurons for interventions to come, under a name that follows from its content. Sets are kept for each
-    tenant apart, the least used ones are dropped first, and none outlives the server.
+    tenant apart, in a share of its own; the least used ones are dropped first, and none outlives the server. Charged
+    like a token a KiB.
     """
     LoadModel: _grpc.UnaryUnaryMultiCallable[_service_pb2.LoadModelRequest, _service_pb2.LoadModelResponse]
     """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where its answer to
@@ -84,6 +89,7 @@ class NeuroglotServiceAsyncStub(NeuroglotServiceStub):
 
     Errors, for every method:
       INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
+                          Model.limits has how much of everything is.
                           A request with fields that this server does not know, at any depth, is refused too: it must
                           not answer a newer client's intervention with the baseline.
       UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
@@ -91,9 +97,12 @@ class NeuroglotServiceAsyncStub(NeuroglotServiceStub):
       NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
       RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
                           google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
-                          Without it, a row is too much for the server's memory: the same request fails again.
+                          The same where too many calls run or send their requests at once, of the caller or of all.
+                          Without it, a row is too much for the server's memory: the same request fails again;
+                          or the request is longer than Model.limits.request_bytes.
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
-      ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
+      ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
+                          call did not send its first request within seconds.
       DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
       UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
                           bundle's probe was not what the export recorded.
@@ -106,7 +115,7 @@ class NeuroglotServiceAsyncStub(NeuroglotServiceStub):
     GetModel: _aio.UnaryUnaryMultiCallable[_service_pb2.GetModelRequest, _service_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes one model: geometry, identity and limits."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_service_pb2.TokenizeRequest, _service_pb2.TokenizeResponse]  # type: ignore[assignment]
-    """Tokenizes texts as the model's own tokenizer does, so that a client needs none."""
+    """Tokenizes texts as the model's own tokenizer does, so that a client needs none. Charged like the tokens of a pass."""
     AnalyzeGroup: _aio.UnaryUnaryMultiCallable[_service_pb2.AnalyzeGroupRequest, _service_pb2.AnalyzeGroupResponse]  # type: ignore[assignment]
     """Analyses one parallel group: types, contributions, and predictions under every variant."""
     AnalyzeGroups: _aio.StreamStreamMultiCallable[_service_pb2.AnalyzeGroupsRequest, _service_pb2.AnalyzeGroupsResponse]  # type: ignore[assignment]
@@ -119,7 +128,8 @@ class NeuroglotServiceAsyncStub(NeuroglotServiceStub):
     """Goes on from a prompt greedily, under interventions or none, and sends each token as it comes."""
     UploadNeuronSet: _aio.UnaryUnaryMultiCallable[_service_pb2.UploadNeuronSetRequest, _service_pb2.UploadNeuronSetResponse]  # type: ignore[assignment]
     """Keeps a set of neurons for interventions to come, under a name that follows from its content. Sets are kept for each
-    tenant apart, the least used ones are dropped first, and none outlives the server.
+    tenant apart, in a share of its own; the least used ones are dropped first, and none outlives the server. Charged
+    like a token a KiB.
     """
     LoadModel: _aio.UnaryUnaryMultiCallable[_service_pb2.LoadModelRequest, _service_pb2.LoadModelResponse]  # type: ignore[assignment]
     """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where its answer to
@@ -133,6 +143,7 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors, for every method:
       INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
+                          Model.limits has how much of everything is.
                           A request with fields that this server does not know, at any depth, is refused too: it must
                           not answer a newer client's intervention with the baseline.
       UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
@@ -140,9 +151,12 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
       NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
       RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
                           google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
-                          Without it, a row is too much for the server's memory: the same request fails again.
+                          The same where too many calls run or send their requests at once, of the caller or of all.
+                          Without it, a row is too much for the server's memory: the same request fails again;
+                          or the request is longer than Model.limits.request_bytes.
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
-      ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others.
+      ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
+                          call did not send its first request within seconds.
       DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
       UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
                           bundle's probe was not what the export recorded.
@@ -171,7 +185,7 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.TokenizeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.TokenizeResponse, _abc.Awaitable[_service_pb2.TokenizeResponse]]:
-        """Tokenizes texts as the model's own tokenizer does, so that a client needs none."""
+        """Tokenizes texts as the model's own tokenizer does, so that a client needs none. Charged like the tokens of a pass."""
 
     @_abc_1.abstractmethod
     def AnalyzeGroup(
@@ -214,7 +228,8 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.UploadNeuronSetResponse, _abc.Awaitable[_service_pb2.UploadNeuronSetResponse]]:
         """Keeps a set of neurons for interventions to come, under a name that follows from its content. Sets are kept for each
-        tenant apart, the least used ones are dropped first, and none outlives the server.
+        tenant apart, in a share of its own; the least used ones are dropped first, and none outlives the server. Charged
+        like a token a KiB.
         """
 
     @_abc_1.abstractmethod
