@@ -225,7 +225,7 @@ class Model:
         async with self._admission.admit(cost, caller, field="texts"):
             return await self._text.tokenize(texts, caller.tenant, special_tokens=special_tokens)
 
-    def upload(self, neurons: ByNeuron, caller: Caller = ANYONE) -> str:
+    async def upload(self, neurons: ByNeuron, caller: Caller = ANYONE) -> str:
         """Keep a set of neurons for the caller's tenant; selections find it by the name that comes back.
 
         Raises:
@@ -235,7 +235,7 @@ class Model:
         check_neurons(neurons, self.description)
         named = replace(neurons, component=neurons.component or self.description.components[0].name)
         cost = Cost(1 + len(neurons.bits) // _UPLOADED_BYTES_A_TOKEN, len(neurons.bits))
-        with self._admission.admit(cost, caller, field="neurons"):
+        async with self._admission.admit(cost, caller, field="neurons"):
             return self._uploads.add(caller.tenant, named)
 
     def require_room(self, tokens: int, caller: Caller) -> None:

@@ -220,8 +220,8 @@ def test_what_was_uploaded_is_chosen_by_its_name(bloom_bundle: Path) -> None:
     async def ask() -> None:
         ann, bob = Caller("ann"), Caller("bob")
         async with served(bloom_bundle) as model:
-            name = model.upload(chosen, ann)
-            assert model.upload(replace(chosen, component="decoder"), ann) == name, "the same neurons"
+            name = await model.upload(chosen, ann)
+            assert await model.upload(replace(chosen, component="decoder"), ann) == name, "the same neurons"
             said, uploaded = [
                 await model.analyze(CAPITALS, asked_for(selection), ann) for selection in (chosen, ByUpload(name))
             ]
@@ -231,8 +231,8 @@ def test_what_was_uploaded_is_chosen_by_its_name(bloom_bundle: Path) -> None:
             with pytest.raises(UploadNotFound, match=name):
                 await model.analyze(CAPITALS, asked_for(ByUpload(name)), bob)
             with pytest.raises(InvalidRequest, match="expected the 3 layers of 96"):
-                model.upload(replace(chosen, layers=2), ann)
-            few = asked_for(ByUpload(model.upload(neurons(PLACES[:2]), ann)))
+                await model.upload(replace(chosen, layers=2), ann)
+            few = asked_for(ByUpload(await model.upload(neurons(PLACES[:2]), ann)))
             with pytest.raises(InvalidRequest, match=r"override.values: has 6 numbers.*each of the 2 neurons"):
                 await model.analyze(CAPITALS, few, ann)
 

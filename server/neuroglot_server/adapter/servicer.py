@@ -182,7 +182,7 @@ class Servicer:
         """Keep a set of neurons."""
         with self._registry.use(request.model) as model:
             call.model = request.model
-            name = model.upload(requests.neurons(request.neurons), call.caller(Priority.INTERACTIVE))
+            name = await model.upload(requests.neurons(request.neurons), call.caller(Priority.INTERACTIVE))
         return service_pb2.UploadNeuronSetResponse(name=name)
 
     async def load_model(self, call: Call, request: service_pb2.LoadModelRequest) -> service_pb2.LoadModelResponse:
