@@ -131,7 +131,7 @@ class OverloadedError(ServerError):
 
 
 class DeadlineError(ServerError):
-    """DEADLINE_EXCEEDED: the answer did not come in the time that the caller gave."""
+    """DEADLINE_EXCEEDED: the answer did not come in the time that the caller gave, or that a load may take."""
 
 
 class UnavailableError(ServerError):

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -84,7 +85,8 @@ def serve(
         if not values["insecure"]:
             raise click.ClickException(f"{exposure}, or add --insecure if the network is trusted")
         _logger.warning("%s", exposure)
-    run_in_loop(_until_signal(deployment))
+    if run_in_loop(_until_signal(deployment)):
+        _end_without_waiting()
 
 
 @click.command()
@@ -131,6 +133,7 @@ def _deployment(values: Mapping[str, Any], models: Mapping[str, ModelTable]) -> 
         metrics_address=values["metrics_address"],
         tracing_endpoint=values["tracing_endpoint"],
         transport=TransportLimits(**{field.name: values[field.name] for field in fields(TransportLimits)}),
+        load_seconds=values["load_seconds"],
         grace_seconds=values["grace"],
     )
 
@@ -148,18 +151,28 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-async def _until_signal(deployment: Deployment) -> None:
+def _end_without_waiting() -> NoReturn:
+    """End the process though a thread is loading a bundle, which at an ordinary end the interpreter would wait for."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
+
+
+async def _until_signal(deployment: Deployment) -> bool:
     """Serve until SIGTERM or SIGINT, and then for as long as what runs needs and the grace allows.
 
     While models load, either ends the process at once: nothing was promised to anybody, and ONNX Runtime cannot be
     interrupted while it starts a session.
+
+    Returns:
+        As `run`, whether a thread is still loading a bundle.
     """
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
     def end() -> None:
         _logger.info("ended by a signal while models were loading")
-        os._exit(0)  # the interpreter would wait for the thread that loads
+        _end_without_waiting()
 
     def stop() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -177,4 +190,4 @@ async def _until_signal(deployment: Deployment) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    await run(deployment, stopping, started)
+    return await run(deployment, stopping, started)

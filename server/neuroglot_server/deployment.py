@@ -69,6 +69,7 @@ class Deployment:
         metrics_address: where Prometheus finds numbers; None for nowhere.
         tracing_endpoint: the collector that spans are sent to; empty for none.
         transport: what the transport may take up.
+        load_seconds: how long a bundle may take to load.
         grace_seconds: how long requests that run may go on when the server is told to stop; by default not at all.
     """
 
@@ -82,6 +83,7 @@ class Deployment:
     metrics_address: Address | None = None
     tracing_endpoint: str = ""
     transport: TransportLimits = field(default_factory=TransportLimits)
+    load_seconds: float = 600.0
     grace_seconds: float = 0.0
 
     @property

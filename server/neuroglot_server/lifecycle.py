@@ -67,7 +67,7 @@ async def run(
     stopping: asyncio.Event,
     started: Callable[[Started], None],
     progress: Callable[[str], None] = show_on_stderr,
-) -> None:
+) -> bool:
     """Serve until told to stop.
 
     Args:
@@ -76,11 +76,15 @@ async def run(
         started: called once, when the server answers.
         progress: is given a line when a model takes more than a second to load, and one when it is ready.
 
+    Returns:
+        Whether a thread is still loading a bundle: nothing can interrupt it, and the interpreter's end waits for it.
+
     Raises:
         AddressError: an address cannot be had.
         BundleError: a folder is no bundle, a damaged or a newer one, or its model gives another answer to its probe.
         CertificateError: files for TLS cannot be read or do not belong together.
         InstallationError: ONNX Runtime is missing or installed twice, or what tracing needs is missing.
+        LoadTooSlow: a bundle was not loaded in time.
         TenantsError: the file of tenants does not say what it should.
     """
     execution_provider()
@@ -101,7 +105,7 @@ async def run(
             observer = metrics.of_model(name) if metrics else Unobserved()
             return Model.load(folder, name, settings, observer, hang_changed)
 
-        registry = Registry(load, check_probe, deployment.bundles_folder)
+        registry = Registry(load, check_probe, deployment.bundles_folder, deployment.load_seconds)
         if metrics:
             metrics.memory(
                 lambda: {model.description.name: model.memory for model in registry.models},
@@ -130,6 +134,7 @@ async def run(
             await stopping.wait()
             if deployment.grace_seconds:
                 await endpoint.drain(deployment.grace_seconds)
+        return registry.loading
 
 
 async def _show_progress(loading: Awaitable[object], folder: Path, show: Callable[[str], None]) -> None:

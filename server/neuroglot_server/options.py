@@ -180,6 +180,12 @@ OPTIONS = (
     ),
     _of_transport("idle_seconds", click.FloatRange(min=1), "How long a connection stays open without a call."),
     Option(
+        "load_seconds",
+        click.FloatRange(min=0, min_open=True),
+        Deployment.load_seconds,
+        "How long a bundle may take to load, at the start and by LoadModel.",
+    ),
+    Option(
         "grace",
         click.FloatRange(min=0.0),
         30.0,

@@ -31,6 +31,7 @@ def test_the_statuses_are_those_of_the_contract() -> None:
         "NotFinite": "FAILED_PRECONDITION",
         "RequestTooSlow": "ABORTED",
         "ReaderTooSlow": "ABORTED",
+        "LoadTooSlow": "DEADLINE_EXCEEDED",
         "ModelClosed": "UNAVAILABLE",
         "GoingDown": "UNAVAILABLE",
     }

@@ -44,7 +44,8 @@ class NeuroglotServiceStub(object):
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
     call did not send its first request within seconds.
-    DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
+    DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running; or a bundle took longer to load than
+    the server allows.
     UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
     bundle's probe was not what the export recorded.
     INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
@@ -127,7 +128,8 @@ class NeuroglotServiceServicer(object):
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
     call did not send its first request within seconds.
-    DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
+    DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running; or a bundle took longer to load than
+    the server allows.
     UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
     bundle's probe was not what the export recorded.
     INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
@@ -193,8 +195,9 @@ class NeuroglotServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where its answer to
-        the bundle's probe is not what the export recorded: it is not served, and a model that it was to replace stays.
+        """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where it is damaged,
+        contradicts itself, cannot be run, or its answer to its probe is not what the export recorded: it is not served, and a
+        model that it was to replace stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -287,7 +290,8 @@ class NeuroglotService(object):
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
     ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
     call did not send its first request within seconds.
-    DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
+    DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running; or a bundle took longer to load than
+    the server allows.
     UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
     bundle's probe was not what the export recorded.
     INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.

@@ -45,7 +45,8 @@ class NeuroglotServiceStub:
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
       ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
                           call did not send its first request within seconds.
-      DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
+      DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running; or a bundle took longer to load than
+                          the server allows.
       UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
                           bundle's probe was not what the export recorded.
       INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
@@ -77,8 +78,9 @@ class NeuroglotServiceStub:
     like a token a KiB.
     """
     LoadModel: _grpc.UnaryUnaryMultiCallable[_service_pb2.LoadModelRequest, _service_pb2.LoadModelResponse]
-    """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where its answer to
-    the bundle's probe is not what the export recorded: it is not served, and a model that it was to replace stays.
+    """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where it is damaged,
+    contradicts itself, cannot be run, or its answer to its probe is not what the export recorded: it is not served, and a
+    model that it was to replace stays.
     """
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_service_pb2.UnloadModelRequest, _service_pb2.UnloadModelResponse]
     """Takes a model out of service: what runs on it ends, and nothing new begins. For tenants that may."""
@@ -103,7 +105,8 @@ class NeuroglotServiceAsyncStub(NeuroglotServiceStub):
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
       ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
                           call did not send its first request within seconds.
-      DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
+      DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running; or a bundle took longer to load than
+                          the server allows.
       UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
                           bundle's probe was not what the export recorded.
       INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
@@ -132,8 +135,9 @@ class NeuroglotServiceAsyncStub(NeuroglotServiceStub):
     like a token a KiB.
     """
     LoadModel: _aio.UnaryUnaryMultiCallable[_service_pb2.LoadModelRequest, _service_pb2.LoadModelResponse]  # type: ignore[assignment]
-    """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where its answer to
-    the bundle's probe is not what the export recorded: it is not served, and a model that it was to replace stays.
+    """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where it is damaged,
+    contradicts itself, cannot be run, or its answer to its probe is not what the export recorded: it is not served, and a
+    model that it was to replace stays.
     """
     UnloadModel: _aio.UnaryUnaryMultiCallable[_service_pb2.UnloadModelRequest, _service_pb2.UnloadModelResponse]  # type: ignore[assignment]
     """Takes a model out of service: what runs on it ends, and nothing new begins. For tenants that may."""
@@ -157,7 +161,8 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
       ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
                           call did not send its first request within seconds.
-      DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running.
+      DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running; or a bundle took longer to load than
+                          the server allows.
       UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
                           bundle's probe was not what the export recorded.
       INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
@@ -238,8 +243,9 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.LoadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.LoadModelResponse, _abc.Awaitable[_service_pb2.LoadModelResponse]]:
-        """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where its answer to
-        the bundle's probe is not what the export recorded: it is not served, and a model that it was to replace stays.
+        """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where it is damaged,
+        contradicts itself, cannot be run, or its answer to its probe is not what the export recorded: it is not served, and a
+        model that it was to replace stays.
         """
 
     @_abc_1.abstractmethod

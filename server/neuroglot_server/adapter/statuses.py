@@ -14,12 +14,14 @@
     NotFinite        FAILED_PRECONDITION  the same request fails again until the model is served in a wider dtype
     RequestTooSlow   ABORTED
     ReaderTooSlow    ABORTED
+    LoadTooSlow      DEADLINE_EXCEEDED    nothing is served of it
     ModelClosed      UNAVAILABLE
     GoingDown        UNAVAILABLE
     anything else    INTERNAL             the log has the trace under the request's id
 
 Every failure has the request's id beside it, as a google.rpc.RequestInfo.
-DEADLINE_EXCEEDED and CANCELLED are gRPC's own: it cancels the method's task, and with it what the core does for it.
+Otherwise DEADLINE_EXCEEDED, and CANCELLED, are gRPC's own: it cancels the method's task, and with it what the core
+does for it.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from neuroglot_server.adapter.receiving import RequestTooSlow, TooManyRequests
 from neuroglot_server.adapter.room import ReaderTooSlow
 from neuroglot_server.core import (
     InvalidRequest,
+    LoadTooSlow,
     MemoryTooSmall,
     ModelClosed,
     ModelNotFound,
@@ -68,6 +71,7 @@ STATUS_OF: dict[type[RequestError], grpc.StatusCode] = {
     NotFinite: grpc.StatusCode.FAILED_PRECONDITION,
     RequestTooSlow: grpc.StatusCode.ABORTED,
     ReaderTooSlow: grpc.StatusCode.ABORTED,
+    LoadTooSlow: grpc.StatusCode.DEADLINE_EXCEEDED,
     ModelClosed: grpc.StatusCode.UNAVAILABLE,
     GoingDown: grpc.StatusCode.UNAVAILABLE,
 }

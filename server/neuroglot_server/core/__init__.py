@@ -17,6 +17,7 @@ from neuroglot_server.core.description import (
 )
 from neuroglot_server.core.errors import (
     InvalidRequest,
+    LoadTooSlow,
     MemoryTooSmall,
     ModelClosed,
     ModelNotFound,
@@ -98,6 +99,7 @@ __all__ = [
     "InvalidRequest",
     "LeadingNeurons",
     "Limits",
+    "LoadTooSlow",
     "MemoryTooSmall",
     "MemoryUse",
     "ModelClosed",

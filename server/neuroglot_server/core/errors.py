@@ -7,6 +7,7 @@ RequestError
 ├── UploadNotFound    neurons that the tenant has not uploaded, or too long ago
 ├── MemoryTooSmall    a row that the machine cannot run, not even alone
 ├── NotFinite         the baseline of a group has a NaN or an infinity: its neurons have no types
+├── LoadTooSlow       a bundle that was not loaded in the time that a load may take
 └── ModelClosed       the model went down while the request waited, or is out of service
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neuroglot.errors import Violation
+from neuroglot.errors import NeuroglotError, Violation
 
 
 class RequestError(Exception):
@@ -77,6 +78,16 @@ class MemoryTooSmall(RequestError):
 
 class NotFinite(RequestError):
     """Activations or logits are NaN or infinite."""
+
+
+class LoadTooSlow(RequestError, NeuroglotError):
+    """A bundle was not loaded in the time that a load may take; it is not served."""
+
+    def __init__(self, name: str, seconds: float, reason: str) -> None:
+        """Say what was waited for."""
+        super().__init__(
+            f"model {name!r} was not loaded within {seconds:g} s, for {reason}: try again later, or raise load_seconds"
+        )
 
 
 class ModelClosed(RequestError):
