@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 from neuroglot_server import config, logs
 from neuroglot_server.config import ModelTable
-from neuroglot_server.core import Settings
+from neuroglot_server.core import LoadTooSlow, Settings
 from neuroglot_server.deployment import Certificates, Deployment, TransportLimits, by_name
 from neuroglot_server.event_loop import run_in_loop
 from neuroglot_server.lifecycle import Started, run
@@ -85,8 +85,12 @@ def serve(
         if not values["insecure"]:
             raise click.ClickException(f"{exposure}, or add --insecure if the network is trusted")
         _logger.warning("%s", exposure)
-    if run_in_loop(_until_signal(deployment)):
-        _end_without_waiting()
+    try:
+        if run_in_loop(_until_signal(deployment)):
+            _end_without_waiting(0)
+    except LoadTooSlow as error:
+        click.echo(f"Error: {error}", err=True)
+        _end_without_waiting(1)
 
 
 @click.command()
@@ -151,11 +155,12 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def _end_without_waiting() -> NoReturn:
+def _end_without_waiting(status: int) -> NoReturn:
     """End the process though a thread is loading a bundle, which at an ordinary end the interpreter would wait for."""
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(0)
+    sys.stderr.flush()
+    os._exit(status)
 
 
 async def _until_signal(deployment: Deployment) -> bool:
@@ -172,7 +177,7 @@ async def _until_signal(deployment: Deployment) -> bool:
 
     def end() -> None:
         _logger.info("ended by a signal while models were loading")
-        _end_without_waiting()
+        _end_without_waiting(0)
 
     def stop() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -351,6 +351,17 @@ def _varint(number: int) -> bytes:
     return bytes([*parts, number])
 
 
+def slow_to_start(model: Any) -> None:
+    """Have a session multiply constants for a minute before it has started."""
+    size, products = 2048, 200
+    model.graph.initializer.append(helper.make_tensor("slow.shape", onnx.TensorProto.INT64, [2], [size, size]))
+    first = helper.make_node("ConstantOfShape", ["slow.shape"], ["slow.0"])
+    chain = [helper.make_node("MatMul", [f"slow.{i}", "slow.0"], [f"slow.{i + 1}"]) for i in range(products)]
+    model.graph.node.extend([first, *chain])
+    last = helper.make_tensor_value_info(f"slow.{products}", onnx.TensorProto.FLOAT, [size, size])
+    model.graph.output.append(last)
+
+
 def _no_graph(model: Any) -> None:
     model.ClearField("graph")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from neuroglot.bundle import MANIFEST, read_manifest
 from neuroglot.cli import main
 from neuroglot.v1 import analysis_pb2, service_pb2, service_pb2_grpc
+from tests.server.hostile_bundles import change_graph, changes, slow_to_start
 from tests.server.live import group
 
 PROGRAM = [sys.executable, "-m", "neuroglot", "serve"]
@@ -190,6 +192,64 @@ def damaged(bundle: Path, copy: Path, how: str) -> Path:
 )
 def test_a_folder_that_is_no_sound_bundle(bloom_bundle: Path, tmp_path: Path, how: str, message: str) -> None:
     assert message in refused(damaged(bloom_bundle, tmp_path / "copy", how), "--address", "127.0.0.1:0")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("manifest.json pipe", "manifest.json is a pipe, expected a regular file"),
+        ("manifest.json zeros", "manifest.json is a symbolic link, expected a regular file"),
+        ("model.vocabulary_size=negative", "model.vocabulary_size is -1, expected a whole number from 1 to"),
+        ("data/outside", "has its values in '../weights.data', which the manifest does not list"),
+        ("graph/unknown_operator", "ONNX Runtime cannot run"),
+        ("weights/nan", "has a weight that is not finite"),
+        ("tokenizer/garbage", "is no tokenizer"),
+    ],
+)
+def test_a_bundle_that_lies(bloom_bundle: Path, tmp_path: Path, change: str, message: str) -> None:
+    shutil.copytree(bloom_bundle, tmp_path / "copy")
+    dict(changes())[change](tmp_path / "copy")
+    assert message in refused(tmp_path / "copy", "--address", "127.0.0.1:0")
+
+
+def test_a_bundle_that_takes_too_long_at_the_start_ends_it(bloom_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bloom_bundle, tmp_path / "slow")
+    change_graph(tmp_path / "slow", slow_to_start)
+    command = [*PROGRAM, str(tmp_path / "slow"), "--address", "127.0.0.1:0", "--threads", "1", "--load-seconds", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.splitlines()[-1] == (
+        "Error: model 'slow' was not loaded within 1 s, for its session has not started: try again later, or raise "
+        "load_seconds"
+    )
+    assert "Traceback" not in ended.stderr
+
+
+def test_neither_a_request_nor_the_end_waits_for_a_bundle_that_never_starts(bloom_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bloom_bundle, tmp_path / "slow")
+    change_graph(tmp_path / "slow", slow_to_start)
+    shutil.copytree(bloom_bundle, tmp_path / "pipe")
+    (tmp_path / "pipe" / MANIFEST).unlink()
+    os.mkfifo(tmp_path / "pipe" / MANIFEST)
+    with started(
+        bloom_bundle, "--bundles-folder", tmp_path, "--load-seconds", 1, "--grace", 0.5, "--log-level", "warning"
+    ) as program:
+        for bundle, code, message in (
+            ("pipe", grpc.StatusCode.INVALID_ARGUMENT, "manifest.json is a pipe, expected a regular file"),
+            ("slow", grpc.StatusCode.DEADLINE_EXCEEDED, "was not loaded within 1 s, for its session has not started"),
+            ("slow", grpc.StatusCode.DEADLINE_EXCEEDED, "was not loaded within 1 s, for another load has not ended"),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                program.stub.LoadModel(service_pb2.LoadModelRequest(bundle=bundle), timeout=20)
+            assert caught.value.code() is code
+            assert message in caught.value.details()
+        models = program.stub.ListModels(service_pb2.ListModelsRequest(), timeout=10).models
+        assert [model.name for model in models] == [bloom_bundle.name]
+        asked = service_pb2.AnalyzeGroupRequest(model=bloom_bundle.name, group=group())
+        assert program.stub.AnalyzeGroup(asked, timeout=20).result.group_id == "FR"
+        program.process.send_signal(signal.SIGTERM)
+        assert program.process.wait(10) == 0
+        assert "Traceback" not in program.process.stderr.read()
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

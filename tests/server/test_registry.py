@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from pathlib import Path
 
 import grpc
@@ -14,7 +15,7 @@ from neuroglot.bundle import MANIFEST, read_manifest
 from neuroglot.v1 import service_pb2
 from neuroglot_server.adapter.endpoint import health_name
 from neuroglot_server.adapter.probing import check_probe
-from neuroglot_server.core import ModelClosed, Settings
+from neuroglot_server.core import LoadTooSlow, ModelClosed, Settings
 from neuroglot_server.model import Model
 from neuroglot_server.registry import Registry
 from tests.server.live import NAME, Finishing, Live, group, load, said, serving, until
@@ -46,6 +47,7 @@ def bundles(bloom_bundle: Path, tmp_path: Path) -> Path:
     (folder / "damaged" / MANIFEST).unlink()
     shutil.copytree(bloom_bundle, tmp_path / "outside")
     (folder / "link").symlink_to(tmp_path / "outside")
+    (folder / "loop").symlink_to("loop")
     return folder
 
 
@@ -142,6 +144,8 @@ def test_a_model_is_replaced_at_one_stroke(bloom_bundle: Path, bundles: Path) ->
         ("link", "", "bundle", "expected a folder inside"),
         ("missing", "", "bundle", "expected a folder inside"),
         ("x\0y", "", "bundle", "expected a folder inside"),
+        ("x" * 5000, "", "bundle", "expected a folder inside"),
+        ("loop", "", "bundle", "expected a folder inside"),
         ("damaged", "", "bundle", "cannot be loaded: 'damaged' is no bundle: it has no manifest.json"),
         ("one", "new\nline", "name", "printable"),
         ("one", "x" * 101, "name", "at most 100"),
@@ -204,6 +208,65 @@ def test_loading_goes_on_without_the_one_who_asked_and_what_is_late_is_closed(bl
         with pytest.raises(ModelClosed):
             await late
         assert sorted(closed) == ["first", "second"]
+
+    asyncio.run(conversation())
+
+
+def test_a_load_that_takes_too_long_fails_and_what_comes_of_it_is_closed(bloom_bundle: Path) -> None:
+    async def conversation() -> None:
+        go = threading.Event()
+        closed = []
+
+        class Noted(Model):
+            async def close(self) -> None:
+                closed.append(self.description.name)
+                await super().close()
+
+        def load_slowly(folder: Path, name: str, hang_changed: object) -> Model:
+            assert name == "quick" or go.wait(20)
+            return load(folder, kind=Noted, name=name)
+
+        registry = Registry(load_slowly, check_probe, load_seconds=2.0)
+        await registry.load(bloom_bundle, "quick")
+        with pytest.raises(
+            LoadTooSlow, match="model 'slow' was not loaded within 2 s, for its session has not started"
+        ):
+            await registry.load(bloom_bundle, "slow")
+        with pytest.raises(
+            LoadTooSlow, match="model 'quick' was not loaded within 2 s, for another load has not ended"
+        ):
+            await registry.load(bloom_bundle, "quick")
+        assert registry.loading
+        assert [model.description.name for model in registry.models] == ["quick"]
+        assert closed == []
+        go.set()
+        await until(lambda: not registry.loading)
+        assert closed == ["slow"]
+        await registry.load(bloom_bundle, "slow")
+        assert [model.description.name for model in registry.models] == ["quick", "slow"]
+        await registry.close()
+
+    asyncio.run(conversation())
+
+
+def test_closing_waits_no_longer_than_a_moment_for_a_load(bloom_bundle: Path) -> None:
+    async def conversation() -> None:
+        go = threading.Event()
+
+        def load_slowly(folder: Path, name: str, hang_changed: object) -> Model:
+            go.wait(20)
+            return load(folder, name=name)
+
+        registry = Registry(load_slowly, check_probe)
+        asking = asyncio.create_task(registry.load(bloom_bundle, "slow"))
+        await until(lambda: registry.loading)
+        async with asyncio.timeout(10):
+            await registry.close()
+        assert registry.loading
+        go.set()
+        with pytest.raises(ModelClosed):
+            await asking
+        assert not registry.loading
 
     asyncio.run(conversation())
 
