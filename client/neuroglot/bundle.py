@@ -465,8 +465,9 @@ def _check_references(manifest: Manifest, folder: Path) -> None:
     Raises:
         BundleError: a file or a part of one is named that the list does not have.
     """
-    if TOKENIZER not in manifest.files:
-        raise BundleError(f"{folder} has no {TOKENIZER}: export the model again")
+    for name in (TOKENIZER, WEIGHTS):
+        if name not in manifest.files:
+            raise BundleError(f"{folder} has no {name}: export the model again")
     small = [
         TOKENIZER,
         *(path for component in manifest.model.components for path in (component.graph, component.norms)),
