@@ -20,12 +20,15 @@ from neuroglot.bundle import Component, Manifest, StoredMatrix, open_file
 from neuroglot.errors import BundleError
 from neuroglot.fields import shown
 from neuroglot_server.core import DECODER
+from neuroglot_server.wire_fields import count_fields
 
 _CHUNK_BYTES = 2**20
 _NORMS_HEADER_BYTES = 4096
 """Longer than that is no header of an array of two dimensions."""
 _NORM_TOLERANCE = 1e-3
 """Relative; sums of up to a million squares in float32, in any order, and values that were rounded to float16."""
+_MAX_GRAPH_FIELDS = 2**19
+"""Of the graph's messages. That of a BLOOM of 24 layers has 44,000."""
 _MAX_RANK = 8
 _WITHOUT_TENSORS = {"OperatorSetIdProto", "StringStringEntryProto", "ValueInfoProto"}
 """Messages of ONNX that are not searched for tensors: they have none, and most graphs have many of them."""
@@ -98,8 +101,10 @@ def _check_graph(folder: Path, manifest: Manifest, component: Component) -> list
     with open_file(folder, component.graph) as opened:
         content = opened.read()
     try:
+        if count_fields(content, onnx.ModelProto.DESCRIPTOR, _MAX_GRAPH_FIELDS) > _MAX_GRAPH_FIELDS:
+            raise BundleError(f"{file} has more than {_MAX_GRAPH_FIELDS} fields: {_AGAIN}")
         model = onnx.ModelProto.FromString(content)
-    except DecodeError:
+    except (DecodeError, ValueError):
         raise BundleError(f"{file} is no ONNX graph: {_AGAIN}") from None
     stored = [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
     if sum(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _all_tensors(model)) > len(stored):

@@ -307,7 +307,13 @@ def _set_external(model: Any, **values: str) -> None:
 
 
 def _graphs() -> Iterator[tuple[str, Change]]:
-    for name, content in (("empty", b""), ("garbage", b"\xff" * 1000), ("text", b"hello"), ("nested", _nested())):
+    for name, content in (
+        ("empty", b""),
+        ("garbage", b"\xff" * 1000),
+        ("text", b"hello"),
+        ("nested", _nested()),
+        ("nodes", _nodes()),
+    ):
         yield f"graph/{name}", functools.partial(_rewrite, name=GRAPH, content=content)
     places: dict[str, dict[str, str]] = {
         "outside": {"location": "../weights.data"},
@@ -340,6 +346,12 @@ def _nested() -> bytes:
     for _ in range(1000):
         for tag in (0x32, 0x2A, 0x0A):  # AttributeProto.g, NodeProto.attribute, GraphProto.node
             content = bytes([tag]) + _varint(len(content)) + content
+    return b"\x3a" + _varint(len(content)) + content
+
+
+def _nodes() -> bytes:
+    """A graph of two million empty nodes: parsed, they would take up a hundred times their four megabytes."""
+    content = b"\x0a\x00" * 2_000_000
     return b"\x3a" + _varint(len(content)) + content
 
 
