@@ -249,6 +249,21 @@ def test_a_load_that_takes_too_long_fails_and_what_comes_of_it_is_closed(bloom_b
     asyncio.run(conversation())
 
 
+def test_a_check_that_takes_too_long_fails_the_load(bloom_bundle: Path) -> None:
+    async def never(model: Model) -> None:
+        await asyncio.Event().wait()
+
+    async def conversation() -> None:
+        registry = Registry(lambda folder, name, _: load(folder, name=name), never, load_seconds=2.0)
+        with pytest.raises(LoadTooSlow, match="was not loaded within 2 s, for its check has not ended"):
+            await registry.load(bloom_bundle, NAME)
+        assert not registry.models
+        assert not registry.loading
+        await registry.close()
+
+    asyncio.run(conversation())
+
+
 def test_closing_waits_no_longer_than_a_moment_for_a_load(bloom_bundle: Path) -> None:
     async def conversation() -> None:
         go = threading.Event()
