@@ -119,9 +119,14 @@ def base() -> None:
     with server.serving() as address:
         environment.python(ASK, address)
         assert "bloom" in environment.neuroglot("models", address)
-    for command, extras in (("serve", "cpu"), ("analyze", "analysis"), ("export", "exporter,cpu")):
-        said = environment.neuroglot(command, "--help", status=1)
-        assert f"pip install 'neuroglot[{extras}]'" in said, said
+    for command, install in (
+        (("serve", BUNDLE), "neuroglot[cpu]"),
+        (("analyze", "capitals"), "neuroglot[analysis]"),
+        (("export", "embedded:bloom", FOLDER / "other"), "pip install ./models"),
+    ):
+        said = environment.neuroglot(*command, status=1)
+        assert install in said, said
+        assert "Traceback" not in said, said
 
 
 def analysis() -> None:
