@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import neuroglot as ng
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from tests.end_to_end.processes import Process, process, works
-from tests.server.hostile import HOSTILE, Hostile, generated
+from tests.server.hostile_requests import HOSTILE, Hostile, generated
 from tests.server.live import NAME
 
 SECONDS = 50e-3

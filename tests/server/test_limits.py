@@ -15,7 +15,7 @@ from neuroglot.v1 import service_pb2
 from neuroglot_server import limits
 from neuroglot_server.adapter import wire
 from neuroglot_server.core import InvalidRequest
-from tests.server.hostile import HOSTILE, Hostile, delimited
+from tests.server.hostile_requests import HOSTILE, Hostile, delimited
 from tests.server.live import load, said, serving
 
 SERVICE = service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"]
