@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from functools import cache
@@ -19,6 +20,16 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 # A shell that runs the tests in the background has them ignore Ctrl-C, and with them all that they start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def deployed_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that a test starts give memory back as they do where `deploy/` runs them."""
+    image = (Path(__file__).parents[1] / "deploy" / "cpu.Dockerfile").read_text(encoding="utf-8")
+    settings = dict(re.findall(r"(MALLOC_[A-Z_]+)=(\d+)", image))
+    assert settings
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")

@@ -111,10 +111,14 @@ class Model:
             timeout: seconds to wait for the answer; None for ever.
 
         Raises:
+            TypeError: the probe is none, or the timeout no number.
             ServerError: the server refused the request, or failed.
         """
+        if not isinstance(probe, Probe):
+            raise arguments.refuse("probe", probe, "a Probe, as Model.probe gives it")
+        limit = arguments.seconds("timeout", timeout)
         request = service_pb2.AnalyzeGroupRequest(model=self.name, group=probe.group, analysis=probe.analysis)
-        response = self._connection.call(self._connection.stub.AnalyzeGroup, request, timeout)
+        response = self._connection.call(self._connection.stub.AnalyzeGroup, request, limit)
         return compare(probe, response.result)
 
     def tokenize(self, texts: Sequence[str], *, special_tokens: bool = True) -> tuple[Tokens, ...]:

@@ -45,7 +45,7 @@ LAYERS = 1024
 """Most layers that are listed one by one."""
 NEURONS = 2**16
 """Most neurons of a layer that are listed one by one."""
-POSITIONS = 2**14
+POSITIONS = 2**16
 """Most positions that are listed one by one."""
 
 TEXTS = 1024

@@ -142,6 +142,8 @@ def test_what_is_made_without_a_server(call: Callable[[], object], message: str)
 
 
 ONLINE: list[tuple[Callable[[ng.Model], object], str]] = [
+    (lambda model: model.probe(3), "takes 1 positional argument"),
+    (lambda model: model.check_probe("probe"), "probe must be a Probe, .*, not 'probe'"),
     (lambda model: model.tokenize("ab"), "texts must be a list of strings, .*, not 'ab'"),
     (lambda model: model.tokenize([1]), r"texts\[0\] must be a string, not 1"),
     (lambda model: model.tokenize(None), "texts must be a list of strings, .*, not None"),

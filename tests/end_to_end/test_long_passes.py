@@ -113,7 +113,7 @@ def cramped(server: Process, more_bytes: int) -> Iterator[None]:
         running.rlimit(resource.RLIMIT_AS, before)
 
 
-def test_a_batch_that_is_too_much_for_the_memory_is_run_in_halves(bloom_bundle: Path) -> None:
+def test_a_batch_that_is_too_much_for_the_memory_is_run_in_halves(bloom_bundle: Path, deployed_allocator: None) -> None:
     """So that whoever could be answered is; who asks for too much all by itself is told, and the server goes on."""
     with process(bloom_bundle, "--batch-tokens", "100000", *LONG) as server, raw(server.address) as stub:
         assert works(server)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,13 +42,8 @@ def real_bundle() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def deployed_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers give memory back as they do where `deploy/` runs them."""
-    image = (ROOT / "deploy" / "cpu.Dockerfile").read_text(encoding="utf-8")
-    settings = dict(re.findall(r"(MALLOC_[A-Z_]+)=(\d+)", image))
-    assert settings
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
+def allocator(deployed_allocator: None) -> None:
+    """Every server runs as it is deployed."""
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from pathlib import Path
 
 import grpc
 import pytest
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -48,6 +48,22 @@ REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.Se
 SERVICES = (SERVICE_NAME, "grpc.health.v1.Health", *REFLECTION)
 
 
+def pool_of(files: Iterable[descriptor_pb2.FileDescriptorProto]) -> descriptor_pool.DescriptorPool:
+    """A pool of files that come in any order; each is added after those that it imports."""
+    pool, by_name, added = descriptor_pool.DescriptorPool(), {file.name: file for file in files}, set[str]()
+
+    def add(name: str) -> None:
+        if name not in added:
+            added.add(name)
+            for imported in by_name[name].dependency:
+                add(imported)
+            pool.AddSerializedFile(by_name[name].SerializeToString())
+
+    for name in by_name:
+        add(name)
+    return pool
+
+
 @pytest.mark.parametrize("version", REFLECTION)
 def test_reflection_gives_the_services_and_their_files(bloom_bundle: Path, version: str) -> None:
     async def conversation() -> tuple[set[str], dict[str, set[str]]]:
@@ -62,10 +78,8 @@ def test_reflection_gives_the_services_and_their_files(bloom_bundle: Path, versi
                 *(reflection_pb2.ServerReflectionRequest(file_containing_symbol=one) for one in SERVICES),
             ]
             services, *files = [answer async for answer in ask(iter(asked))]
-            pool = descriptor_pool.DescriptorPool()
-            for file in files:
-                for one in reversed(file.file_descriptor_response.file_descriptor_proto):  # what is imported comes last
-                    pool.AddSerializedFile(one)
+            serialized = [one for file in files for one in file.file_descriptor_response.file_descriptor_proto]
+            pool = pool_of(map(descriptor_pb2.FileDescriptorProto.FromString, serialized))
             methods = {name: set(pool.FindServiceByName(name).methods_by_name) for name in SERVICES}
             return {service.name for service in services.list_services_response.service}, methods
 

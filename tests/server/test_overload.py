@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from neuroglot.packing import pack_bits
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_exporter import export
-from neuroglot_server.adapter.servicer import MESSAGE_LIMIT_BYTES, SERVICE_NAME
+from neuroglot_server.adapter.servicer import ANSWER_LIMIT_BYTES, SERVICE_NAME
 from neuroglot_server.core import Settings, Unobserved
 from neuroglot_server.model import Model
 from tests.checkpoints import random_checkpoint
@@ -192,7 +192,7 @@ async def health_seconds(live: Live, work: asyncio.Task[None]) -> list[float]:
 async def taken(live: Live, charged: Charged, request: Request) -> tuple[float, list[float]]:
     """CPU seconds for each token that a request is charged, and seconds of health checks beside it."""
     before, start = charged.tokens, time.process_time()
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES)]
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", ANSWER_LIMIT_BYTES)]
     async with grpc.aio.insecure_channel(live.target, options=options) as channel:
         work = asyncio.create_task(ask(channel, request))
         beside = await health_seconds(live, work)

@@ -305,10 +305,12 @@ def test_tenants_do_not_see_each_others_prompts_unless_the_model_is_shared(
     assert recorder.tokens == times * alone
 
 
-def test_interactive_requests_do_not_wait_for_bulk_ones_but_bulk_for_them(bloom_bundle: Path, alone: int) -> None:
+def test_interactive_requests_do_not_wait_for_bulk_ones_but_bulk_for_them(bloom_bundle: Path) -> None:
+    group = prompts_of(*(numbered(40, first) for first in (50, 60, 70)))  # which need not be tokenized first
+
     def asking(*priorities: Priority) -> Callable[[Model], Awaitable[object]]:
         return lambda model: asyncio.gather(
-            *(model.analyze(CAPITALS, Analysis(), Caller(priority=priority)) for priority in priorities)
+            *(model.analyze(group, PREDICTED, Caller(priority=priority)) for priority in priorities)
         )
 
     bulk_first = tokens_run(bloom_bundle, asking(Priority.BULK, Priority.INTERACTIVE))[0].tokens
