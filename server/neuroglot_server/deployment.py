@@ -40,6 +40,7 @@ class TransportLimits:
         transport_bytes: most of requests that were read and of results that wait to be written; over it, a stream goes
             on a group at a time.
         reader_seconds: how long a capture or a text waits for its reader before it loses its place.
+        connections: most connections at once; more are closed as soon as they are opened.
         connection_seconds: how long a connection is open; calls on it go on after it, and new ones take another.
         idle_seconds: how long a connection stays open without a call.
     """
@@ -50,6 +51,7 @@ class TransportLimits:
     request_seconds: float = 10.0
     transport_bytes: int = 256 * 2**20
     reader_seconds: float = 300.0
+    connections: int = 800
     connection_seconds: float = 3600.0
     idle_seconds: float = 900.0
 

@@ -174,6 +174,9 @@ OPTIONS = (
         "How long a capture or a text waits for its reader before its place goes to others.",
     ),
     _of_transport(
+        "connections", click.IntRange(min=1), "Most connections at once; each is an open file (`ulimit -n`)."
+    ),
+    _of_transport(
         "connection_seconds",
         click.FloatRange(min=1),
         "How long a connection takes new calls; those on it go on, and the next ones open another.",

@@ -219,6 +219,27 @@ def test_calls_that_send_nothing_lock_nobody_out_and_are_ended(bloom_bundle: Pat
     assert "no whole request was here after 1.5 s" in details[grpc.StatusCode.ABORTED]
 
 
+def test_connections_are_bounded_and_those_that_say_nothing_are_closed(bloom_bundle: Path) -> None:
+    """Two silent connections keep the third out, until the server gives them up."""
+
+    async def conversation() -> tuple[bytes, float]:
+        async with serving(load(bloom_bundle), limits=TransportLimits(connections=2, request_seconds=1.0)) as live:
+            host, port = live.target.split(":")
+            silent = [await asyncio.open_connection(host, port) for _ in range(2)]
+            await asyncio.sleep(0.2)  # until it has taken them
+            reader, writer = await asyncio.open_connection(host, port)
+            refused = await asyncio.wait_for(reader.read(), 5)
+            start = time.monotonic()
+            await live.stub.AnalyzeGroup(request(), wait_for_ready=True, timeout=20)
+            for _, opened in [*silent, (reader, writer)]:
+                opened.close()
+            return refused, time.monotonic() - start
+
+    refused, seconds = asyncio.run(conversation())
+    assert refused == b"", "it is closed without a word"
+    assert seconds < 15
+
+
 def test_connections_are_renewed_and_calls_outlast_them(bloom_bundle: Path) -> None:
     async def conversation() -> tuple[int, list[str]]:
         model = load(bloom_bundle, kind=Watched)

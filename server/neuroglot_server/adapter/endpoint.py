@@ -160,6 +160,9 @@ def _options(limits: TransportLimits) -> tuple[tuple[str, int], ...]:
         # What a call may say before it sends its request, and no more than that.
         ("grpc.max_metadata_size", _METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", 2 * _METADATA_BYTES),
+        # Those over it are closed at once, and those on which no client greets are, after a while.
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.server_handshake_timeout_ms", round(limits.request_seconds * 1000)),
         # Connections are not for ever: what runs on an old one ends by itself, however long it takes.
         ("grpc.max_connection_age_ms", round(limits.connection_seconds * 1000)),
         ("grpc.max_connection_idle_ms", round(limits.idle_seconds * 1000)),
