@@ -282,6 +282,10 @@ def test_a_model_says_all_that_it_is() -> None:
         "values_per_intervention": limits.VALUES,
         "texts": limits.TEXTS,
         "texts_bytes": limits.TEXTS_BYTES,
+        "token_ids": limits.TOKEN_IDS,
+        "layers": limits.LAYERS,
+        "neurons": limits.NEURONS,
+        "positions": limits.POSITIONS,
     }
     unbounded = responses.model(DESCRIPTION, quota=core.Quota(), request_bytes=17, result_bytes=15).limits
     assert (unbounded.tenant_queue_tokens, unbounded.tenant_tokens_per_minute) == (0, 0)

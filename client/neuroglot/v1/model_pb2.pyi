@@ -147,6 +147,10 @@ class Limits(_message.Message):
     VALUES_PER_INTERVENTION_FIELD_NUMBER: _builtins.int
     TEXTS_FIELD_NUMBER: _builtins.int
     TEXTS_BYTES_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    NEURONS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
     tokens_per_row: _builtins.int
     """Longest row: tokens of the prompt and of its longest answer."""
     rows_per_group: _builtins.int
@@ -201,6 +205,14 @@ class Limits(_message.Message):
     """Most texts of a TokenizeRequest."""
     texts_bytes: _builtins.int
     """Most bytes of all of its texts together."""
+    token_ids: _builtins.int
+    """Most token ids of a prompt."""
+    layers: _builtins.int
+    """Most layers, of an intervention or of a capture, that are listed one by one."""
+    neurons: _builtins.int
+    """Most neurons of a capture that are listed one by one."""
+    positions: _builtins.int
+    """Most positions of a capture that are listed one by one."""
     def __init__(
         self,
         *,
@@ -227,10 +239,14 @@ class Limits(_message.Message):
         values_per_intervention: _builtins.int = ...,
         texts: _builtins.int = ...,
         texts_bytes: _builtins.int = ...,
+        token_ids: _builtins.int = ...,
+        layers: _builtins.int = ...,
+        neurons: _builtins.int = ...,
+        positions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "answers_per_row", b"answers_per_row", "choices_per_row", b"choices_per_row", "encoded_bytes_per_group", b"encoded_bytes_per_group", "groups_in_flight", b"groups_in_flight", "name_bytes", b"name_bytes", "queue_tokens", b"queue_tokens", "request_bytes", b"request_bytes", "request_fields", b"request_fields", "result_bytes", b"result_bytes", "rows_per_group", b"rows_per_group", "selection_depth", b"selection_depth", "selections", b"selections", "tenant_calls", b"tenant_calls", "tenant_queue_tokens", b"tenant_queue_tokens", "tenant_tokens_per_minute", b"tenant_tokens_per_minute", "text_bytes", b"text_bytes", "texts", b"texts", "texts_bytes", b"texts_bytes", "thresholds", b"thresholds", "tokens_per_row", b"tokens_per_row", "values_per_intervention", b"values_per_intervention", "variants_per_group", b"variants_per_group"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "answers_per_row", b"answers_per_row", "choices_per_row", b"choices_per_row", "encoded_bytes_per_group", b"encoded_bytes_per_group", "groups_in_flight", b"groups_in_flight", "layers", b"layers", "name_bytes", b"name_bytes", "neurons", b"neurons", "positions", b"positions", "queue_tokens", b"queue_tokens", "request_bytes", b"request_bytes", "request_fields", b"request_fields", "result_bytes", b"result_bytes", "rows_per_group", b"rows_per_group", "selection_depth", b"selection_depth", "selections", b"selections", "tenant_calls", b"tenant_calls", "tenant_queue_tokens", b"tenant_queue_tokens", "tenant_tokens_per_minute", b"tenant_tokens_per_minute", "text_bytes", b"text_bytes", "texts", b"texts", "texts_bytes", b"texts_bytes", "thresholds", b"thresholds", "token_ids", b"token_ids", "tokens_per_row", b"tokens_per_row", "values_per_intervention", b"values_per_intervention", "variants_per_group", b"variants_per_group"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

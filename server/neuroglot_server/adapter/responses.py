@@ -64,6 +64,10 @@ def model(
             values_per_intervention=limits.VALUES,
             texts=limits.TEXTS,
             texts_bytes=limits.TEXTS_BYTES,
+            token_ids=limits.TOKEN_IDS,
+            layers=limits.LAYERS,
+            neurons=limits.NEURONS,
+            positions=limits.POSITIONS,
         ),
     )
 
