@@ -80,6 +80,18 @@ def _nested(depth: int) -> bytes:
     return _analysis(delimited(1, selection) + delimited(2, b""))
 
 
+def _controls(rows: int) -> bytes:
+    """511 controls of equal mass in one selection, of so many rows."""
+    shared = analysis_pb2.Selection(types={"types": [analysis_pb2.NEURON_TYPE_ALL_SHARED]})
+    mass = analysis_pb2.CONTROL_KIND_RANDOM_MASS
+    controls = [analysis_pb2.Selection(control={"of": shared, "kind": mass, "draw": draw}) for draw in range(511)]
+    union = analysis_pb2.Selection(union={"selections": controls})
+    variant = analysis_pb2.Variant(name="v", interventions=[{"selection": union, "deactivate": {}}])
+    group = group_pb2.Group(id="h", rows=[group_pb2.Row(label=f"l{row}", text="a b c") for row in range(rows)])
+    analysis = analysis_pb2.Analysis(variants=[variant], prediction={})
+    return service_pb2.AnalyzeGroupRequest(model=NAME, group=group, analysis=analysis).SerializeToString()
+
+
 def _bytes_of(text: str, size: int) -> str:
     return text * (size // len(text.encode()))
 
@@ -163,6 +175,8 @@ HOSTILE = [
     Hostile("a million analyses", "AnalyzeGroup", lambda: _request() + delimited(3, b"") * _MIB, "request"),
     Hostile("selections 20 deep", "AnalyzeGroup", lambda: _nested(20), "analysis.variants"),
     Hostile("selections 40 deep", "AnalyzeGroup", lambda: _nested(40), "request"),
+    Hostile("511 controls", "AnalyzeGroup", lambda: _controls(2)),
+    Hostile("511 controls of 15 rows", "AnalyzeGroup", lambda: _controls(15)),
     Hostile(
         "a million layers",
         "CaptureActivations",

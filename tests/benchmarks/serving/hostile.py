@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import grpc
 
-from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
+from tests.server.hostile_requests import HOSTILE, Hostile, delimited, generated
 
 SERVICE = "/neuroglot.v1.NeuroglotService"
-PROMPTS = {"en": "The capital of France is", "es": "La capital de Francia es"}
 REFUSALS = frozenset(
     {
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -26,67 +23,20 @@ REFUSALS = frozenset(
 )
 """How a hostile request may end, beside an answer."""
 
-_MIB = 2**20
+
+def requests(model: str) -> Iterator[Hostile]:
+    """The requests of the tests, to a model of this name: of a field that comes twice, the last one counts."""
+    for one in (*HOSTILE, *generated()):
+        raw = one.raw() + delimited(1, model.encode())
+        yield one._replace(raw=lambda raw=raw: raw)
 
 
-class Request(NamedTuple):
-    """A serialized request.
-
-    Attributes:
-        name: what is hostile about it.
-        method: the RPC, `Tokenize`.
-        raw: the bytes of its message.
-    """
-
-    name: str
-    method: str
-    raw: bytes
-
-
-def requests(model: str) -> Iterator[Request]:
-    """Requests that are small for what they ask, or large for no reason."""
-    tokenize = service_pb2.TokenizeRequest
-    yield Request("a long text", "Tokenize", _bytes(tokenize(model=model, texts=["a b " * (_MIB - 100)])))
-    yield Request("a text of one word", "Tokenize", _bytes(tokenize(model=model, texts=["a" * 3 * _MIB])))
-    yield Request("empty texts", "Tokenize", _bytes(tokenize(model=model, texts=[""] * 1_500_000)))
-    yield Request("more than a message may have", "Tokenize", _bytes(tokenize(model=model, texts=["a" * 70 * _MIB])))
-    yield _analyze("a long prompt", model, prompt="word " * 700_000)
-    yield _analyze("an answer of dots", model, answers=["." * 3 * _MIB])
-    yield _analyze("many answers", model, answers=["x"] * 1_000_000)
-    yield _analyze("many choices", model, choices=["x"] * 1_000_000)
-    yield _analyze("a long label", model, label="x" * 3 * _MIB)
-    yield _analyze("many rows", model, rows=300_000)
-    yield _analyze("empty variants", model, variants=[analysis_pb2.Variant()] * 1_500_000)
-    types = analysis_pb2.TypeSelection(types=[analysis_pb2.NEURON_TYPE_SPECIFIC] * 3_000_000)
-    yield _intervened("enum values", model, analysis_pb2.Selection(types=types))
-    shared = analysis_pb2.Selection(types=analysis_pb2.TypeSelection(types=[analysis_pb2.NEURON_TYPE_ALL_SHARED]))
-    override = analysis_pb2.Override(values=[1.0] * 900_000)
-    yield _analyze(
-        "override values",
-        model,
-        variants=[_variant("o", analysis_pb2.Intervention(selection=shared, override=override))],
-    )
-    controls = [
-        analysis_pb2.Selection(
-            control=analysis_pb2.Control(of=shared, kind=analysis_pb2.CONTROL_KIND_RANDOM_MASS, draw=draw)
-        )
-        for draw in range(511)
-    ]
-    union = analysis_pb2.Selection(union=analysis_pb2.SelectionList(selections=controls))
-    yield _intervened("511 controls", model, union)
-    yield _intervened("511 controls of 15 rows", model, union, rows=15)
-    nested = shared
-    for _ in range(60):
-        nested = analysis_pb2.Selection(union=analysis_pb2.SelectionList(selections=[nested]))
-    yield _intervened("nested selections", model, nested)
-    yield Request("no message", "AnalyzeGroup", random.Random(0).randbytes(2 * _MIB))
-
-
-def send(channel: grpc.Channel, request: Request, timeout: float = 60.0) -> grpc.StatusCode:
+def send(channel: grpc.Channel, request: Hostile, timeout: float = 60.0) -> grpc.StatusCode:
     """Send a request and wait for its end; the status."""
-    call = channel.unary_unary(f"{SERVICE}/{request.method}")
+    answers = channel.unary_stream(f"{SERVICE}/{request.method}")(request.raw(), timeout=timeout)
     try:
-        call(request.raw, timeout=timeout)
+        for _ in answers:
+            pass
     except grpc.RpcError as error:
         code: grpc.StatusCode = error.code()
         return code
@@ -188,47 +138,3 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
             raise EOFError
         found += part
     return found
-
-
-def _analyze(
-    name: str,
-    model: str,
-    *,
-    prompt: str = "",
-    label: str = "",
-    answers: list[str] | None = None,
-    choices: list[str] | None = None,
-    rows: int = 0,
-    variants: list[analysis_pb2.Variant] | None = None,
-) -> Request:
-    group = group_pb2.Group(
-        id=name,
-        rows=[
-            group_pb2.Row(label=key, text=text, answers=answers or ["Paris"], choices=choices or [])
-            for key, text in PROMPTS.items()
-        ],
-    )
-    if prompt:
-        group.rows[0].text = prompt
-    if label:
-        group.rows[0].label = label
-    group.rows.extend([group_pb2.Row(label=str(row), text=PROMPTS["en"]) for row in range(rows)])
-    analysis = analysis_pb2.Analysis(variants=variants or [], prediction=analysis_pb2.Prediction())
-    return Request(
-        name,
-        "AnalyzeGroup",
-        _bytes(service_pb2.AnalyzeGroupRequest(model=model, group=group, analysis=analysis)),
-    )
-
-
-def _intervened(name: str, model: str, selection: analysis_pb2.Selection, rows: int = 0) -> Request:
-    intervention = analysis_pb2.Intervention(selection=selection, deactivate=analysis_pb2.Deactivate())
-    return _analyze(name, model, rows=rows, variants=[_variant("v", intervention)])
-
-
-def _variant(name: str, intervention: analysis_pb2.Intervention) -> analysis_pb2.Variant:
-    return analysis_pb2.Variant(name=name, interventions=[intervention])
-
-
-def _bytes(message: service_pb2.TokenizeRequest | service_pb2.AnalyzeGroupRequest) -> bytes:
-    return message.SerializeToString()

@@ -198,7 +198,7 @@ class Load:
                 if code not in hostile.REFUSALS | {grpc.StatusCode.OK}:
                     self.wrong.append(f"hostile request ({request.name}) ended as {code.name}")
                 self.seen["hostile requests"] += 1
-                if self.stopping.wait(1.0):
+                if self.stopping.wait(0.3):
                     return
 
     def _silent(self, generator: random.Random) -> None:
