@@ -18,6 +18,8 @@ _Result = TypeVar("_Result")
 Pieces = Generator[None, None, _Result]
 """Work that is done piece by piece: it yields after each, and returns what comes out of all."""
 
+_CLOSED = "the model went down before this request was computed: ask again"
+
 _TURN_SECONDS = 0.002
 """How long a request goes on with its next pieces before another one has its turn."""
 
@@ -81,7 +83,7 @@ class KernelThread:
             ModelClosed: the thread is closed.
         """
         if self._closed:
-            raise ModelClosed("the model went down before this request was computed: ask again")
+            raise ModelClosed(_CLOSED)
         job = _Job(pieces, asyncio.get_running_loop().create_future())
         self._jobs.setdefault(tenant, deque()).append(job)
         if self._serving is None:
@@ -94,7 +96,7 @@ class KernelThread:
         self._closed = True
         for jobs in self._jobs.values():
             for job in jobs:
-                self._finish(job, _Ended(error=ModelClosed("the model went down before this request was computed")))
+                self._finish(job, _Ended(error=ModelClosed(_CLOSED)))
         self._jobs.clear()
         self._thread.shutdown(wait=False)
 
@@ -110,11 +112,16 @@ class KernelThread:
                 if job.done.done():
                     job.pieces.close()
                     continue
-                ended = await loop.run_in_executor(self._thread, job.turn)
+                try:
+                    ended = await loop.run_in_executor(self._thread, job.turn)
+                except RuntimeError:  # Python is shutting down, and its threads take no more work
+                    self._finish(job, _Ended(error=ModelClosed(_CLOSED)))
+                    self.close()
+                    return
                 if ended is not None:
                     self._finish(job, ended)
                 elif self._closed:
-                    self._finish(job, _Ended(error=ModelClosed("the model went down while this request was computed")))
+                    self._finish(job, _Ended(error=ModelClosed(_CLOSED)))
                 else:
                     self._jobs.setdefault(tenant, deque()).append(job)
         finally:

@@ -236,7 +236,11 @@ class Tokenizing:
         if self._closed:
             self._turns.leave()
             raise ModelClosed(_CLOSED)
-        job = asyncio.get_running_loop().run_in_executor(self._thread, self._ask, piece, most, spelled)
+        try:
+            job = asyncio.get_running_loop().run_in_executor(self._thread, self._ask, piece, most, spelled)
+        except RuntimeError:  # Python is shutting down, and its threads take no more work
+            self._turns.leave()
+            raise ModelClosed(_CLOSED) from None
         job.add_done_callback(self._done)
         try:
             return await asyncio.shield(job)  # a caller that is cancelled leaves its piece to end

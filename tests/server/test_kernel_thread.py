@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from neuroglot.bundle import TOKENIZER
 from neuroglot_server.core import ModelClosed
 from neuroglot_server.kernel_thread import KernelThread, Pieces, completed
 from tests.server.live import until
@@ -96,3 +100,46 @@ def test_requests_fail_when_the_thread_is_closed() -> None:
             await kernels.run(work.pieces("late", 1))
 
     asyncio.run(test())
+
+
+ENDING = """
+import asyncio, sys, threading, time
+from pathlib import Path
+from neuroglot.bundle import TOKENIZER
+from neuroglot_server.core import ModelClosed
+from neuroglot_server.kernel_thread import KernelThread
+from neuroglot_server.tokenizing import TokenizerProcess, Tokenizing
+
+def pieces():
+    yield
+
+async def told(asked):
+    try:
+        await asked
+    except ModelClosed:
+        return True
+
+async def after_the_end():
+    kernels, tokenizing = KernelThread(), Tokenizing(process)
+    waiting = [kernels.run(pieces()), kernels.run(pieces()), tokenizing.encode([("a", False)])]
+    waiting.append(tokenizing.encode([("b", False)]))
+    print(await asyncio.wait_for(asyncio.gather(*map(told, waiting)), 5))
+    process.close()
+
+def work():
+    threading.main_thread().join()
+    time.sleep(0.2)  # until Python has told its executors to take no more work
+    asyncio.run(after_the_end())
+
+process = TokenizerProcess(Path(sys.argv[1]))
+process.loaded()
+threading.Thread(target=work).start()
+"""
+
+
+def test_what_is_asked_while_python_shuts_down_fails_at_once(bloom_bundle: Path) -> None:
+    """A program that ends while a model answers its probe waited for ever for kernels that nothing would run."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDING, str(bloom_bundle / TOKENIZER)], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[True, True, True, True]\n", "")
