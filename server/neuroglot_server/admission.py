@@ -163,6 +163,7 @@ class Admission:
         self._requests: Counter[str] = Counter()
         self._holders: dict[_Hold, int] = {}
         self._flows: dict[tuple[str, Priority], _Flow] = {}
+        self._full: set[tuple[str, Priority]] = set()  # those that had a request refused since one has left
         self._given = 0
         self._interactive_in_a_row = 0
         self._minute: asyncio.TimerHandle | None = None
@@ -207,6 +208,8 @@ class Admission:
             self._enter(request)
         else:
             if not self._may_wait(request):
+                if not self._quota_seconds(request):
+                    self._full.add((caller.tenant, caller.priority))
                 raise self._refusal(request)
             await self._wait(request)
         try:
@@ -217,13 +220,17 @@ class Admission:
     def require_room(self, cost: Cost, caller: Caller) -> None:
         """Refuse a request before it is planned, if even less than it will take is refused.
 
+        Once a request of its tenant was refused, others are until some request leaves: of many that come at once, each
+        would be tokenized and costed only to find the queue as full.
+
         Raises:
             InvalidRequest: not even this could ever be admitted.
             QueueFull: not even this fits, and the request does not wait.
         """
         request = self._request(cost, caller, NO_SHARES)
         self._require_possible(request, "group")
-        if not self._fits_now(request) and not self._may_wait(request):
+        full = not caller.waits and (caller.tenant, caller.priority) in self._full
+        if full or (not self._fits_now(request) and not self._may_wait(request)):
             raise self._refusal(request)
 
     def drain(self) -> None:
@@ -385,6 +392,7 @@ class Admission:
         self._observer.admitted(caller.tenant, cost.tokens)
 
     def _leave(self, request: _Request) -> None:
+        self._full.clear()
         tenant, let_go = request.caller.tenant, 0
         for hold, size in request.holds.items():
             self._holders[hold] -= 1

@@ -9,9 +9,10 @@ first in the next batch. A flow that has not waited is owed nothing: it begins w
 start-time fair queueing). So while two tenants wait, what they are given differs by no more than a batch and a turn,
 however many steps each has.
 
-Between priorities. Interactive steps head the next batch whenever there are any, and bulk steps may no more than double
-such a batch, so that it is not slow for their sake. Bulk is not starved: once it has waited eight times as long as the
-last batch took that it headed, it heads one again.
+Between priorities. Interactive steps head the next batch whenever there are any, and no bulk steps join them, so that
+the batch is not slow for their sake. For a second after it, batches of bulk are a quarter as long, since the next
+interactive request waits for the one that runs. Bulk is not starved: once it has waited eight times as long as the last
+batch took that it headed, it heads one again.
 
 Within a flow. Steps of requests that have begun go before those of requests that have not, each kind in the order in
 which it came: a request holds keys and values from its first step to its last, so of many that are held at once each is
@@ -43,6 +44,11 @@ _PATIENCE = 8.0
 
 _FIRST_BATCH_SECONDS = 1.0
 """How long a batch of bulk is taken to last until one has shown it."""
+
+_INTERACTIVE_SECONDS = 1.0
+"""How long after an interactive batch another one is expected."""
+_SHORT = 4
+"""By how much shorter batches of bulk are then: an interactive request waits for the one that runs."""
 
 _BEGUN_IN_A_ROW = 8
 """How many batches in a row a flow heads with requests that have begun while others wait.
@@ -210,6 +216,7 @@ class FairQueue:
         self._submissions: dict[Submission, dict[tuple[Lane, _Kind], int]] = {}
         self._bulk_since = 0.0
         self._bulk_seconds = _FIRST_BATCH_SECONDS
+        self._interactive_until = 0.0
 
     def __len__(self) -> int:
         """How many steps wait."""
@@ -255,7 +262,7 @@ class FairQueue:
     def take(self, now: float) -> Batch | None:
         """Take out the next batch; None where nothing waits."""
         active = [(priority, flow) for priority in Priority for flow in self._flows[priority].values() if flow.lanes]
-        if len(active) == 1 and (everything := self._everything(*active[0])):
+        if len(active) == 1 and (everything := self._everything(*active[0], now)):
             return everything
         first = Priority.INTERACTIVE
         if not self.has(first) or self.bulk_is_due(now):
@@ -271,24 +278,28 @@ class FairQueue:
         self._settle(lane, kind, first_row)
         batch = _Filling(lane)
         batch.add(kind, first_row)
-        self._fill(batch, kind, first, lane.budget.tokens)
-        second, most = Priority.BULK, 2 * batch.shape.positions
+        self._fill(batch, kind, first, self._most(first, lane, now))
         if first is Priority.BULK:
-            second, most = Priority.INTERACTIVE, lane.budget.tokens
-        self._fill(batch, kind, second, most)
+            self._fill(batch, kind, Priority.INTERACTIVE, lane.budget.tokens)
         return Batch(lane, batch.rows, batch.shape, first)
 
-    def _everything(self, priority: Priority, flow: _Flow) -> Batch | None:
+    def _most(self, priority: Priority, lane: Lane, now: float) -> int:
+        """Most padded tokens of a batch of a priority: few for bulk while interactive requests come."""
+        tokens = lane.budget.tokens
+        return tokens if priority is Priority.INTERACTIVE or now >= self._interactive_until else tokens // _SHORT
+
+    def _everything(self, priority: Priority, flow: _Flow, now: float) -> Batch | None:
         """All that waits, of the one flow that has steps, if it fits into a batch: as a rule, when few ask."""
         if len(flow.lanes) > 1:
             return None
         ((lane, kinds),) = flow.lanes.items()
-        if self._waiting[lane] > lane.budget.tokens:
+        most = self._most(priority, lane, now)
+        if self._waiting[lane] > most:
             return None
         batch = _Filling(lane)
         for kind, bucket in kinds.items():
             batch.add(kind, [waiting for _, waiting in bucket])
-            if batch.shape.positions > lane.budget.tokens:
+            if batch.shape.positions > most:
                 return None
         if not lane.budget.holds(batch.shape):
             return None
@@ -303,6 +314,8 @@ class FairQueue:
         if batch.priority is Priority.BULK:
             self._bulk_since = now
             self._bulk_seconds = seconds
+        else:
+            self._interactive_until = now + _INTERACTIVE_SECONDS
 
     def _active(self, caller: Caller, now: float) -> _Flow:
         """The flow of a caller, which is about to have steps."""

@@ -318,6 +318,19 @@ async def test_a_request_is_refused_before_it_is_planned_where_even_less_than_it
 
 
 @in_loop
+async def test_after_a_refusal_others_of_the_tenant_are_refused_unplanned_until_a_request_leaves() -> None:
+    admission = tokens(100)
+    async with admission.admit(cost(50), ANYONE):
+        async with admission.admit(cost(40), ANYONE):
+            await refuse(admission, cost(20), ANYONE)
+            with pytest.raises(QueueFull, match="the queue is full"):
+                admission.require_room(cost(1), ANYONE)
+            admission.require_room(cost(1), stream())
+            admission.require_room(cost(1), Caller("another"))
+        admission.require_room(cost(1), ANYONE)
+
+
+@in_loop
 async def test_the_groups_of_a_tenant_are_admitted_in_the_order_in_which_they_came() -> None:
     waiting = Waiting(tokens(80))
     for name in "abcdef":

@@ -193,7 +193,18 @@ def test_interactive_steps_overtake_bulk() -> None:
         asked = one.add(only, "somebody", [8, 8])
         batch = one.take()
         assert [waiting.submission for waiting in batch.rows[:2]] == [asked, asked]
-        assert tokens_by_tenant(batch) == {"somebody": 16, "bulk": 16}, "bulk no more than doubles such a batch"
+        assert tokens_by_tenant(batch) == {"somebody": 16}, "bulk does not join such a batch"
+
+
+def test_batches_of_bulk_are_short_while_interactive_requests_come() -> None:
+    """The next one waits for the batch that runs."""
+    with house() as one:
+        only = lane(64)
+        one.add(only, "bulk", [8] * 100, BULK)
+        assert len(one.take().rows) == 8
+        one.add(only, "somebody", [8])
+        assert one.take().priority is INTERACTIVE
+        assert [len(one.take(seconds=0.3).rows) for _ in range(5)] == [2, 2, 2, 2, 8]
 
 
 def test_interactive_steps_share_their_batches_fully() -> None:

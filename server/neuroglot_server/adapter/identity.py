@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from itertools import count
 from typing import Any
 
 import grpc
@@ -15,6 +16,10 @@ from neuroglot_server.tenants import Tenant, Tenants
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata in which a caller may name a request, and in the end of every call its name."""
+
+_PROCESS = secrets.token_hex(4)
+"""Begins the ids of this process: random bytes for each would be a call of the system for each."""
+_calls = count()
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -70,7 +75,7 @@ class Access:
 def request_id(metadata: Mapping[str, str | bytes]) -> str:
     """The id that the caller gave its request, if it is fit to be written into a log, or else a new one."""
     given = metadata.get(REQUEST_ID_KEY, "")
-    return given if isinstance(given, str) and _SANE_REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+    return given if isinstance(given, str) and _SANE_REQUEST_ID.fullmatch(given) else f"{_PROCESS}{next(_calls):08x}"
 
 
 def metadata_of(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str | bytes]:
