@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
 from collections.abc import Iterator
@@ -43,13 +42,14 @@ def send(channel: grpc.Channel, request: Hostile, timeout: float = 60.0) -> grpc
     return grpc.StatusCode.OK
 
 
-async def silent_calls(address: str, calls: int, seconds: float) -> None:
-    """Open calls and send nothing on them."""
-    async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-        opened = [channel.stream_unary(f"{SERVICE}/AnalyzeGroup")() for _ in range(calls)]
-        await asyncio.sleep(seconds)
-        for call in opened:
-            call.cancel()
+@contextmanager
+def silent_calls(address: str, calls: int) -> Iterator[None]:
+    """Open calls on one connection, and send nothing on them."""
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        opened = b"".join(_frame(_HEADERS, _END_HEADERS, 2 * call + 1, _headers(host)) for call in range(calls))
+        connection.sendall(_PREFACE + _frame(_SETTINGS, 0, 0, b"") + opened)
+        yield
 
 
 @contextmanager

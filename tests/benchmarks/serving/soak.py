@@ -12,7 +12,6 @@ and memory may not have grown.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import random
 import re
 import socket
@@ -204,8 +203,9 @@ class Load:
     def _silent(self, generator: random.Random) -> None:
         """Calls that send nothing."""
         calls = generator.randrange(50, 300)
-        asyncio.run(hostile.silent_calls(self.address, calls, generator.uniform(1, 15)))
-        self.seen["silent calls"] += calls
+        with hostile.silent_calls(self.address, calls):
+            self.seen["silent calls"] += calls
+            self.stopping.wait(generator.uniform(1, 15))
 
     def _unfinished(self, generator: random.Random) -> None:
         """Messages that never end."""
