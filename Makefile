@@ -69,8 +69,9 @@ bench: $(INSTALLED)  ## the benchmarks of serving, half an hour, to docs/benchma
 	$(BIN)/python -m tests.benchmarks --out build/bench --table docs/benchmarks.md $(if $(ONLY),--only $(ONLY))
 	$(if $(ONLY),,$(BIN)/python -m tests.benchmarks.fact_probing --out build/bench)
 
-soak: $(INSTALLED)  ## mixed load on a server, cancellations and broken clients included (MINUTES=30 for the whole)
-	$(BIN)/python -m tests.benchmarks.serving.soak --table docs/soak.md --minutes $(MINUTES)
+# With the allocator's settings of the images.
+soak: $(INSTALLED)  ## mixed load on a server of two models, hostile clients included (MINUTES=30 for the whole; 12 GB)
+	env $$(sed -n 's/^ENV \(MALLOC_.*\)/\1/p' deploy/cpu.Dockerfile) $(BIN)/python -m tests.benchmarks.serving.soak --table docs/soak.md --minutes $(MINUTES)
 
 bench-export: $(INSTALLED)  ## an export of BLOOM-560m's geometry beside optimum's own
 	$(BIN)/python -m tests.benchmarks.exporting --out build/bench

@@ -334,7 +334,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", type=Path, default=Path("build/bench/soak.md"), help="where the table goes")
     parser.add_argument("--minutes", type=float, default=3.0)
-    parser.add_argument("--out", type=Path, default=Path("build/bench"), help="where the bundle of real size is kept")
+    parser.add_argument("--out", type=Path, default=Path("build/bench/bundles"), help="where the bundle is kept")
     parser.add_argument("--small", action="store_true", help="a small bundle in its place, to try the program itself")
     arguments = parser.parse_args()
     arguments.table.parent.mkdir(parents=True, exist_ok=True)
