@@ -224,9 +224,9 @@ def test_bulk_is_not_starved_by_interactive_steps() -> None:
         for _ in range(36):
             one.add(only, "somebody", [1] * 64)
             headed.append(one.take(seconds=2 if one.queue.bulk_is_due(one.now) else 1).priority)
-        assert headed.count(BULK) == 2
-        assert headed[16] is INTERACTIVE
-        assert headed[17] is BULK, "after it waited for eight times two seconds"
+        assert headed.count(BULK) == 3
+        assert headed[8] is INTERACTIVE
+        assert headed[9] is BULK, "after it waited for four times two seconds"
 
 
 def test_bulk_that_has_just_come_is_patient() -> None:

@@ -26,6 +26,7 @@ does for it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -130,12 +131,19 @@ async def attempt(work: Awaitable[_Answer], request_id: str) -> _Answer | Failur
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], failure: Failure) -> NoReturn:
-    """End a call with a failure, its details beside it."""
-    await context.abort(
-        failure.code,
-        _cut(failure.message, _LONGEST_MESSAGE_BYTES),
-        ((REQUEST_ID_KEY, failure.request_id), (DETAILS_KEY, _status(failure).SerializeToString())),
-    )
+    """End a call with a failure, its details beside it.
+
+    Raises:
+        CancelledError: the caller has left.
+    """
+    try:
+        await context.abort(
+            failure.code,
+            _cut(failure.message, _LONGEST_MESSAGE_BYTES),
+            ((REQUEST_ID_KEY, failure.request_id), (DETAILS_KEY, _status(failure).SerializeToString())),
+        )
+    except grpc.aio.InternalError:  # which gRPC would log with its trace, for every caller that leaves too early
+        raise asyncio.CancelledError from None
 
 
 def group_error(failure: Failure) -> result_pb2.GroupError:

@@ -43,9 +43,11 @@ from tests.benchmarks.serving.replay import Differences, Sample, Served, replay
 from tests.benchmarks.serving.servers import Server, serving
 from tests.benchmarks.serving.tables import write
 
-GROWTH_MIB = 24.0
-"""Most that memory may grow between the second and the last third of the time."""
+GROWTH = 1.03
+"""Most that memory may grow from the second third of the time to the last; batches of the large model alone move it."""
 EMBEDDED = "bloom"
+_HELD = re.compile(r"(neuroglot_(?:transport_held_bytes|queue_depth_tokens|memory_bytes{.*part=\"queue\".*})\S*) (\S+)")
+"""Gauges of what requests hold, which is nothing once there are none."""
 CALM_SECONDS = 10.0
 """How long what the last clients left behind may take to be given up."""
 
@@ -152,12 +154,15 @@ class Load:
                     model.analyze(group, variants=self._variants(generator), timeout=generator.random() / 20)
                 except ng.DeadlineError:
                     self.seen["deadlines that passed"] += 1
+                except ng.OverloadedError:  # to come again later than its deadline
+                    self.seen["calls refused"] += 1
 
     def _leaves(self, generator: random.Random) -> None:
         """A stream that is closed in the middle."""
         with ng.connect(self.address) as client:
-            model = client.model(generator.choice([EMBEDDED, EMBEDDED, EMBEDDED, self._large]))
-            answers = model.analyze_many(self._groups(generator, 200), variants=self._variants(generator))
+            answers = client.model(EMBEDDED).analyze_many(
+                self._groups(generator, 200), variants=self._variants(generator)
+            )
             for _ in range(generator.randrange(5)):
                 next(answers)
             answers.close()
@@ -250,9 +255,7 @@ def gauges_above_zero(metrics_address: str) -> dict[str, float]:
     while True:
         with urllib.request.urlopen(f"http://{metrics_address}/metrics", timeout=10) as response:
             lines = response.read().decode().splitlines()
-        values = [
-            re.fullmatch(r"(neuroglot_(?:transport_held_bytes|queue_depth_tokens)\S*) (\S+)", line) for line in lines
-        ]
+        values = [_HELD.fullmatch(line) for line in lines]
         found = {one[1]: float(one[2]) for one in values if one and float(one[2])}
         if not found or time.monotonic() > end:
             return found
@@ -314,9 +317,9 @@ def _measures(
     )
     yield Measure(
         f"growth in memory from the second third of {minutes:g} minutes to the last",
-        (last - middle) / 2**20,
-        "MiB",
-        GROWTH_MIB,
+        last / middle,
+        "x",
+        GROWTH,
         "most",
         memory,
     )
