@@ -144,7 +144,8 @@ def test_a_program_that_forgets_to_close_ends_cleanly(bloom_bundle: Path, tempor
         timeout=60,
         check=False,
     )
-    assert (ended.returncode, ended.stderr) == (0, "")
+    said = [line for line in ended.stderr.splitlines() if str(bloom_bundle) not in line]  # progress, where it took long
+    assert (ended.returncode, said) == (0, [])
     assert ended.stdout.startswith(f"unix:{temporary}/neuroglot-")
     assert not list(temporary.glob("neuroglot-*"))
 

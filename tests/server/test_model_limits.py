@@ -130,15 +130,16 @@ def test_a_group_that_can_never_be_held_is_refused(bloom_bundle: Path) -> None:
 
 def test_a_tenant_is_held_to_its_quota_and_others_are_not(bloom_bundle: Path) -> None:
     async def test(model: Model) -> None:
+        group = Group("ids", (Row("en", (5,) * 50), Row("es", (6,) * 50)))  # which need not be tokenized first
         bounded = Caller("bounded", quota=Quota(queue_tokens=150))
-        first = asyncio.create_task(model.analyze(CAPITALS, Analysis(), bounded))
+        first = asyncio.create_task(model.analyze(group, Analysis(), bounded))
         await asyncio.sleep(0)
         with pytest.raises(QueueFull, match="your quota is full") as full:
-            await model.analyze(CAPITALS, Analysis(), bounded)
+            await model.analyze(group, Analysis(), bounded)
         assert full.value.retry_after_seconds >= 0.1
-        await model.analyze(CAPITALS, Analysis(), Caller("other"))
+        await model.analyze(group, Analysis(), Caller("other"))
         await first
-        await model.analyze(CAPITALS, Analysis(), bounded)
+        await model.analyze(group, Analysis(), bounded)
 
     with_model(bloom_bundle, ONE_THREAD, test)
 
