@@ -56,6 +56,9 @@ _BYTES_AS_OBJECTS = 8
 _INTERACTIVE_IN_A_ROW = 8
 """How many interactive requests are admitted in a row while a bulk request waits that would fit."""
 
+_NEARLY_FULL = 7 / 8
+"""Share of a tenant's share from which on its requests are refused unplanned, once one was refused."""
+
 _DRAINING = "the model is going down and has not come to this request: ask again"
 
 
@@ -163,7 +166,7 @@ class Admission:
         self._requests: Counter[str] = Counter()
         self._holders: dict[_Hold, int] = {}
         self._flows: dict[tuple[str, Priority], _Flow] = {}
-        self._full: set[tuple[str, Priority]] = set()  # those that had a request refused since one has left
+        self._full_until: dict[tuple[str, Priority], float] = {}
         self._given = 0
         self._interactive_in_a_row = 0
         self._minute: asyncio.TimerHandle | None = None
@@ -208,9 +211,10 @@ class Admission:
             self._enter(request)
         else:
             if not self._may_wait(request):
-                if not self._quota_seconds(request):
-                    self._full.add((caller.tenant, caller.priority))
-                raise self._refusal(request)
+                refusal = self._refusal(request)
+                if self._nearly_full(caller):
+                    self._full_until[caller.tenant, caller.priority] = self._clock() + refusal.retry_after_seconds
+                raise refusal
             await self._wait(request)
         try:
             yield
@@ -220,8 +224,9 @@ class Admission:
     def require_room(self, cost: Cost, caller: Caller) -> None:
         """Refuse a request before it is planned, if even less than it will take is refused.
 
-        Once a request of its tenant was refused, others are until some request leaves: of many that come at once, each
-        would be tokenized and costed only to find the queue as full.
+        Once a request of its tenant was refused and almost no room is left, others are until some request leaves, or
+        until that one may try again: of many that come at once, each would be tokenized and costed only to find the
+        queue as full.
 
         Raises:
             InvalidRequest: not even this could ever be admitted.
@@ -229,7 +234,8 @@ class Admission:
         """
         request = self._request(cost, caller, NO_SHARES)
         self._require_possible(request, "group")
-        full = not caller.waits and (caller.tenant, caller.priority) in self._full
+        full_until = self._full_until.get((caller.tenant, caller.priority))
+        full = full_until is not None and self._clock() < full_until and not caller.waits
         if full or (not self._fits_now(request) and not self._may_wait(request)):
             raise self._refusal(request)
 
@@ -302,13 +308,25 @@ class Admission:
             return True
         if self._quota_seconds(request):
             return False
-        mine = self._in_flight.get(caller.tenant, NOTHING)
-        for (tenant, _), flow in self._flows.items():
-            if tenant == caller.tenant:
-                mine = mine.plus(flow.cost)
-        tenants = {caller.tenant, *self._in_flight, *(tenant for tenant, _ in self._flows)}
-        share = self._capacity_of(caller.priority).times(1 / len(tenants))
+        mine, share = self._of_tenant(caller.tenant), self._share(caller)
         return mine == NOTHING or mine.plus(request.whole).within(share)
+
+    def _nearly_full(self, caller: Caller) -> bool:
+        """Whether a tenant's share is taken but for a small part."""
+        return not self._of_tenant(caller.tenant).within(self._share(caller).times(_NEARLY_FULL))
+
+    def _of_tenant(self, tenant: str) -> Cost:
+        """What a tenant has in flight and waiting."""
+        mine = self._in_flight.get(tenant, NOTHING)
+        for (other, _), flow in self._flows.items():
+            if other == tenant:
+                mine = mine.plus(flow.cost)
+        return mine
+
+    def _share(self, caller: Caller) -> Cost:
+        """The capacity, divided by the tenants that have requests in flight or waiting."""
+        tenants = {caller.tenant, *self._in_flight, *(tenant for tenant, _ in self._flows)}
+        return self._capacity_of(caller.priority).times(1 / len(tenants))
 
     async def _wait(self, request: _Request) -> None:
         """Come back when a request is admitted.
@@ -392,7 +410,7 @@ class Admission:
         self._observer.admitted(caller.tenant, cost.tokens)
 
     def _leave(self, request: _Request) -> None:
-        self._full.clear()
+        self._full_until.clear()
         tenant, let_go = request.caller.tenant, 0
         for hold, size in request.holds.items():
             self._holders[hold] -= 1

@@ -331,6 +331,21 @@ async def test_after_a_refusal_others_of_the_tenant_are_refused_unplanned_until_
 
 
 @in_loop
+async def test_small_requests_find_room_beside_slow_ones_though_a_large_one_was_refused() -> None:
+    clock = Clock()
+    admission = Admission(cost(100), clock=clock)
+    async with admission.admit(cost(80), ANYONE):
+        await refuse(admission, cost(30), ANYONE)
+        admission.require_room(cost(1), ANYONE)  # there is plenty of room
+        async with admission.admit(cost(15), ANYONE):
+            seconds = await refuse(admission, cost(30), ANYONE)
+            with pytest.raises(QueueFull, match="the queue is full"):
+                admission.require_room(cost(1), ANYONE)
+            clock.now += seconds
+            admission.require_room(cost(1), ANYONE)
+
+
+@in_loop
 async def test_the_groups_of_a_tenant_are_admitted_in_the_order_in_which_they_came() -> None:
     waiting = Waiting(tokens(80))
     for name in "abcdef":
