@@ -195,4 +195,9 @@ async def _until_signal(deployment: Deployment) -> bool:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    return await run(deployment, stopping, started)
+    try:
+        return await run(deployment, stopping, started)
+    except BaseException:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)  # uvloop's closing leaves them, and the caller could not be interrupted
+        raise

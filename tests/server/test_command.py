@@ -252,6 +252,14 @@ def test_neither_a_request_nor_the_end_waits_for_a_bundle_that_never_starts(bloo
         assert "Traceback" not in program.process.stderr.read()
 
 
+def test_a_server_that_does_not_start_leaves_ctrl_c_as_it_was(bloom_bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bloom_bundle, tmp_path / "damaged")
+    (tmp_path / "damaged" / "manifest.json").unlink()
+    before = signal.getsignal(signal.SIGINT)
+    assert CliRunner().invoke(main, ["serve", str(tmp_path / "damaged")]).exit_code == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert "there is no such folder" in refused(tmp_path / "missing", "--address", "127.0.0.1:0")
 
