@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -238,6 +238,7 @@ def start_in_thread(bundles: Sequence[str | Path], settings: Settings | None = N
     folder = Path(tempfile.mkdtemp(prefix="neuroglot-"))  # readable by this user only
     running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
     starting: Future[Started] = Future()
+    for_daemon = current_thread().daemon
 
     async def serve() -> None:
         stopping = asyncio.Event()
@@ -250,8 +251,9 @@ def start_in_thread(bundles: Sequence[str | Path], settings: Settings | None = N
         except Exception as error:
             if starting.done():
                 _logger.exception("the server in this process failed")
-            else:
+            elif not (for_daemon and not main_thread().is_alive()):
                 starting.set_exception(error)
+            # Otherwise Python ends, which is what the load failed of, and ends the daemon thread that waits for it.
 
     thread = Thread(target=work, name="neuroglot-server", daemon=True)
 

@@ -96,6 +96,7 @@ class TokenizerProcess:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
         self._end = weakref.finalize(self, _end, self._process)
+        self._end.atexit = False  # it ends with this process by itself; a model may still be loading at Python's end
 
     def loaded(self) -> Mapping[str, Any]:
         """What the process says of the tokenizer: `decoder`, as JSON, and the size of its `vocabulary`.

@@ -162,7 +162,7 @@ def test_a_start_that_takes_long_shows_what_it_starts_and_how_long_it_took(
     assert re.fullmatch(rf"{re.escape(str(bloom_bundle))} is ready after \d+\.\d s", ended)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 0.6, 0.9])
 def test_a_program_that_ends_while_models_load_ends_cleanly(
     seconds: float, bloom_bundle: Path, temporary: Path
 ) -> None:
