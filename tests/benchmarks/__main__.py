@@ -35,6 +35,7 @@ def measures(model: Path, parts: tuple[str, ...], scale: int) -> Iterator[Measur
         yield from _embedded()
     if "overload" in parts:
         yield from overload.overload(medium_bundle(model.parent), seconds=2 * scale)
+        yield from overload.real_size(model, seconds=6 * scale)
     prompter = Prompter(model)
     peaks: dict[str, int] = {}
     with serving(model) as server:

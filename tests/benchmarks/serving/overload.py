@@ -7,8 +7,9 @@ import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +39,25 @@ _Metadata = tuple[tuple[str, str], ...]
 
 def overload(bundle: Path, seconds: float) -> Iterator[Measure]:
     """All measures, each of about so many seconds a step."""
+    with _working(bundle) as work:
+        yield from asyncio.run(work.streams(seconds))
+        yield from asyncio.run(work.offered(OFFERED, ROUNDS, seconds / 2))
+        yield asyncio.run(work.refusals())
+
+
+def real_size(bundle: Path, seconds: float) -> Iterator[Measure]:
+    """Goodput of a model that answers some calls a second, in windows of so many seconds.
+
+    What a refused call costs the server is gRPC's own work for a call, whatever the model.
+    """
+    with _working(bundle) as work:
+        for measure in asyncio.run(work.offered(OFFERED[-1:], 3, seconds)):
+            yield replace(measure, name=f"{measure.name}, where an answer takes half a second")
+
+
+@contextmanager
+def _working(bundle: Path) -> Iterator[_Work]:
+    """Requests to a server of a model, which has a core of its own."""
     prompter = Prompter(bundle)
     tenants = {name: new_token() for name in ("bulk", "interactive", "spent")}
     with TemporaryDirectory() as folder:
@@ -46,10 +66,7 @@ def overload(bundle: Path, seconds: float) -> Iterator[Measure]:
         options = ("--tokens-file", str(file), "--queue-tokens", str(TOKENS_IN_FLIGHT), "--cache-bytes", "0")
         with _cores_apart() as clients_turn, serving(bundle, "--threads", "1", *options) as server:
             clients_turn()
-            work = _Work(server, bundle.name, prompter, tenants)
-            yield from asyncio.run(work.streams(seconds))
-            yield from asyncio.run(work.offered(seconds))
-            yield asyncio.run(work.refusals())
+            yield _Work(server, bundle.name, prompter, tenants)
 
 
 @contextmanager
@@ -176,21 +193,20 @@ class _Work:
             ),
         ]
 
-    async def offered(self, seconds: float) -> list[Measure]:
+    async def offered(self, loads: Sequence[float], rounds: int, seconds: float) -> list[Measure]:
         """Goodput at several offered loads, over what the server answers when as many calls wait as it likes.
 
         In rounds, since a machine changes its speed: each load is compared with what was answered just before it.
         """
-        goodput: dict[float, list[float]] = {load: [] for load in OFFERED}
-        details: dict[float, list[object]] = {load: [] for load in OFFERED}
+        goodput: dict[float, list[float]] = {load: [] for load in loads}
+        details: dict[float, list[object]] = {load: [] for load in loads}
         async with self._channel() as channel:
-            for number in range(1 + ROUNDS):
-                for load in OFFERED:
-                    capacity = await self._closed_loop(channel, seconds / 2)
-                    codes = await self._open_loop(channel, load * capacity, seconds / 2)
-                    if not number:
-                        continue
-                    goodput[load].append(codes["OK"] / (seconds / 2) / capacity)
+            await self._open_loop(channel, loads[-1] * await self._closed_loop(channel, seconds), seconds)
+            for _ in range(rounds):
+                for load in loads:
+                    capacity = await self._closed_loop(channel, seconds)
+                    codes = await self._open_loop(channel, load * capacity, seconds)
+                    goodput[load].append(codes["OK"] / seconds / capacity)
                     details[load].append({"capacity_a_second": capacity, "codes": dict(codes)})
         return [
             Measure(
@@ -201,7 +217,7 @@ class _Work:
                 "least",
                 {"rounds": goodput[load], "each": details[load]},
             )
-            for load in OFFERED
+            for load in loads
         ]
 
     async def _closed_loop(self, channel: grpc.aio.Channel, seconds: float) -> float:
