@@ -302,7 +302,7 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_ends_with_the_same_tables(
     [
         (["export", "embedded:nonsense", "NEW"], "no embedded model 'nonsense'"),
         (["export", "no/such/folder/here", "NEW"], "there is no folder"),
-        (["serve", "NEW"], "is no bundle: there is no such folder"),
+        (["serve", "NEW", "--address", "127.0.0.1:0"], "is no bundle: there is no such folder"),
         (["serve", "BUNDLE", "--address", "0.0.0.0:0"], "neither encrypted nor authenticated"),
         (["models", "127.0.0.1:9"], "no answer from 127.0.0.1:9"),
         (["analyze", "nonsense", "--model", "BUNDLE", "--out", "NEW"], "the tasks are capitals, capitals-inference"),
