@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -86,7 +87,7 @@ def serve(
             raise click.ClickException(f"{exposure}, or add --insecure if the network is trusted")
         _logger.warning("%s", exposure)
     try:
-        if run_in_loop(_until_signal(deployment)):
+        if run_in_loop(partial(_until_signal, deployment)):
             _end_without_waiting(0)
     except LoadTooSlow as error:
         click.echo(f"Error: {error}", err=True)

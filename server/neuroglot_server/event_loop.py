@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 _Returned = TypeVar("_Returned")
 
 
-def run_in_loop(work: Coroutine[Any, Any, _Returned]) -> _Returned:
+def run_in_loop(work: Callable[[], Coroutine[Any, Any, _Returned]]) -> _Returned:
     """Run a coroutine on a loop of its own, as `asyncio.run` does."""
     with asyncio.Runner(loop_factory=_factory()) as runner:
-        return runner.run(work)
+        return runner.run(work())
 
 
 def _factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

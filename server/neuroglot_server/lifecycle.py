@@ -14,7 +14,7 @@ import socket
 import tempfile
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -247,19 +247,21 @@ def start_in_thread(bundles: Sequence[str | Path], settings: Settings | None = N
 
     def work() -> None:
         try:
-            run_in_loop(serve())
+            run_in_loop(serve)
         except Exception as error:
             if starting.done():
                 _logger.exception("the server in this process failed")
             elif not (for_daemon and not main_thread().is_alive()):
                 starting.set_exception(error)
             # Otherwise Python ends, which is what the load failed of, and ends the daemon thread that waits for it.
+        finally:
+            running.cancel()  # where it has not even begun
 
     thread = Thread(target=work, name="neuroglot-server", daemon=True)
 
     def stop() -> None:
-        loop, stopping = running.result()
-        with suppress(RuntimeError):  # the loop is closed: the server has ended
+        with suppress(RuntimeError, CancelledError):  # the loop is closed, or never ran: the server has ended
+            loop, stopping = running.result()
             loop.call_soon_threadsafe(stopping.set)
 
     def end() -> None:

@@ -16,9 +16,9 @@ async def _loops_module() -> str:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="uvloop does not run there")
 def test_it_is_uvloops() -> None:
-    assert run_in_loop(_loops_module()).startswith("uvloop")
+    assert run_in_loop(_loops_module).startswith("uvloop")
 
 
 def test_without_uvloop_it_is_asyncios_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvloop", None)
-    assert run_in_loop(_loops_module()).startswith("asyncio")
+    assert run_in_loop(_loops_module).startswith("asyncio")

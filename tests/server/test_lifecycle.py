@@ -179,6 +179,27 @@ time.sleep({seconds})
     assert [path.name for path in temporary.iterdir()] == ["bundles"]
 
 
+def test_a_program_that_ends_before_its_server_begins_ends_cleanly(bloom_bundle: Path, temporary: Path) -> None:
+    """Python imports less and less as it ends, so that the server's thread may fail before it has an event loop."""
+    program = f"""
+import sys, tempfile, threading, time
+from neuroglot_server.lifecycle import start_in_thread
+tempfile.tempdir = {str(temporary)!r}
+
+def start():
+    threading.main_thread().join()
+    start_in_thread(sys.argv[1:])
+
+threading.Thread(target=start, daemon=True).start()
+threading.Thread(target=time.sleep, args=[2]).start()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(bloom_bundle)], capture_output=True, timeout=30, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert not list(temporary.iterdir())
+
+
 def copies(bundle: Path, folder: Path, count: int) -> list[str]:
     """A bundle under many names: a start with all of them takes some seconds."""
     return [str(shutil.copytree(bundle, folder / f"bundle-{number}")) for number in range(count)]
