@@ -19,7 +19,7 @@ from click.core import ParameterSource
 from neuroglot_server import config, logs
 from neuroglot_server.config import ModelTable
 from neuroglot_server.core import LoadTooSlow, Settings
-from neuroglot_server.deployment import Certificates, Deployment, TransportLimits, by_name
+from neuroglot_server.deployment import Certificates, Deployment, LogFormat, TransportLimits, by_name
 from neuroglot_server.event_loop import run_in_loop
 from neuroglot_server.lifecycle import Started, run
 from neuroglot_server.options import BY_NAME, OPTIONS, with_settings
@@ -80,7 +80,7 @@ def serve(
         return
     if not models and not values["bundles_folder"]:
         raise click.UsageError("there is nothing to serve: give a BUNDLE, --config FILE or --bundles-folder")
-    logs.configure(values["log_level"], logs.LogFormat(values["log_format"]))
+    logs.configure(values["log_level"], LogFormat(values["log_format"]))
     deployment = _deployment(values, models)
     for exposure in deployment.exposures:
         if not values["insecure"]:

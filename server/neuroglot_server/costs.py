@@ -9,7 +9,7 @@ from functools import cached_property
 from neuroglot_server import kernel_costs
 from neuroglot_server.budget import Sizes
 from neuroglot_server.core import Analysis, ComponentDescription, Deactivate, Intervention, Prediction, Scale
-from neuroglot_server.generation import answer_tokens
+from neuroglot_server.encoding import answer_tokens
 from neuroglot_server.text import EncodedRow
 
 _TIMES_TAPS = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,13 @@ from neuroglot.errors import BundleError
 from neuroglot_server.address import Address
 from neuroglot_server.core import Settings
 from neuroglot_server.limits import MESSAGE_BYTES
+
+
+class LogFormat(StrEnum):
+    """How a line of the log looks."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class Certificates(NamedTuple):

@@ -7,13 +7,28 @@ from collections.abc import Sequence
 from neuroglot.errors import Violation
 from neuroglot_server import limits
 from neuroglot_server.core import Prediction, Row
-from neuroglot_server.generation import answer_tokens
 from neuroglot_server.text import EncodedRow, NoTokens, Text
 from neuroglot_server.tokenizing import Tokens
 from neuroglot_server.validation import refuse
 
 _AT_ONCE_BYTES = 2**13
 """Of so few bytes prompts are encoded together with their answers; otherwise it is first seen whether they may be."""
+
+PAST_GOLD = 4
+"""How many tokens more than the gold answer has may be generated."""
+
+
+def most_tokens(row: EncodedRow, prediction: Prediction) -> int:
+    """How many tokens may be generated for a row."""
+    return len(row.gold) + PAST_GOLD if row.gold else prediction.max_tokens
+
+
+def answer_tokens(row: EncodedRow, prediction: Prediction | None) -> int:
+    """Most tokens that are run of a row's answer: gold, generated, or one of its choices."""
+    if prediction is None:
+        return 0
+    answer = most_tokens(row, prediction) if prediction.generate else len(row.gold)
+    return max([answer, *map(len, row.choices)])
 
 
 async def encode_rows(

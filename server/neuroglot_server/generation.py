@@ -11,26 +11,10 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from neuroglot_server.core import DECODER, Prediction
+from neuroglot_server.core import DECODER
 from neuroglot_server.sharing import Wanted, Whole
 from neuroglot_server.steps import Edits, KeyValues, RowStep, StepResult
 from neuroglot_server.text import EncodedRow, Text
-
-PAST_GOLD = 4
-"""How many tokens more than the gold answer has may be generated."""
-
-
-def most_tokens(row: EncodedRow, prediction: Prediction) -> int:
-    """How many tokens may be generated for a row."""
-    return len(row.gold) + PAST_GOLD if row.gold else prediction.max_tokens
-
-
-def answer_tokens(row: EncodedRow, prediction: Prediction | None) -> int:
-    """Most tokens that are run of a row's answer: gold, generated, or one of its choices."""
-    if prediction is None:
-        return 0
-    answer = most_tokens(row, prediction) if prediction.generate else len(row.gold)
-    return max([answer, *map(len, row.choices)])
 
 
 @dataclass(eq=False)

@@ -11,20 +11,14 @@ import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from enum import StrEnum
+
+from neuroglot_server.deployment import LogFormat
 
 current_request: ContextVar[str] = ContextVar("current_request", default="")
 """The id of the request that the running task works for; empty outside of one."""
 
 FIELDS = "fields"
 """The attribute of a record with what it says, by name: `extra={FIELDS: {...}}`."""
-
-
-class LogFormat(StrEnum):
-    """How a line of the log looks."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 class _Text(logging.Formatter):

@@ -11,8 +11,7 @@ import click
 
 from neuroglot_server.address import Address, AddressError
 from neuroglot_server.core import Limits, Settings
-from neuroglot_server.deployment import Deployment, TransportLimits
-from neuroglot_server.logs import LogFormat
+from neuroglot_server.deployment import Deployment, LogFormat, TransportLimits
 
 
 class _AddressType(click.ParamType[Address]):

@@ -40,7 +40,7 @@ from neuroglot_server.core import (
     VariantResult,
 )
 from neuroglot_server.costs import Costs
-from neuroglot_server.generation import answer_tokens
+from neuroglot_server.encoding import answer_tokens
 from neuroglot_server.interventions import NO_ROW_EDITS, RowEdits
 from neuroglot_server.kernel_thread import KernelThread, Pieces, completed
 from neuroglot_server.text import EncodedRow

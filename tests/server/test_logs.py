@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from neuroglot_server.logs import FIELDS, LogFormat, configure, current_request
+from neuroglot_server.deployment import LogFormat
+from neuroglot_server.logs import FIELDS, configure, current_request
 
 
 @pytest.fixture(autouse=True)

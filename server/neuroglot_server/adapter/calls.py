@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -18,81 +18,12 @@ from neuroglot_server.adapter.statuses import Failure, abort, attempt
 from neuroglot_server.core import Caller, Priority
 from neuroglot_server.logs import FIELDS, current_request
 from neuroglot_server.tenants import Tenant
+from neuroglot_server.transport_observer import Describe, Tracer, TransportObserver
 
 _logger = logging.getLogger("neuroglot_server.requests")
 
 Context = grpc.aio.ServicerContext[bytes, Message]
 _Answered = TypeVar("_Answered")
-
-
-class TransportObserver(Protocol):
-    """Is told what the transport does; must be quick and must not raise."""
-
-    def started(self, method: str) -> None:
-        """A call has come in."""
-
-    def handled(self, method: str, code: str, seconds: float) -> None:
-        """A call has ended with a status, `OK` or another."""
-
-    def held(self, size: int) -> None:
-        """So many bytes of requests and results are held by the transport now."""
-
-    def refused(self, tenant: str, reason: str) -> None:
-        """A call, or a group of a stream, was refused or failed; the reason is the error's class."""
-
-    def models(self, answering: Mapping[str, bool]) -> None:
-        """These models are served, and answer or hang."""
-
-    def health(self, problem: str) -> None:
-        """Why the server as a whole does not answer; empty while it does."""
-
-
-Describe = Callable[[Mapping[str, str | float]], None]
-"""Adds what is known by the end of a span to it, under names that begin with `neuroglot.`."""
-
-
-class Tracer(Protocol):
-    """Makes spans of a trace."""
-
-    def span(self, name: str, metadata: Mapping[str, str | bytes] | None = None) -> AbstractContextManager[Describe]:
-        """A context manager that gives a `Describe`; the metadata of a call may name the trace that it belongs to."""
-
-
-class Unwatched:
-    """An observer of the transport that looks away."""
-
-    def started(self, method: str) -> None:
-        """Look away."""
-
-    def handled(self, method: str, code: str, seconds: float) -> None:
-        """Look away."""
-
-    def held(self, size: int) -> None:
-        """Look away."""
-
-    def refused(self, tenant: str, reason: str) -> None:
-        """Look away."""
-
-    def models(self, answering: Mapping[str, bool]) -> None:
-        """Look away."""
-
-    def health(self, problem: str) -> None:
-        """Look away."""
-
-
-class Untraced:
-    """A tracer for nobody."""
-
-    def span(self, name: str, metadata: Mapping[str, str | bytes] | None = None) -> AbstractContextManager[Describe]:
-        """No span."""
-        return _NO_SPAN
-
-
-def _to_nobody(_: Mapping[str, str | float]) -> None:
-    """Describe nothing."""
-
-
-_NO_SPAN: AbstractContextManager[Describe] = nullcontext(_to_nobody)
 
 
 class Call:

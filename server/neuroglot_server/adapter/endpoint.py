@@ -9,7 +9,7 @@ import logging
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from neuroglot_server.adapter.calls import Calls, Tracer, TransportObserver, Untraced, Unwatched
+from neuroglot_server.adapter.calls import Calls
 from neuroglot_server.adapter.gate import Gate
 from neuroglot_server.adapter.identity import Access
 from neuroglot_server.adapter.reflection import add_reflection
@@ -18,6 +18,7 @@ from neuroglot_server.adapter.servicer import ANSWER_LIMIT_BYTES, SERVICE_NAME, 
 from neuroglot_server.address import AddressError
 from neuroglot_server.deployment import TransportLimits
 from neuroglot_server.registry import Registry
+from neuroglot_server.transport_observer import Tracer, TransportObserver, Untraced, Unwatched
 
 _logger = logging.getLogger(__name__)
 
