@@ -16,14 +16,21 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from neuroglot_server import config, logs
-from neuroglot_server.config import ModelTable
+from neuroglot_server import logs
+from neuroglot_server.config import config_file
+from neuroglot_server.config.config_file import ModelTable
+from neuroglot_server.config.deployment import (
+    Certificates,
+    Deployment,
+    LogFormat,
+    TransportLimits,
+    by_name,
+)
+from neuroglot_server.config.options import BY_NAME, OPTIONS, with_settings
+from neuroglot_server.config.tenants import new_token
 from neuroglot_server.core import LoadTooSlow, Settings
-from neuroglot_server.deployment import Certificates, Deployment, LogFormat, TransportLimits, by_name
 from neuroglot_server.event_loop import run_in_loop
 from neuroglot_server.lifecycle import Started, run
-from neuroglot_server.options import BY_NAME, OPTIONS, with_settings
-from neuroglot_server.tenants import new_token
 
 _logger = logging.getLogger(__name__)
 
@@ -31,7 +38,7 @@ _logger = logging.getLogger(__name__)
 def _read_file(context: click.Context, _: click.Parameter, file: Path | None) -> Path | None:
     """Have the file's values stand in for defaults, before anything else is read."""
     if file is not None:
-        content = config.read(file)
+        content = config_file.read(file)
         context.default_map = content.values
         context.obj = content.models
     return file
@@ -75,7 +82,7 @@ def serve(
     values = {option.name: values[option.name] for option in OPTIONS}
     if print_config:
         sources = {name: _source(context, name, file) for name in values}
-        for line in config.effective(values, sources, models):
+        for line in config_file.effective(values, sources, models):
             click.echo(line)
         return
     if not models and not values["bundles_folder"]:
@@ -104,7 +111,7 @@ def token(tenant: str) -> None:
     made = new_token()
     click.echo(f"token for {tenant}: {made.token}")
     click.echo("into the --tokens-file, or if the tenant is there already, only the hash into its list:", err=True)
-    click.echo(f'[tenants.{config.quoted(tenant)}]\ntoken_sha256 = ["{made.sha256}"]')
+    click.echo(f'[tenants.{config_file.quoted(tenant)}]\ntoken_sha256 = ["{made.sha256}"]')
 
 
 def _source(context: click.Context, name: str, file: Path | None) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroglot.errors import InstallationError
-from neuroglot_server.installation import execution_provider
+from neuroglot_server.config.installation import execution_provider
 
 _QUIET = 3
 """Log errors only: ONNX Runtime warns once for every overridable input, two a layer."""

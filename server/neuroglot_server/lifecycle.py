@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import click
 
 from neuroglot.errors import InstallationError
-from neuroglot_server.address import Address
+from neuroglot_server.config.address import Address
+from neuroglot_server.config.deployment import Deployment, by_name
+from neuroglot_server.config.installation import execution_provider
 from neuroglot_server.core import ModelDescription, Settings, Unobserved
-from neuroglot_server.deployment import Deployment, by_name
 from neuroglot_server.event_loop import run_in_loop
-from neuroglot_server.installation import execution_provider
 
 if TYPE_CHECKING:
     from neuroglot_server.metrics import Metrics
@@ -92,9 +92,9 @@ async def run(
     from neuroglot_server.adapter.identity import Access
     from neuroglot_server.adapter.probing import check_probe
     from neuroglot_server.adapter.tls import ServerTls
+    from neuroglot_server.config.tenants import Tenants
     from neuroglot_server.model import Model
     from neuroglot_server.registry import Registry
-    from neuroglot_server.tenants import Tenants
 
     with ExitStack() as watchers:
         metrics = _metrics(deployment, watchers)

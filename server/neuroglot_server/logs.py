@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
-from neuroglot_server.deployment import LogFormat
+from neuroglot_server.config.deployment import LogFormat
 
 current_request: ContextVar[str] = ContextVar("current_request", default="")
 """The id of the request that the running task works for; empty outside of one."""

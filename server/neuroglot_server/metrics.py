@@ -13,8 +13,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from neuroglot.v1 import service_pb2
+from neuroglot_server.config.installation import versions
 from neuroglot_server.core import BatchRun, MemoryUse, Observer
-from neuroglot_server.installation import versions
 
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"]
 

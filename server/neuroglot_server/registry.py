@@ -12,8 +12,8 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neuroglot.errors import BundleError, NeuroglotError, Violation
+from neuroglot_server.config.deployment import Deployment
 from neuroglot_server.core import InvalidRequest, LoadTooSlow, ModelClosed, ModelNotFound
-from neuroglot_server.deployment import Deployment
 
 if TYPE_CHECKING:
     from neuroglot_server.model import Model

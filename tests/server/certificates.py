@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import trustme
 
-from neuroglot_server.deployment import Certificates
+from neuroglot_server.config.deployment import Certificates
 
 
 class Authority(NamedTuple):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from neuroglot_server.deployment import Deployment
+from neuroglot_server.config.deployment import Deployment
 from neuroglot_server.lifecycle import Started, run
 
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from neuroglot_server.address import Address, AddressError
+from neuroglot_server.config.address import Address, AddressError
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from neuroglot.cli import main
-from neuroglot_server.config import ConfigurationError, read
+from neuroglot_server.config.config_file import ConfigurationError, read
+from neuroglot_server.config.options import OPTIONS, with_settings
 from neuroglot_server.core import Limits, Settings
-from neuroglot_server.options import OPTIONS, with_settings
 
 FULL = """
 address = "127.0.0.1:0"

@@ -20,11 +20,11 @@ from click.testing import CliRunner
 import neuroglot as ng
 from neuroglot.cli import main
 from neuroglot_server.command import serve
-from neuroglot_server.config import read
+from neuroglot_server.config.config_file import read
+from neuroglot_server.config.options import OPTIONS
+from neuroglot_server.config.tenants import Tenants
 from neuroglot_server.core import BatchRun, MemoryUse
 from neuroglot_server.metrics import Metrics
-from neuroglot_server.options import OPTIONS
-from neuroglot_server.tenants import Tenants
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "neuroglot.json"

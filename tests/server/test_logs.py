@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from neuroglot_server.deployment import LogFormat
+from neuroglot_server.config.deployment import LogFormat
 from neuroglot_server.logs import FIELDS, configure, current_request
 
 

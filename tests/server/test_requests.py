@@ -10,6 +10,7 @@ import pytest
 
 from neuroglot.bundle import Component, describe_files, read_manifest, write_manifest
 from neuroglot.errors import BundleError, InstallationError
+from neuroglot_server.config.installation import execution_provider
 from neuroglot_server.core import (
     Analysis,
     ByType,
@@ -26,7 +27,6 @@ from neuroglot_server.core import (
     Settings,
     Variant,
 )
-from neuroglot_server.installation import execution_provider
 from neuroglot_server.model import Model
 from tests.server.serving import CAPITALS, analyze, changed_bundle, served
 

@@ -14,8 +14,8 @@ from neuroglot.v1 import analysis_pb2, group_pb2, result_pb2, service_pb2, servi
 from neuroglot_server.adapter import requests as requests_module
 from neuroglot_server.adapter.servicer import SERVICE_NAME
 from neuroglot_server.adapter.sizes import result_bytes
+from neuroglot_server.config.deployment import TransportLimits
 from neuroglot_server.core import Group, Limits, ModelDescription, Settings
-from neuroglot_server.deployment import TransportLimits
 from neuroglot_server.transport_observer import Unwatched
 from tests.server.live import (
     NAME,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from neuroglot_server import file_changes
+from neuroglot_server.config import file_changes
+from neuroglot_server.config.tenants import NewToken, Tenant, Tenants, TenantsError, new_token
 from neuroglot_server.core import Quota
-from neuroglot_server.tenants import NewToken, Tenant, Tenants, TenantsError, new_token
 
 ALICE, BOB, SPARE = new_token(), new_token(), new_token()
 

@@ -19,8 +19,8 @@ from cryptography.x509.oid import NameOID
 from neuroglot.v1 import service_pb2, service_pb2_grpc
 from neuroglot_server.adapter.identity import Access, Unauthenticated
 from neuroglot_server.adapter.tls import CertificateError, ServerTls, common_name
-from neuroglot_server.address import Address
-from neuroglot_server.deployment import Certificates, Deployment
+from neuroglot_server.config.address import Address
+from neuroglot_server.config.deployment import Certificates, Deployment
 from neuroglot_server.metrics import Metrics
 from tests.server.certificates import Authority, authority
 from tests.server.deployed import deployed

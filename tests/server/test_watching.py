@@ -25,15 +25,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from neuroglot.errors import InstallationError
 from neuroglot.v1 import analysis_pb2, service_pb2
 from neuroglot_server.adapter.identity import Access
-from neuroglot_server.address import Address, AddressError
+from neuroglot_server.config.address import Address, AddressError
+from neuroglot_server.config.deployment import Deployment
+from neuroglot_server.config.tenants import Tenants, new_token
 from neuroglot_server.core import BatchRun, Settings
-from neuroglot_server.deployment import Deployment
 from neuroglot_server.lifecycle import run
 from neuroglot_server.logs import FIELDS
 from neuroglot_server.metrics import Metrics
 from neuroglot_server.model import Model
 from neuroglot_server.monitoring import monitoring_at
-from neuroglot_server.tenants import Tenants, new_token
 from neuroglot_server.tracing import Tracing
 from tests.end_to_end.processes import process, works
 from tests.server.live import NAME, PROMPTS, Held, group, load, said, serving, until

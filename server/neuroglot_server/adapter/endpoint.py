@@ -15,8 +15,8 @@ from neuroglot_server.adapter.identity import Access
 from neuroglot_server.adapter.reflection import add_reflection
 from neuroglot_server.adapter.room import Room
 from neuroglot_server.adapter.servicer import ANSWER_LIMIT_BYTES, SERVICE_NAME, Servicer
-from neuroglot_server.address import AddressError
-from neuroglot_server.deployment import TransportLimits
+from neuroglot_server.config.address import AddressError
+from neuroglot_server.config.deployment import TransportLimits
 from neuroglot_server.registry import Registry
 from neuroglot_server.transport_observer import Tracer, TransportObserver, Untraced, Unwatched
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from neuroglot_server.config.tenants import Tenant
 from neuroglot_server.core import RequestError
-from neuroglot_server.tenants import Tenant
 
 
 class GoingDown(RequestError):

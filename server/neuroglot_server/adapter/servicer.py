@@ -22,8 +22,8 @@ from neuroglot_server.adapter.receiving import Receiving, first_request
 from neuroglot_server.adapter.room import ReaderTooSlow, Room
 from neuroglot_server.adapter.sizes import result_bytes
 from neuroglot_server.adapter.stream import GroupStream
+from neuroglot_server.config.deployment import TransportLimits
 from neuroglot_server.core import Analysis, Caller, InvalidRequest, Limits, Priority
-from neuroglot_server.deployment import TransportLimits
 from neuroglot_server.registry import Registry
 
 if TYPE_CHECKING:

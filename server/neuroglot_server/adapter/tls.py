@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from neuroglot.errors import NeuroglotError
-from neuroglot_server.deployment import Certificates
-from neuroglot_server.file_changes import FileChanges
+from neuroglot_server.config.deployment import Certificates
+from neuroglot_server.config.file_changes import FileChanges
 
 _logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from neuroglot_server.address import Address, AddressError
+from neuroglot_server.config.address import Address, AddressError
+from neuroglot_server.config.deployment import Deployment, LogFormat, TransportLimits
 from neuroglot_server.core import Limits, Settings
-from neuroglot_server.deployment import Deployment, LogFormat, TransportLimits
 
 
 class _AddressType(click.ParamType[Address]):

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neuroglot.errors import NeuroglotError
+from neuroglot_server.config.file_changes import FileChanges
 from neuroglot_server.core import Quota
-from neuroglot_server.file_changes import FileChanges
 
 _logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neuroglot.errors import BundleError
-from neuroglot_server.address import Address
+from neuroglot_server.config.address import Address
 from neuroglot_server.core import Settings
 from neuroglot_server.limits import MESSAGE_BYTES
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from neuroglot.errors import NeuroglotError
-from neuroglot_server.options import BY_NAME, OPTIONS, FileType, Option
+from neuroglot_server.config.options import BY_NAME, OPTIONS, FileType, Option
 
 MODELS = "models"
 BUNDLE = "bundle"
