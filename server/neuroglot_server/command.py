@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from neuroglot_server import logs
 from neuroglot_server.config import config_file
 from neuroglot_server.config.config_file import ModelTable
 from neuroglot_server.config.deployment import (
@@ -31,6 +30,7 @@ from neuroglot_server.config.tenants import new_token
 from neuroglot_server.core import LoadTooSlow, Settings
 from neuroglot_server.event_loop import run_in_loop
 from neuroglot_server.lifecycle import Started, run
+from neuroglot_server.telemetry import logs
 
 _logger = logging.getLogger(__name__)
 

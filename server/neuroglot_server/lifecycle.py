@@ -32,8 +32,8 @@ from neuroglot_server.core import ModelDescription, Settings, Unobserved
 from neuroglot_server.event_loop import run_in_loop
 
 if TYPE_CHECKING:
-    from neuroglot_server.metrics import Metrics
-    from neuroglot_server.tracing import Tracing
+    from neuroglot_server.telemetry.metrics import Metrics
+    from neuroglot_server.telemetry.tracing import Tracing
 
 _logger = logging.getLogger(__name__)
 
@@ -155,8 +155,8 @@ def _metrics(deployment: Deployment, watchers: ExitStack) -> Metrics | None:
     """Numbers, at an address, if there is one."""
     if deployment.metrics_address is None:
         return None
-    from neuroglot_server.metrics import Metrics
-    from neuroglot_server.monitoring import monitoring_at
+    from neuroglot_server.telemetry.metrics import Metrics
+    from neuroglot_server.telemetry.monitoring import monitoring_at
 
     metrics = Metrics()
     monitoring = monitoring_at(deployment.metrics_address, metrics.registry, lambda: metrics.problem)
@@ -170,7 +170,7 @@ def _tracing(deployment: Deployment, watchers: ExitStack) -> Tracing | None:
     if not deployment.tracing_endpoint:
         return None
     try:
-        from neuroglot_server.tracing import to_collector
+        from neuroglot_server.telemetry.tracing import to_collector
     except ModuleNotFoundError as error:
         raise InstallationError(
             f"tracing needs {error.name}, which is not installed: pip install 'neuroglot[tracing]', or leave out "

@@ -49,7 +49,7 @@ PARTS = sorted(
         ("neuroglot.analyses.pipeline", "analysis"),
         ("neuroglot_server.lifecycle", "cpu"),
         ("neuroglot_server.lifecycle", "gpu"),
-        ("neuroglot_server.tracing", "cpu,tracing"),
+        ("neuroglot_server.telemetry.tracing", "cpu,tracing"),
         *((command.module, command.extras) for command in COMMANDS.values()),
     }
 )

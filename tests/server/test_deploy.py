@@ -24,7 +24,7 @@ from neuroglot_server.config.config_file import read
 from neuroglot_server.config.options import OPTIONS
 from neuroglot_server.config.tenants import Tenants
 from neuroglot_server.core import BatchRun, MemoryUse
-from neuroglot_server.metrics import Metrics
+from neuroglot_server.telemetry.metrics import Metrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "neuroglot.json"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from neuroglot_server.config.deployment import LogFormat
-from neuroglot_server.logs import FIELDS, configure, current_request
+from neuroglot_server.telemetry.logs import FIELDS, configure, current_request
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from neuroglot_server.adapter.servicer import SERVICE_NAME
 from neuroglot_server.adapter.sizes import result_bytes
 from neuroglot_server.config.deployment import TransportLimits
 from neuroglot_server.core import Group, Limits, ModelDescription, Settings
-from neuroglot_server.transport_observer import Unwatched
+from neuroglot_server.telemetry.transport_observer import Unwatched
 from tests.server.live import (
     NAME,
     Finishing,

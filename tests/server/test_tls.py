@@ -21,7 +21,7 @@ from neuroglot_server.adapter.identity import Access, Unauthenticated
 from neuroglot_server.adapter.tls import CertificateError, ServerTls, common_name
 from neuroglot_server.config.address import Address
 from neuroglot_server.config.deployment import Certificates, Deployment
-from neuroglot_server.metrics import Metrics
+from neuroglot_server.telemetry.metrics import Metrics
 from tests.server.certificates import Authority, authority
 from tests.server.deployed import deployed
 

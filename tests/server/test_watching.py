@@ -30,11 +30,11 @@ from neuroglot_server.config.deployment import Deployment
 from neuroglot_server.config.tenants import Tenants, new_token
 from neuroglot_server.core import BatchRun, Settings
 from neuroglot_server.lifecycle import run
-from neuroglot_server.logs import FIELDS
-from neuroglot_server.metrics import Metrics
 from neuroglot_server.model import Model
-from neuroglot_server.monitoring import monitoring_at
-from neuroglot_server.tracing import Tracing
+from neuroglot_server.telemetry.logs import FIELDS
+from neuroglot_server.telemetry.metrics import Metrics
+from neuroglot_server.telemetry.monitoring import monitoring_at
+from neuroglot_server.telemetry.tracing import Tracing
 from tests.end_to_end.processes import process, works
 from tests.server.live import NAME, PROMPTS, Held, group, load, said, serving, until
 
@@ -391,7 +391,7 @@ def test_the_program_sends_its_spans_to_a_collector(bloom_bundle: Path) -> None:
 
 def test_without_its_packages_tracing_is_refused(bloom_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    monkeypatch.delitem(sys.modules, "neuroglot_server.tracing")
+    monkeypatch.delitem(sys.modules, "neuroglot_server.telemetry.tracing")
     deployment = Deployment({"b": bloom_bundle}, Address("127.0.0.1", 0), tracing_endpoint="http://127.0.0.1:9")
     with pytest.raises(InstallationError, match=r"pip install 'neuroglot\[tracing\]'"):
         asyncio.run(run(deployment, asyncio.Event(), lambda _: None))

@@ -17,8 +17,8 @@ from neuroglot_server.adapter.identity import REQUEST_ID_KEY, Access, metadata_o
 from neuroglot_server.adapter.statuses import Failure, abort, attempt
 from neuroglot_server.config.tenants import Tenant
 from neuroglot_server.core import Caller, Priority
-from neuroglot_server.logs import FIELDS, current_request
-from neuroglot_server.transport_observer import Describe, Tracer, TransportObserver
+from neuroglot_server.telemetry.logs import FIELDS, current_request
+from neuroglot_server.telemetry.transport_observer import Describe, Tracer, TransportObserver
 
 _logger = logging.getLogger("neuroglot_server.requests")
 

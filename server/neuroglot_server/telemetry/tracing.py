@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, use_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from neuroglot.v1 import service_pb2
-from neuroglot_server.transport_observer import Describe
+from neuroglot_server.telemetry.transport_observer import Describe
 
 _SERVICE: str = service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"].full_name
 

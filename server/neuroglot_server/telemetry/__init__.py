@@ -1,0 +1,4 @@
+"""Metrics, health over HTTP, traces and logs.
+
+Imports `config` and `core`. Imported by `transport` and by `lifecycle`.
+"""
