@@ -20,7 +20,7 @@ from neuroglot.bundle import Component, Manifest, StoredMatrix, open_file
 from neuroglot.errors import BundleError
 from neuroglot.fields import shown
 from neuroglot_server.core import DECODER
-from neuroglot_server.wire_fields import count_fields
+from neuroglot_server.core.wire_fields import count_fields
 
 _CHUNK_BYTES = 2**20
 _NORMS_HEADER_BYTES = 4096

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neuroglot.errors import Violation
-from neuroglot_server import limits
-from neuroglot_server.core import Prediction, Row
+from neuroglot_server.core import Prediction, Row, limits
 from neuroglot_server.text import EncodedRow, NoTokens, Text
 from neuroglot_server.tokenizing import Tokens
 from neuroglot_server.validation import refuse

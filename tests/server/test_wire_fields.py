@@ -8,7 +8,7 @@ import onnx
 import pytest
 from google.protobuf.message import Message
 
-from neuroglot_server.wire_fields import count_fields
+from neuroglot_server.core.wire_fields import count_fields
 from tests.checkpoints import RandomModel
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.v1 import model_pb2, result_pb2, service_pb2
-from neuroglot_server import core, limits
+from neuroglot_server import core
+from neuroglot_server.core import limits
 
 SERVER_VERSION = version("neuroglot")
 

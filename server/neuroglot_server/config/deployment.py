@@ -11,7 +11,7 @@ from typing import NamedTuple
 from neuroglot.errors import BundleError
 from neuroglot_server.config.address import Address
 from neuroglot_server.core import Settings
-from neuroglot_server.limits import MESSAGE_BYTES
+from neuroglot_server.core.limits import MESSAGE_BYTES
 
 
 class LogFormat(StrEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from neuroglot_server.limits import BYTES_A_TOKEN
+from neuroglot_server.core.limits import BYTES_A_TOKEN
 
 ENCODER = "encoder"
 DECODER = "decoder"

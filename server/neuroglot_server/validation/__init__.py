@@ -10,7 +10,7 @@ from itertools import chain, pairwise
 
 from neuroglot.errors import Violation
 from neuroglot_server.core import Analysis, ByNeuron, Capture, Group, Intervention, ModelDescription, Row
-from neuroglot_server.limits import TEXTS_BYTES
+from neuroglot_server.core.limits import TEXTS_BYTES
 from neuroglot_server.validation.analyses import check_analysis
 from neuroglot_server.validation.groups import check_group, check_row
 from neuroglot_server.validation.interventions import check_count, check_intervention

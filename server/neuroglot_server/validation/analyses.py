@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from neuroglot.errors import Violation
 from neuroglot_server.core import BASELINE, Analysis, EffectiveScore, Group, ModelDescription, ScoreTarget, Variant
-from neuroglot_server.limits import THRESHOLDS
+from neuroglot_server.core.limits import THRESHOLDS
 from neuroglot_server.validation.interventions import check_count, check_intervention
 from neuroglot_server.validation.violations import at_most_neurons, finite, top
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from neuroglot.errors import Violation
 from neuroglot.normalisation import normalised
-from neuroglot_server import limits
-from neuroglot_server.core import Group, ModelDescription, Row
+from neuroglot_server.core import Group, ModelDescription, Row, limits
 
 _SEPARATORS = ("", " ")
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from neuroglot.errors import Violation
 from neuroglot.packing import check_bits
-from neuroglot_server import limits
 from neuroglot_server.core import (
     Add,
     ByContribution,
@@ -26,6 +25,7 @@ from neuroglot_server.core import (
     Scale,
     Selection,
     Union,
+    limits,
 )
 from neuroglot_server.validation.violations import finite, no_component, no_layer, top
 
