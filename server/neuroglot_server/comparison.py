@@ -24,8 +24,8 @@ from neuroglot_server.core import (
     ScoreTarget,
 )
 from neuroglot_server.interventions import RowEdits, row_edits
-from neuroglot_server.kernel_thread import Pieces
 from neuroglot_server.kernels import effective, types
+from neuroglot_server.kernels.kernel_thread import Pieces
 from neuroglot_server.text import EncodedRow
 from neuroglot_server.value_matrices import Projections
 

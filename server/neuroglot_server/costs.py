@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from neuroglot_server import kernel_costs
 from neuroglot_server.budget import Sizes
 from neuroglot_server.core import Analysis, ComponentDescription, Deactivate, Intervention, Prediction, Scale
 from neuroglot_server.encoding import answer_tokens
+from neuroglot_server.kernels import cpu_cost
 from neuroglot_server.text import EncodedRow
 
 _TIMES_TAPS = 2
@@ -49,11 +49,11 @@ class Costs:
     def baseline_nanoseconds(self, rows: Sequence[EncodedRow], analysis: Analysis) -> float:
         """What the kernels do for a group's baseline; see `kernel_costs`."""
         prompts = sum(len(row.prompt) for row in rows)
-        return kernel_costs.baseline_nanoseconds(self.components, len(rows), prompts, analysis)
+        return cpu_cost.baseline_nanoseconds(self.components, len(rows), prompts, analysis)
 
     def interventions_nanoseconds(self, rows: int, interventions: Iterable[Intervention]) -> float:
         """What the kernels do for interventions on so many rows; see `kernel_costs`."""
-        return kernel_costs.interventions_nanoseconds(self.components, rows, interventions)
+        return cpu_cost.interventions_nanoseconds(self.components, rows, interventions)
 
     def bytes(self, rows: Sequence[EncodedRow], analysis: Analysis, anew: Sequence[bool]) -> int:
         """Most that a group holds at a time.
@@ -135,7 +135,7 @@ class Costs:
 
     @cached_property
     def _token_nanoseconds(self) -> float:
-        return kernel_costs.token_nanoseconds(self.components)
+        return cpu_cost.token_nanoseconds(self.components)
 
     @cached_property
     def key_values(self) -> int:

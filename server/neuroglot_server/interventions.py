@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from neuroglot.packing import unpack_bits
 from neuroglot_server.baseline import Baseline
 from neuroglot_server.core import Action, Add, ByNeuron, Convert, Deactivate, Intervention, Override, Scale
-from neuroglot_server.kernel_thread import Pieces
+from neuroglot_server.kernels.kernel_thread import Pieces
 from neuroglot_server.selections import Members, members
 from neuroglot_server.steps import NO_EDITS, Edit, Edits
 

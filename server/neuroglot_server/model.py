@@ -50,7 +50,7 @@ from neuroglot_server.costs import Costs
 from neuroglot_server.describing import describe
 from neuroglot_server.encoding import encode_prompt, encode_rows
 from neuroglot_server.engine import Engine
-from neuroglot_server.kernel_thread import KernelThread
+from neuroglot_server.kernels.kernel_thread import KernelThread
 from neuroglot_server.planner import Planner
 from neuroglot_server.prefixes import Sightings
 from neuroglot_server.reading import Encode, Prefill

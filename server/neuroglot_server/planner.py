@@ -42,7 +42,7 @@ from neuroglot_server.core import (
 from neuroglot_server.costs import Costs
 from neuroglot_server.encoding import answer_tokens
 from neuroglot_server.interventions import NO_ROW_EDITS, RowEdits
-from neuroglot_server.kernel_thread import KernelThread, Pieces, completed
+from neuroglot_server.kernels.kernel_thread import KernelThread, Pieces, completed
 from neuroglot_server.text import EncodedRow
 
 _OVERFLOW = "the interventions make this row's numbers overflow: use smaller values or fewer neurons"

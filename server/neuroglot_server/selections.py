@@ -22,8 +22,8 @@ from neuroglot_server.core import (
     Selection,
     Union,
 )
-from neuroglot_server.kernel_thread import Pieces
 from neuroglot_server.kernels import contribution
+from neuroglot_server.kernels.kernel_thread import Pieces
 
 Members = NDArray[np.bool_]
 """bool `[R, layers, neurons]`, or `[1, layers, neurons]` where they are the same in every row."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from neuroglot.bundle import ModelFacts, StoredMatrix
 from neuroglot_server.core import DECODER
-from neuroglot_server.kernel_thread import Pieces
+from neuroglot_server.kernels.kernel_thread import Pieces
 
 _BLOCK = 1024
 """Value rows that are multiplied at once: those of a float16 bundle are widened first, and into memory of their own."""

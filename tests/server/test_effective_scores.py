@@ -22,7 +22,7 @@ from neuroglot_server.core import (
     Row,
     ScoreTarget,
 )
-from neuroglot_server.kernel_thread import completed
+from neuroglot_server.kernels.kernel_thread import completed
 from neuroglot_server.value_matrices import Projections, ValueMatrices
 from tests import definitions
 from tests.checkpoints import CONFIGS, RandomModel

@@ -21,7 +21,7 @@ from neuroglot_server.core import (
     Scope,
 )
 from neuroglot_server.interventions import RowEdits, above, row_edits
-from neuroglot_server.kernel_thread import completed
+from neuroglot_server.kernels.kernel_thread import completed
 from neuroglot_server.steps import Edit
 
 FLOAT = np.dtype(np.float32)

@@ -13,7 +13,7 @@ import pytest
 
 from neuroglot.bundle import TOKENIZER
 from neuroglot_server.core import ModelClosed
-from neuroglot_server.kernel_thread import KernelThread, Pieces, completed
+from neuroglot_server.kernels.kernel_thread import KernelThread, Pieces, completed
 from tests.server.live import until
 
 

@@ -23,7 +23,7 @@ from neuroglot_server.core import (
     Selection,
     Union,
 )
-from neuroglot_server.kernel_thread import completed
+from neuroglot_server.kernels.kernel_thread import completed
 from neuroglot_server.selections import Members, counts_of_mass, lowest, members
 from tests import definitions
 
