@@ -12,11 +12,11 @@ from neuroglot_server.batcher import Batcher, Timing
 from neuroglot_server.cases import Case
 from neuroglot_server.core import DECODER, Caller, NotFinite, Prediction
 from neuroglot_server.encoding import most_tokens
+from neuroglot_server.engine.steps import RowStep
 from neuroglot_server.generation import Continuation, generate
 from neuroglot_server.prefixes import joined
 from neuroglot_server.reading import Reader
 from neuroglot_server.sharing import Sharing, Wanted, Whole
-from neuroglot_server.steps import RowStep
 from neuroglot_server.text import Text
 
 

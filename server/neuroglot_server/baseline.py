@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroglot_server.engine.steps import StepResult
 from neuroglot_server.kernels import contribution, types
-from neuroglot_server.steps import StepResult
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from time import monotonic
 from neuroglot.errors import Violation
 from neuroglot_server.budget import Budget, Extent
 from neuroglot_server.core import ANYONE, DECODER, Caller, InvalidRequest
-from neuroglot_server.steps import RowStep, StepResult
+from neuroglot_server.engine.steps import RowStep, StepResult
 from neuroglot_server.waiting import Lane, Submission, Timing, Waiting
 from neuroglot_server.worker import Worker
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from neuroglot_server.signature import Signature
-from neuroglot_server.steps import RowStep
+from neuroglot_server.engine.graph import Signature
+from neuroglot_server.engine.steps import RowStep
 
 _MOST_PADDING = (9, 8)
 """Most new positions a batch runs for the real ones: nine for eight, and some more."""

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from weakref import WeakValueDictionary
 
-from neuroglot_server.steps import StepResult
+from neuroglot_server.engine.steps import StepResult
 
 _SHARE_OF_USED = 0.8
 """How much of the space may be held by results that were used again."""

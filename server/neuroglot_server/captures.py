@@ -22,8 +22,8 @@ from neuroglot_server.batcher import Batcher, Timing
 from neuroglot_server.budget import Budget, Extent
 from neuroglot_server.cases import Case
 from neuroglot_server.core import DECODER, ENCODER, Caller, Capture, CapturedLayer, ComponentDescription, NotFinite
+from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, RowStep
 from neuroglot_server.prefixes import Prefix, joined
-from neuroglot_server.steps import NO_TOKENS, KeyValues, RowStep
 from neuroglot_server.text import EncodedRow
 from neuroglot_server.validation import refuse
 

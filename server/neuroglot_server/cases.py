@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, StepResult
 from neuroglot_server.generation import Continuation
 from neuroglot_server.interventions import NO_ROW_EDITS, RowEdits
-from neuroglot_server.steps import NO_TOKENS, KeyValues, StepResult
 from neuroglot_server.text import EncodedRow
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from neuroglot_server.core import DECODER
+from neuroglot_server.engine.steps import Edits, KeyValues, RowStep, StepResult
 from neuroglot_server.sharing import Wanted, Whole
-from neuroglot_server.steps import Edits, KeyValues, RowStep, StepResult
 from neuroglot_server.text import EncodedRow, Text
 
 

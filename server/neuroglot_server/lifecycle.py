@@ -139,7 +139,7 @@ async def run(
 
 async def _show_progress(loading: Awaitable[object], folder: Path, show: Callable[[str], None]) -> None:
     """Wait for a bundle to be loaded, and show lines about it if that takes long."""
-    from neuroglot_server.engine import weights_size
+    from neuroglot_server.engine.session import weights_size
 
     began = monotonic()
     task = asyncio.ensure_future(loading)

@@ -49,13 +49,13 @@ from neuroglot_server.core import (
 from neuroglot_server.costs import Costs
 from neuroglot_server.describing import describe
 from neuroglot_server.encoding import encode_prompt, encode_rows
-from neuroglot_server.engine import Engine
+from neuroglot_server.engine.graph import Interface, check_facts, interfaces
+from neuroglot_server.engine.session import Engine
 from neuroglot_server.kernels.kernel_thread import KernelThread
 from neuroglot_server.planner import Planner
 from neuroglot_server.prefixes import Sightings
 from neuroglot_server.reading import Encode, Prefill
 from neuroglot_server.sharing import Sharing
-from neuroglot_server.signature import Interface, check_facts, interfaces
 from neuroglot_server.text import Text
 from neuroglot_server.tokenizing import TokenizerProcess
 from neuroglot_server.uploads import Uploads, interventions_with_uploads, with_uploads

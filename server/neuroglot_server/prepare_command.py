@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from neuroglot.bundle import open_bundle
-from neuroglot_server.prepacked import save
+from neuroglot_server.engine.prepacking import save
 
 
 @click.command()

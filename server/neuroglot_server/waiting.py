@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from neuroglot_server.budget import Budget, Extent
 from neuroglot_server.core import Caller
-from neuroglot_server.steps import RowStep, StepResult
+from neuroglot_server.engine.steps import RowStep, StepResult
 
 
 @dataclass(frozen=True, eq=False)

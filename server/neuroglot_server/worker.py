@@ -13,9 +13,9 @@ from time import monotonic
 
 from neuroglot_server.budget import Shape
 from neuroglot_server.core import BatchRun, Caller, ModelClosed, Observer, Priority, Unobserved
-from neuroglot_server.engine import Stopped
+from neuroglot_server.engine.session import Stopped
+from neuroglot_server.engine.steps import StepResult
 from neuroglot_server.fairness import Batch, FairQueue
-from neuroglot_server.steps import StepResult
 from neuroglot_server.waiting import Lane, Submission, Waiting
 from neuroglot_server.watchdog import Watchdog, unwatched
 

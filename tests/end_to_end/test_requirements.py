@@ -141,5 +141,5 @@ def test_what_is_imported_is_declared(module: str, extras: str) -> None:
 
 
 def test_imports_are_found_in_functions_and_guarded_ones_of_our_own_are_not_followed() -> None:
-    assert third_party("neuroglot_server.assembly")["onnx"] == "neuroglot_server.assembly"
+    assert third_party("neuroglot_server.engine.kv_graphs")["onnx"] == "neuroglot_server.engine.kv_graphs"
     assert not any(name.startswith("opentelemetry") for name in third_party("neuroglot_server.lifecycle"))

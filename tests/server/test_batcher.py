@@ -17,9 +17,9 @@ from neuroglot.bundle import read_manifest
 from neuroglot_server.batcher import Batcher, Timing
 from neuroglot_server.budget import Budget, Sizes
 from neuroglot_server.core import BatchRun, Caller, InvalidRequest, ModelClosed, Priority, Unobserved
-from neuroglot_server.engine import Engine, Stopped
-from neuroglot_server.signature import interfaces
-from neuroglot_server.steps import RowStep, StepResult
+from neuroglot_server.engine.graph import interfaces
+from neuroglot_server.engine.session import Engine, Stopped
+from neuroglot_server.engine.steps import RowStep, StepResult
 from neuroglot_server.worker import Worker
 from tests.checkpoints import random_checkpoint
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuroglot_server.cache import Cache
-from neuroglot_server.steps import StepResult
+from neuroglot_server.engine.steps import StepResult
 
 KILOBYTE = 1024
 

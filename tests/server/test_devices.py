@@ -9,9 +9,14 @@ import pytest
 
 from neuroglot.bundle import read_manifest
 from neuroglot.errors import InstallationError
-from neuroglot_server.devices import RECORD_ASSIGNMENT, Device, require_products_on, start_session
-from neuroglot_server.engine import Engine
-from neuroglot_server.signature import interfaces
+from neuroglot_server.engine.devices import (
+    RECORD_ASSIGNMENT,
+    Device,
+    require_products_on,
+    start_session,
+)
+from neuroglot_server.engine.graph import interfaces
+from neuroglot_server.engine.session import Engine
 
 
 def test_devices_are_read_as_they_are_written() -> None:

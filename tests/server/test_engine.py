@@ -14,13 +14,13 @@ import pytest
 from onnxruntime import RunOptions
 
 from neuroglot.bundle import read_manifest
-from neuroglot_server import passes
-from neuroglot_server.devices import Device, session_options, start_session
-from neuroglot_server.engine import Engine, Stopped
-from neuroglot_server.host_memory import HostMemory
-from neuroglot_server.process_memory import anonymous_bytes
-from neuroglot_server.signature import interfaces, read_signature
-from neuroglot_server.steps import RowStep
+from neuroglot_server.engine import passes
+from neuroglot_server.engine.devices import Device, session_options, start_session
+from neuroglot_server.engine.graph import interfaces, read_signature
+from neuroglot_server.engine.kv_host import HostMemory
+from neuroglot_server.engine.process_memory import anonymous_bytes
+from neuroglot_server.engine.session import Engine, Stopped
+from neuroglot_server.engine.steps import RowStep
 
 
 @pytest.fixture
@@ -113,13 +113,13 @@ def test_a_started_engine_leaves_no_thread_of_the_start_behind(bloom_bundle: Pat
 def test_a_process_that_has_grown_gives_work_space_back(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention of 1,200 tokens over themselves takes tens of megabytes a head, which nobody reads afterwards."""
     step = [RowStep(tuple(range(10, 130)) * 10, taps=True)]
-    monkeypatch.setattr("neuroglot_server.engine._CHECK_SECONDS", 0)
+    monkeypatch.setattr("neuroglot_server.engine.session._CHECK_SECONDS", 0)
     engine.run(step)
     before = anonymous_bytes()
-    monkeypatch.setattr("neuroglot_server.engine._GROWTH_BYTES", -(2**40))
+    monkeypatch.setattr("neuroglot_server.engine.session._GROWTH_BYTES", -(2**40))
     (shrunk,) = engine.run(step)
     after = anonymous_bytes()
     assert before - after > 20 * 2**20
-    monkeypatch.setattr("neuroglot_server.engine._GROWTH_BYTES", 2**40)
+    monkeypatch.setattr("neuroglot_server.engine.session._GROWTH_BYTES", 2**40)
     (kept,) = engine.run(step)
     np.testing.assert_array_equal(shrunk.activations, kept.activations)

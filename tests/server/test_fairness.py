@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from neuroglot_server.budget import Budget, Extent, Shape, Sizes
 from neuroglot_server.core import Caller, Priority
+from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, RowStep, StepResult
 from neuroglot_server.fairness import Batch, FairQueue
-from neuroglot_server.steps import NO_TOKENS, KeyValues, RowStep, StepResult
 from neuroglot_server.waiting import Lane, Submission, Waiting
 
 INTERACTIVE, BULK = Priority.INTERACTIVE, Priority.BULK

@@ -29,9 +29,9 @@ from neuroglot_server.core import (
     Scope,
     Variant,
 )
-from neuroglot_server.engine import Engine
-from neuroglot_server.signature import interfaces
-from neuroglot_server.steps import NO_TOKENS, KeyValues, RowStep, StepResult
+from neuroglot_server.engine.graph import interfaces
+from neuroglot_server.engine.session import Engine
+from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, RowStep, StepResult
 from tests.checkpoints import RandomModel
 from tests.server.serving import CAPITALS, analyze
 

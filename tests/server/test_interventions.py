@@ -20,9 +20,9 @@ from neuroglot_server.core import (
     Scale,
     Scope,
 )
+from neuroglot_server.engine.steps import Edit
 from neuroglot_server.interventions import RowEdits, above, row_edits
 from neuroglot_server.kernels.kernel_thread import completed
-from neuroglot_server.steps import Edit
 
 FLOAT = np.dtype(np.float32)
 # Two rows, two layers, three neurons.

@@ -12,12 +12,21 @@ import onnx
 import pytest
 
 from neuroglot.bundle import WEIGHTS, read_manifest
-from neuroglot_server.device_memory import DevicePiece
-from neuroglot_server.engine import Engine
-from neuroglot_server.host_memory import HostMemory
-from neuroglot_server.passes import inputs
-from neuroglot_server.signature import interfaces
-from neuroglot_server.steps import BLOCK, NO_TOKENS, Edit, Edits, KeyValues, Piece, RowStep, StepResult
+from neuroglot_server.engine.graph import interfaces
+from neuroglot_server.engine.kv_device import DevicePiece
+from neuroglot_server.engine.kv_host import HostMemory
+from neuroglot_server.engine.passes import inputs
+from neuroglot_server.engine.session import Engine
+from neuroglot_server.engine.steps import (
+    BLOCK,
+    NO_TOKENS,
+    Edit,
+    Edits,
+    KeyValues,
+    Piece,
+    RowStep,
+    StepResult,
+)
 from tests.checkpoints import CONFIGS, RandomModel
 from tests.server.reference import CAUSAL, COMPONENTS, ENCODER_DECODERS
 
@@ -377,7 +386,7 @@ def test_threads_copy_what_one_does(
         batch = mixed_batch(found)
         alone = found.engine.run(batch)
         with monkeypatch.context() as patch:
-            patch.setattr("neuroglot_server.host_memory._WORTH_THREADS", 0)
+            patch.setattr("neuroglot_server.engine.kv_host._WORTH_THREADS", 0)
             together = found.engine.run(batch)
         for got, expected in zip(together, alone, strict=True):
             assert_same(got, expected)

@@ -14,11 +14,11 @@ from click.testing import CliRunner
 
 from neuroglot.bundle import describe_files, hash_file, read_manifest
 from neuroglot.cli import main
-from neuroglot_server import prepacked
 from neuroglot_server.budget import Extent, Sizes
-from neuroglot_server.engine import Engine
-from neuroglot_server.signature import interfaces
-from neuroglot_server.steps import RowStep, StepResult
+from neuroglot_server.engine import prepacking
+from neuroglot_server.engine.graph import interfaces
+from neuroglot_server.engine.session import Engine
+from neuroglot_server.engine.steps import RowStep, StepResult
 
 STEPS = [RowStep((5, 6, 7), taps=True, keep=True), RowStep((8, 9), scored=True, targets=(5, 6), taps=True)]
 
@@ -33,7 +33,7 @@ def place(bloom_bundle: Path) -> Path:
     """What `neuroglot prepare` made."""
     result = CliRunner().invoke(main, ["prepare", str(bloom_bundle)])
     assert result.exit_code == 0, result.output
-    place = prepacked.place_of(bloom_bundle / "decoder.onnx")
+    place = prepacking.place_of(bloom_bundle / "decoder.onnx")
     assert result.output == f"decoder: {place}\n"
     return place
 
@@ -47,7 +47,7 @@ def start(bundle: Path) -> Engine:
 def answers(bundle: Path) -> tuple[list[StepResult], bool]:
     """What an engine answers, and whether it maps what was saved."""
     engine = start(bundle)
-    mapped = str(prepacked.cache_folder()) in Path("/proc/self/maps").read_text()
+    mapped = str(prepacking.cache_folder()) in Path("/proc/self/maps").read_text()
     assert mapped == engine.prepacked
     return engine.run(STEPS), mapped
 
@@ -62,7 +62,7 @@ def test_it_is_mapped_and_answers_are_equal_bit_for_bit(bloom_bundle: Path, tmp_
     expected, mapped = answers(bloom_bundle)
     assert not mapped
     before = describe_files(bloom_bundle)
-    place = prepacked.save(bloom_bundle / "decoder.onnx")
+    place = prepacking.save(bloom_bundle / "decoder.onnx")
     assert describe_files(bloom_bundle) == before
     assert place.parent == tmp_path / "cache" / "prepacked"
     assert [path.name for path in place.parent.iterdir()] == [place.name]
@@ -83,7 +83,7 @@ def test_a_pass_is_charged_the_keys_and_values_of_all_layers_at_once(place: Path
 
 def test_what_was_saved_is_not_saved_again(place: Path, bloom_bundle: Path) -> None:
     before = (place / "graph.data").stat().st_mtime_ns
-    assert prepacked.save(bloom_bundle / "decoder.onnx") == place
+    assert prepacking.save(bloom_bundle / "decoder.onnx") == place
     assert (place / "graph.data").stat().st_mtime_ns == before
 
 
@@ -128,8 +128,8 @@ def test_what_is_damaged_is_ignored_and_said(
 
 def test_what_is_damaged_is_prepared_anew(place: Path, bloom_bundle: Path) -> None:
     cut(place)
-    prepacked.save(bloom_bundle / "decoder.onnx")
-    assert prepacked.saved(bloom_bundle / "decoder.onnx") == place / "graph.onnx"
+    prepacking.save(bloom_bundle / "decoder.onnx")
+    assert prepacking.saved(bloom_bundle / "decoder.onnx") == place / "graph.onnx"
 
 
 def test_another_bundle_has_a_place_of_its_own(
@@ -137,17 +137,17 @@ def test_another_bundle_has_a_place_of_its_own(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(bloom_bundle, copy)
-    assert prepacked.place_of(copy / "decoder.onnx") == place
-    assert prepacked.place_of(copy / "encoder.onnx") != place
-    monkeypatch.setattr(prepacked, "_processor", lambda: "another processor")
-    assert prepacked.saved(copy / "decoder.onnx") is None
+    assert prepacking.place_of(copy / "decoder.onnx") == place
+    assert prepacking.place_of(copy / "encoder.onnx") != place
+    monkeypatch.setattr(prepacking, "_processor", lambda: "another processor")
+    assert prepacking.saved(copy / "decoder.onnx") is None
 
 
 def test_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert prepacked.cache_folder() == tmp_path / "cache"
+    assert prepacking.cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("NEUROGLOT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert prepacked.cache_folder() == tmp_path / "xdg" / "neuroglot"
+    assert prepacking.cache_folder() == tmp_path / "xdg" / "neuroglot"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert prepacked.cache_folder() == tmp_path / ".cache" / "neuroglot"
+    assert prepacking.cache_folder() == tmp_path / ".cache" / "neuroglot"

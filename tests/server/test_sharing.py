@@ -30,9 +30,9 @@ from neuroglot_server.core import (
     Settings,
     Variant,
 )
+from neuroglot_server.engine.steps import BLOCK, RowStep
 from neuroglot_server.model import Model
 from neuroglot_server.sharing import Whole
-from neuroglot_server.steps import BLOCK, RowStep
 from tests.checkpoints import CONFIGS, RandomModel
 from tests.server.reference import CAUSAL
 from tests.server.serving import CAPITALS, Recorder, served

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from neuroglot.errors import InstallationError
-from neuroglot_server.devices import Device, runtime
+from neuroglot_server.engine.devices import Device, runtime
 from tests.benchmarks.gpu import passes, served
 from tests.benchmarks.gpu.bundles import DTYPES, FAMILIES, LARGE, SMALL, make
 

@@ -16,9 +16,9 @@ from typing import TypeVar
 import numpy as np
 
 from neuroglot.bundle import read_manifest
-from neuroglot_server.engine import Engine
-from neuroglot_server.signature import interfaces
-from neuroglot_server.steps import Edit, Edits, KeyValues, RowStep, StepResult
+from neuroglot_server.engine.graph import interfaces
+from neuroglot_server.engine.session import Engine
+from neuroglot_server.engine.steps import Edit, Edits, KeyValues, RowStep, StepResult
 
 Result = TypeVar("Result")
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot_server.passes import Outputs
-from neuroglot_server.steps import KeyValues, RowStep
+from neuroglot_server.engine.passes import Outputs
+from neuroglot_server.engine.steps import KeyValues, RowStep
 
 
 class Memory(Protocol):

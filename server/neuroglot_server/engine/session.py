@@ -12,15 +12,15 @@ from typing import Any
 
 from neuroglot.bundle import WEIGHTS, Component
 from neuroglot_server.core import MemoryTooSmall
-from neuroglot_server.device_memory import DeviceMemory
-from neuroglot_server.devices import Device, runtime, session_options, start_session
-from neuroglot_server.host_memory import HostMemory
-from neuroglot_server.memory import Memory
-from neuroglot_server.passes import inputs, output_names, results
-from neuroglot_server.prepacked import saved
-from neuroglot_server.process_memory import anonymous_bytes
-from neuroglot_server.signature import Interface, read_signature
-from neuroglot_server.steps import RowStep, StepResult
+from neuroglot_server.engine.devices import Device, runtime, session_options, start_session
+from neuroglot_server.engine.graph import Interface, read_signature
+from neuroglot_server.engine.kv_device import DeviceMemory
+from neuroglot_server.engine.kv_host import HostMemory
+from neuroglot_server.engine.kv_memory import Memory
+from neuroglot_server.engine.passes import inputs, output_names, results
+from neuroglot_server.engine.prepacking import saved
+from neuroglot_server.engine.process_memory import anonymous_bytes
+from neuroglot_server.engine.steps import RowStep, StepResult
 
 _logger = logging.getLogger(__name__)
 

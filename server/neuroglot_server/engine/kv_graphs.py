@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.errors import InstallationError
-from neuroglot_server.devices import Device, runtime, session_options, start_session
+from neuroglot_server.engine.devices import Device, runtime, session_options, start_session
 
 _OPSET = 17
 _IR_VERSION = 8

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot_server.assembly import Assembly
-from neuroglot_server.devices import Device
-from neuroglot_server.passes import Outputs
-from neuroglot_server.signature import Signature
-from neuroglot_server.steps import Ending, KeyValues, Piece, RowStep, Sources
+from neuroglot_server.engine.devices import Device
+from neuroglot_server.engine.graph import Signature
+from neuroglot_server.engine.kv_graphs import Assembly
+from neuroglot_server.engine.passes import Outputs
+from neuroglot_server.engine.steps import Ending, KeyValues, Piece, RowStep, Sources
 
 
 class DevicePiece:

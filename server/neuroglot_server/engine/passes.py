@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroglot_server.engine.graph import Signature
+from neuroglot_server.engine.steps import KeyValues, RowStep, StepResult
 from neuroglot_server.kernels.scoring import next_tokens
 from neuroglot_server.kernels.types import active
-from neuroglot_server.signature import Signature
-from neuroglot_server.steps import KeyValues, RowStep, StepResult
 
 Outputs = Mapping[str, NDArray[np.floating]]
 

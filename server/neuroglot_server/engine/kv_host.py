@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot_server.devices import Device, runtime
-from neuroglot_server.passes import Outputs, scored_positions
-from neuroglot_server.signature import Signature
-from neuroglot_server.steps import BLOCK, KeyValues, RowStep, Sources
+from neuroglot_server.engine.devices import Device, runtime
+from neuroglot_server.engine.graph import Signature
+from neuroglot_server.engine.passes import Outputs, scored_positions
+from neuroglot_server.engine.steps import BLOCK, KeyValues, RowStep, Sources
 
 Arrays = Sequence[NDArray[np.floating]]
 """Keys and values of a batch, `[rows, heads, tokens, head_size]` each, in the order of the graph's outputs."""
