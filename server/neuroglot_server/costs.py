@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from neuroglot_server.budget import Sizes
 from neuroglot_server.core import Analysis, ComponentDescription, Deactivate, Intervention, Prediction, Scale
 from neuroglot_server.encoding import answer_tokens
 from neuroglot_server.kernels import cpu_cost
+from neuroglot_server.scheduler.budget import Sizes
 from neuroglot_server.text import EncodedRow
 
 _TIMES_TAPS = 2

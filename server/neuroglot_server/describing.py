@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from neuroglot.bundle import Manifest
 from neuroglot.errors import BundleError
-from neuroglot_server.budget import Budget, Extent
 from neuroglot_server.core import DECODER, ENCODER, ComponentDescription, ModelDescription, Settings
+from neuroglot_server.scheduler.budget import Budget, Extent
 
 
 def describe(manifest: Manifest, settings: Settings, name: str, budgets: Mapping[str, Budget]) -> ModelDescription:

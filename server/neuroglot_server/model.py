@@ -17,8 +17,6 @@ from neuroglot.v1.probe_pb2 import Probe
 from neuroglot_server import continuing
 from neuroglot_server.admission import Admission, Cost
 from neuroglot_server.answering import Answering
-from neuroglot_server.batcher import Batcher
-from neuroglot_server.budget import Budget, Sizes
 from neuroglot_server.bundle_checks import check_bundle
 from neuroglot_server.captures import Capturing
 from neuroglot_server.comparison import Comparison
@@ -55,14 +53,16 @@ from neuroglot_server.kernels.kernel_thread import KernelThread
 from neuroglot_server.planner import Planner
 from neuroglot_server.prefixes import Sightings
 from neuroglot_server.reading import Encode, Prefill
+from neuroglot_server.scheduler.batcher import Batcher
+from neuroglot_server.scheduler.budget import Budget, Sizes
+from neuroglot_server.scheduler.watchdog import unwatched
+from neuroglot_server.scheduler.worker import Worker
 from neuroglot_server.sharing import Sharing
 from neuroglot_server.text import Text
 from neuroglot_server.tokenizing import TokenizerProcess
 from neuroglot_server.uploads import Uploads, interventions_with_uploads, with_uploads
 from neuroglot_server.validation import check, check_capture, check_generation, check_neurons, check_texts
 from neuroglot_server.value_matrices import Projections, ValueMatrices
-from neuroglot_server.watchdog import unwatched
-from neuroglot_server.worker import Worker
 
 _MOST_PROJECTION_BYTES = 2**26
 """Most that projections onto tokens take up: those of 170 tokens in a model of 24 layers of 4,096 neurons."""

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuroglot.bundle import read_manifest
-from neuroglot_server.batcher import Batcher, Timing
-from neuroglot_server.budget import Budget, Sizes
 from neuroglot_server.core import BatchRun, Caller, InvalidRequest, ModelClosed, Priority, Unobserved
 from neuroglot_server.engine.graph import interfaces
 from neuroglot_server.engine.session import Engine, Stopped
 from neuroglot_server.engine.steps import RowStep, StepResult
-from neuroglot_server.worker import Worker
+from neuroglot_server.scheduler.batcher import Batcher, Timing
+from neuroglot_server.scheduler.budget import Budget, Sizes
+from neuroglot_server.scheduler.worker import Worker
 from tests.checkpoints import random_checkpoint
 
 LARGE = Budget(1000, 10**9, Sizes())
@@ -428,7 +428,7 @@ def test_a_pass_that_hangs_is_noticed_and_so_is_its_end(gate: Gate, caplog: pyte
             assert (await batcher.run([scored(5)], Timing()))[0].finite
             assert changes == [True, False]
 
-    with caplog.at_level(logging.WARNING, "neuroglot_server.watchdog"):
+    with caplog.at_level(logging.WARNING, "neuroglot_server.scheduler.watchdog"):
         within_a_minute(test)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 

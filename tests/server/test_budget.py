@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroglot_server.budget import Budget, Extent, Shape, Sizes
 from neuroglot_server.engine.graph import Interface, Signature
 from neuroglot_server.engine.passes import inputs
 from neuroglot_server.engine.steps import Edit, Edits, KeyValues, RowStep
+from neuroglot_server.scheduler.budget import Budget, Extent, Shape, Sizes
 
 HUGE = 10**9
 OLDER = Sizes(key_values=7, activations=31, edits=31, logits=101)

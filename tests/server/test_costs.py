@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuroglot.packing import pack_bits
-from neuroglot_server.budget import Sizes
 from neuroglot_server.core import (
     Action,
     Add,
@@ -29,6 +28,7 @@ from neuroglot_server.core import (
     Variant,
 )
 from neuroglot_server.costs import Costs
+from neuroglot_server.scheduler.budget import Sizes
 from neuroglot_server.text import EncodedRow
 from tests.server.serving import CAPITALS, analyze
 

@@ -11,11 +11,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroglot_server.budget import Budget, Extent, Shape, Sizes
 from neuroglot_server.core import Caller, Priority
 from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, RowStep, StepResult
-from neuroglot_server.fairness import Batch, FairQueue
-from neuroglot_server.waiting import Lane, Submission, Waiting
+from neuroglot_server.scheduler.budget import Budget, Extent, Shape, Sizes
+from neuroglot_server.scheduler.entries import Lane, Submission, Waiting
+from neuroglot_server.scheduler.fair_queue import Batch, FairQueue
 
 INTERACTIVE, BULK = Priority.INTERACTIVE, Priority.BULK
 BUDGET = Budget(tokens=64, bytes=5000, sizes=Sizes(key_values=7, activations=31, edits=62, logits=101))

@@ -14,11 +14,11 @@ from click.testing import CliRunner
 
 from neuroglot.bundle import describe_files, hash_file, read_manifest
 from neuroglot.cli import main
-from neuroglot_server.budget import Extent, Sizes
 from neuroglot_server.engine import prepacking
 from neuroglot_server.engine.graph import interfaces
 from neuroglot_server.engine.session import Engine
 from neuroglot_server.engine.steps import RowStep, StepResult
+from neuroglot_server.scheduler.budget import Extent, Sizes
 
 STEPS = [RowStep((5, 6, 7), taps=True, keep=True), RowStep((8, 9), scored=True, targets=(5, 6), taps=True)]
 

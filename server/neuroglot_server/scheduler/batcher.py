@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from neuroglot.errors import Violation
-from neuroglot_server.budget import Budget, Extent
 from neuroglot_server.core import ANYONE, DECODER, Caller, InvalidRequest
 from neuroglot_server.engine.steps import RowStep, StepResult
-from neuroglot_server.waiting import Lane, Submission, Timing, Waiting
-from neuroglot_server.worker import Worker
+from neuroglot_server.scheduler.budget import Budget, Extent
+from neuroglot_server.scheduler.entries import Lane, Submission, Timing, Waiting
+from neuroglot_server.scheduler.worker import Worker
 
 __all__ = ["Batcher", "Timing"]
 

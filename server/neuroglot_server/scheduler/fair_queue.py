@@ -32,9 +32,9 @@ from itertools import count
 from operator import itemgetter
 from typing import NamedTuple
 
-from neuroglot_server.budget import Extent, Shape
 from neuroglot_server.core import Caller, Priority
-from neuroglot_server.waiting import Lane, Submission, Waiting
+from neuroglot_server.scheduler.budget import Extent, Shape
+from neuroglot_server.scheduler.entries import Lane, Submission, Waiting
 
 _QUANTUM = 32
 """How many row-tokens a flow may get ahead of the next one before that has its turn."""

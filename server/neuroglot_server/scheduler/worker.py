@@ -11,13 +11,13 @@ from contextvars import Context
 from dataclasses import dataclass
 from time import monotonic
 
-from neuroglot_server.budget import Shape
 from neuroglot_server.core import BatchRun, Caller, ModelClosed, Observer, Priority, Unobserved
 from neuroglot_server.engine.session import Stopped
 from neuroglot_server.engine.steps import StepResult
-from neuroglot_server.fairness import Batch, FairQueue
-from neuroglot_server.waiting import Lane, Submission, Waiting
-from neuroglot_server.watchdog import Watchdog, unwatched
+from neuroglot_server.scheduler.budget import Shape
+from neuroglot_server.scheduler.entries import Lane, Submission, Waiting
+from neuroglot_server.scheduler.fair_queue import Batch, FairQueue
+from neuroglot_server.scheduler.watchdog import Watchdog, unwatched
 
 _logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from neuroglot_server.budget import Budget, Extent
 from neuroglot_server.core import Caller
 from neuroglot_server.engine.steps import RowStep, StepResult
+from neuroglot_server.scheduler.budget import Budget, Extent
 
 
 @dataclass(frozen=True, eq=False)
