@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from neuroglot_server.cache.step_cache import Wanted, Whole
 from neuroglot_server.core import DECODER
 from neuroglot_server.engine.steps import Edits, KeyValues, RowStep, StepResult
-from neuroglot_server.sharing import Wanted, Whole
 from neuroglot_server.text import EncodedRow, Text
 
 

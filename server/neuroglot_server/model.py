@@ -18,6 +18,8 @@ from neuroglot_server import continuing
 from neuroglot_server.admission import Admission, Cost
 from neuroglot_server.answering import Answering
 from neuroglot_server.bundle_checks import check_bundle
+from neuroglot_server.cache.prefix_cache import Sightings
+from neuroglot_server.cache.step_cache import Sharing
 from neuroglot_server.captures import Capturing
 from neuroglot_server.comparison import Comparison
 from neuroglot_server.continuing import Continuing
@@ -51,13 +53,11 @@ from neuroglot_server.engine.graph import Interface, check_facts, interfaces
 from neuroglot_server.engine.session import Engine
 from neuroglot_server.kernels.kernel_thread import KernelThread
 from neuroglot_server.planner import Planner
-from neuroglot_server.prefixes import Sightings
 from neuroglot_server.reading import Encode, Prefill
 from neuroglot_server.scheduler.batcher import Batcher
 from neuroglot_server.scheduler.budget import Budget, Sizes
 from neuroglot_server.scheduler.watchdog import unwatched
 from neuroglot_server.scheduler.worker import Worker
-from neuroglot_server.sharing import Sharing
 from neuroglot_server.text import Text
 from neuroglot_server.tokenizing import TokenizerProcess
 from neuroglot_server.uploads import Uploads, interventions_with_uploads, with_uploads

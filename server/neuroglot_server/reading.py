@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from neuroglot_server.cache.prefix_cache import Opening, Prefix, Sightings, joined
+from neuroglot_server.cache.step_cache import Link, Sharing, Wanted, Whole
 from neuroglot_server.cases import Case
 from neuroglot_server.core import DECODER, ENCODER, Caller, Intervention
 from neuroglot_server.engine.steps import BLOCK, RowStep
 from neuroglot_server.interventions import RowEdits
-from neuroglot_server.prefixes import Opening, Prefix, Sightings, joined
 from neuroglot_server.scheduler.batcher import Batcher, Timing
-from neuroglot_server.sharing import Link, Sharing, Wanted, Whole
 from neuroglot_server.text import EncodedRow
 
 

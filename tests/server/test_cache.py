@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroglot_server.cache import Cache
+from neuroglot_server.cache.lru import Cache
 from neuroglot_server.engine.steps import StepResult
 
 KILOBYTE = 1024

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from neuroglot_server.cache.prefix_cache import Opening, Prefix
+from neuroglot_server.cache.step_cache import Whole
 from neuroglot_server.engine.steps import BLOCK, KeyValues, RowStep, StepResult
-from neuroglot_server.prefixes import Opening, Prefix
-from neuroglot_server.sharing import Whole
 
 PROMPT = tuple(range(5, 5 + 2 * BLOCK + 4))
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuroglot.packing import pack_bits, unpack_codes
+from neuroglot_server.cache.step_cache import Whole
 from neuroglot_server.core import (
     Analysis,
     ByNeuron,
@@ -32,7 +33,6 @@ from neuroglot_server.core import (
 )
 from neuroglot_server.engine.steps import BLOCK, RowStep
 from neuroglot_server.model import Model
-from neuroglot_server.sharing import Whole
 from tests.checkpoints import CONFIGS, RandomModel
 from tests.server.reference import CAUSAL
 from tests.server.serving import CAPITALS, Recorder, served

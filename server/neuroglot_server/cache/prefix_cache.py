@@ -15,8 +15,8 @@ from hashlib import blake2b
 from itertools import pairwise, takewhile
 from typing import NamedTuple
 
+from neuroglot_server.cache.step_cache import Continuation, Key, Link, Whole
 from neuroglot_server.engine.steps import BLOCK, NO_TOKENS, KeyValues, RowStep, StepResult
-from neuroglot_server.sharing import Continuation, Key, Link, Whole
 
 
 class Prefix(NamedTuple):

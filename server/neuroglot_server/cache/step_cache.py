@@ -15,8 +15,8 @@ from hashlib import blake2b
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-from neuroglot_server.beginnings import Beginnings
-from neuroglot_server.cache import Cache
+from neuroglot_server.cache.branch_index import Beginnings
+from neuroglot_server.cache.lru import Cache
 from neuroglot_server.core import Caller, MemoryUse, Observer, Priority
 from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, RowStep, StepResult
 from neuroglot_server.scheduler.batcher import Batcher, Timing
