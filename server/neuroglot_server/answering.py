@@ -12,12 +12,12 @@ from neuroglot_server.cache.prefix_cache import joined
 from neuroglot_server.cache.step_cache import Sharing, Wanted, Whole
 from neuroglot_server.cases import Case
 from neuroglot_server.core import DECODER, Caller, NotFinite, Prediction
-from neuroglot_server.encoding import most_tokens
 from neuroglot_server.engine.steps import RowStep
 from neuroglot_server.generation import Continuation, generate
+from neuroglot_server.intake.encoding import most_tokens
+from neuroglot_server.intake.text import Text
 from neuroglot_server.reading import Reader
 from neuroglot_server.scheduler.batcher import Batcher, Timing
-from neuroglot_server.text import Text
 
 
 @dataclass(frozen=True, eq=False)

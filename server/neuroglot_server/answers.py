@@ -23,10 +23,10 @@ from neuroglot_server.core import (
     RowPrediction,
     ThresholdResult,
 )
+from neuroglot_server.intake.text import EncodedRow, Text
 from neuroglot_server.kernels import contribution, effective, types
 from neuroglot_server.kernels.kernel_thread import Pieces
 from neuroglot_server.kernels.scoring import NextTokens
-from neuroglot_server.text import EncodedRow, Text
 
 
 @dataclass(frozen=True, eq=False)

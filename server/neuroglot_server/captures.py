@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.errors import Violation
-from neuroglot_server.admission import Cost
 from neuroglot_server.answering import Answering
 from neuroglot_server.cache.prefix_cache import Prefix, joined
 from neuroglot_server.cases import Case
 from neuroglot_server.core import DECODER, ENCODER, Caller, Capture, CapturedLayer, ComponentDescription, NotFinite
 from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, RowStep
+from neuroglot_server.intake.admission import Cost
+from neuroglot_server.intake.text import EncodedRow
+from neuroglot_server.intake.validation import refuse
 from neuroglot_server.scheduler.batcher import Batcher, Timing
 from neuroglot_server.scheduler.budget import Budget, Extent
-from neuroglot_server.text import EncodedRow
-from neuroglot_server.validation import refuse
 
 LARGEST_LAYER_BYTES = 60 * 2**20
 """Most that what is wanted of one layer takes up: it is sent in one message, of at most 64 MiB."""

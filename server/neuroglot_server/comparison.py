@@ -23,10 +23,10 @@ from neuroglot_server.core import (
     Intervention,
     ScoreTarget,
 )
+from neuroglot_server.intake.text import EncodedRow
 from neuroglot_server.interventions import RowEdits, row_edits
 from neuroglot_server.kernels import effective, types
 from neuroglot_server.kernels.kernel_thread import Pieces
-from neuroglot_server.text import EncodedRow
 from neuroglot_server.value_matrices import Projections
 
 Derive = Callable[[Sequence[Intervention]], Pieces[list[RowEdits]]]

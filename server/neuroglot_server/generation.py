@@ -14,7 +14,7 @@ from itertools import takewhile
 from neuroglot_server.cache.step_cache import Wanted, Whole
 from neuroglot_server.core import DECODER
 from neuroglot_server.engine.steps import Edits, KeyValues, RowStep, StepResult
-from neuroglot_server.text import EncodedRow, Text
+from neuroglot_server.intake.text import EncodedRow, Text
 
 
 @dataclass(eq=False)

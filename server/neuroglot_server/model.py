@@ -15,7 +15,6 @@ from neuroglot.errors import BundleError, NeuroglotError
 from neuroglot.probe import read_probe
 from neuroglot.v1.probe_pb2 import Probe
 from neuroglot_server import continuing
-from neuroglot_server.admission import Admission, Cost
 from neuroglot_server.answering import Answering
 from neuroglot_server.bundle_checks import check_bundle
 from neuroglot_server.cache.prefix_cache import Sightings
@@ -46,11 +45,22 @@ from neuroglot_server.core import (
     TokenizedText,
     Unobserved,
 )
-from neuroglot_server.costs import Costs
 from neuroglot_server.describing import describe
-from neuroglot_server.encoding import encode_prompt, encode_rows
 from neuroglot_server.engine.graph import Interface, check_facts, interfaces
 from neuroglot_server.engine.session import Engine
+from neuroglot_server.intake.admission import Admission, Cost
+from neuroglot_server.intake.costs import Costs
+from neuroglot_server.intake.encoding import encode_prompt, encode_rows
+from neuroglot_server.intake.text import Text
+from neuroglot_server.intake.tokenizer_process import TokenizerProcess
+from neuroglot_server.intake.uploads import Uploads, interventions_with_uploads, with_uploads
+from neuroglot_server.intake.validation import (
+    check,
+    check_capture,
+    check_generation,
+    check_neurons,
+    check_texts,
+)
 from neuroglot_server.kernels.kernel_thread import KernelThread
 from neuroglot_server.planner import Planner
 from neuroglot_server.reading import Encode, Prefill
@@ -58,10 +68,6 @@ from neuroglot_server.scheduler.batcher import Batcher
 from neuroglot_server.scheduler.budget import Budget, Sizes
 from neuroglot_server.scheduler.watchdog import unwatched
 from neuroglot_server.scheduler.worker import Worker
-from neuroglot_server.text import Text
-from neuroglot_server.tokenizing import TokenizerProcess
-from neuroglot_server.uploads import Uploads, interventions_with_uploads, with_uploads
-from neuroglot_server.validation import check, check_capture, check_generation, check_neurons, check_texts
 from neuroglot_server.value_matrices import Projections, ValueMatrices
 
 _MOST_PROJECTION_BYTES = 2**26

@@ -17,9 +17,9 @@ from neuroglot_server.cache.step_cache import Link, Sharing, Wanted, Whole
 from neuroglot_server.cases import Case
 from neuroglot_server.core import DECODER, ENCODER, Caller, Intervention
 from neuroglot_server.engine.steps import BLOCK, RowStep
+from neuroglot_server.intake.text import EncodedRow
 from neuroglot_server.interventions import RowEdits
 from neuroglot_server.scheduler.batcher import Batcher, Timing
-from neuroglot_server.text import EncodedRow
 
 
 class Reader(Protocol):

@@ -8,7 +8,6 @@ from typing import Any, ParamSpec
 
 import pytest
 
-from neuroglot_server.admission import Admission, Cost
 from neuroglot_server.core import (
     ANYONE,
     Caller,
@@ -19,7 +18,8 @@ from neuroglot_server.core import (
     Quota,
     Unobserved,
 )
-from neuroglot_server.rates import Bucket, Speed
+from neuroglot_server.intake.admission import Admission, Cost
+from neuroglot_server.intake.rates import Bucket, Speed
 from tests.server.live import until
 
 BULK = Priority.BULK

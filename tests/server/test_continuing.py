@@ -36,8 +36,8 @@ from neuroglot_server.core import (
     Settings,
     Variant,
 )
+from neuroglot_server.intake.text import Text
 from neuroglot_server.model import Model
-from neuroglot_server.text import Text
 from tests import definitions
 from tests.checkpoints import CONFIGS, SENTENCES, RandomModel
 from tests.exporter.reference import TOLERANCE

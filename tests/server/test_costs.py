@@ -27,9 +27,9 @@ from neuroglot_server.core import (
     Settings,
     Variant,
 )
-from neuroglot_server.costs import Costs
+from neuroglot_server.intake.costs import Costs
+from neuroglot_server.intake.text import EncodedRow
 from neuroglot_server.scheduler.budget import Sizes
-from neuroglot_server.text import EncodedRow
 from tests.server.serving import CAPITALS, analyze
 
 COMPONENTS = (ComponentDescription("decoder", 1, 10, 8, "gelu", gated=False),)

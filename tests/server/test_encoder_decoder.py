@@ -42,9 +42,9 @@ from neuroglot_server.core import (
     Settings,
     Variant,
 )
-from neuroglot_server.encoding import encode_rows
+from neuroglot_server.intake.encoding import encode_rows
+from neuroglot_server.intake.text import Text
 from neuroglot_server.model import Model
-from neuroglot_server.text import Text
 from tests import definitions
 from tests.checkpoints import RandomModel
 from tests.exporter.reference import TOLERANCE

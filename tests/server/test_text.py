@@ -9,8 +9,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from neuroglot_server.core import Row
-from neuroglot_server.encoding import encode_rows
-from neuroglot_server.text import EncodedRow, NoTokens, Text
+from neuroglot_server.intake.encoding import encode_rows
+from neuroglot_server.intake.text import EncodedRow, NoTokens, Text
 from tests.checkpoints import SENTENCES
 
 

@@ -16,8 +16,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from neuroglot.bundle import TOKENIZER
 from neuroglot.errors import BundleError
 from neuroglot_server.core import ModelClosed
-from neuroglot_server.text import Text
-from neuroglot_server.tokenizing import CannotTokenize, TokenizerProcess, Tokenizing, Turns
+from neuroglot_server.intake.text import Text
+from neuroglot_server.intake.tokenizer_process import CannotTokenize, TokenizerProcess, Tokenizing, Turns
 from tests.server.live import until
 
 

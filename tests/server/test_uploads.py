@@ -23,7 +23,7 @@ from neuroglot_server.core import (
     UploadNotFound,
     Variant,
 )
-from neuroglot_server.uploads import Uploads, interventions_with_uploads, with_uploads
+from neuroglot_server.intake.uploads import Uploads, interventions_with_uploads, with_uploads
 
 
 def neurons(*layers: int) -> ByNeuron:

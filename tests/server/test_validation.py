@@ -37,7 +37,13 @@ from neuroglot_server.core import (
     Union,
     Variant,
 )
-from neuroglot_server.validation import MOST_VIOLATIONS, check, check_capture, check_generation, check_neurons
+from neuroglot_server.intake.validation import (
+    MOST_VIOLATIONS,
+    check,
+    check_capture,
+    check_generation,
+    check_neurons,
+)
 
 DECODER = ComponentDescription("decoder", 24, 20, 8, "gelu", gated=False)
 MODEL = ModelDescription(

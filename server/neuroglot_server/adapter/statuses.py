@@ -53,7 +53,7 @@ from neuroglot_server.core import (
     RequestError,
     UploadNotFound,
 )
-from neuroglot_server.tokenizing import CannotTokenize
+from neuroglot_server.intake.tokenizer_process import CannotTokenize
 
 _logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")

@@ -22,7 +22,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from neuroglot.errors import Violation
 from neuroglot.v1 import analysis_pb2, service_pb2
 from neuroglot_server.core import InvalidRequest, limits
-from neuroglot_server.validation import refuse
+from neuroglot_server.intake.validation import refuse
 
 _Request = TypeVar("_Request", bound=Message)
 

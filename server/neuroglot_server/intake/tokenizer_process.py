@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple
 
 from neuroglot.errors import BundleError, NeuroglotError
 from neuroglot_server.core import ModelClosed, RequestError
-from neuroglot_server.tokenizer_worker import LENGTH
+from neuroglot_server.intake.tokenizer_worker import LENGTH
 
 _PIECE_BYTES = 2**14
 """Bytes of texts that are given to the process at once, if it is more than one text: some tens of milliseconds."""
@@ -91,7 +91,14 @@ class TokenizerProcess:
             "RAYON_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        command = [sys.executable, "-P", "-m", "neuroglot_server.tokenizer_worker", str(self.file), *self._limits]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "neuroglot_server.intake.tokenizer_worker",
+            str(self.file),
+            *self._limits,
+        ]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )

@@ -40,7 +40,7 @@ from neuroglot_server.core import (
     QueueFull,
     Unobserved,
 )
-from neuroglot_server.rates import Bucket, Speed
+from neuroglot_server.intake.rates import Bucket, Speed
 
 _logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Cost(NamedTuple):
     """What a request takes.
 
     Attributes:
-        tokens: that it is charged, over all of its variants; see `neuroglot_server.costs`.
+        tokens: that it is charged, over all of its variants; see `neuroglot_server.intake.costs`.
         bytes: that it holds at most while it is in flight: keys and values, taps, edits, its result and itself.
     """
 

@@ -27,7 +27,7 @@ from neuroglot_server.core import (
     Union,
     limits,
 )
-from neuroglot_server.validation.violations import finite, no_component, no_layer, top
+from neuroglot_server.intake.validation.violations import finite, no_component, no_layer, top
 
 
 def check_count(interventions: Sequence[Intervention], path: str) -> Iterator[Violation]:

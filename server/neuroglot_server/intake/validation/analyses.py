@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from neuroglot.errors import Violation
 from neuroglot_server.core import BASELINE, Analysis, EffectiveScore, Group, ModelDescription, ScoreTarget, Variant
 from neuroglot_server.core.limits import THRESHOLDS
-from neuroglot_server.validation.interventions import check_count, check_intervention
-from neuroglot_server.validation.violations import at_most_neurons, finite, top
+from neuroglot_server.intake.validation.interventions import check_count, check_intervention
+from neuroglot_server.intake.validation.violations import at_most_neurons, finite, top
 
 
 def check_analysis(analysis: Analysis, group: Group, model: ModelDescription) -> Iterator[Violation]:

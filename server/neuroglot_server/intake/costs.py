@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from neuroglot_server.core import Analysis, ComponentDescription, Deactivate, Intervention, Prediction, Scale
-from neuroglot_server.encoding import answer_tokens
+from neuroglot_server.intake.encoding import answer_tokens
+from neuroglot_server.intake.text import EncodedRow
 from neuroglot_server.kernels import cpu_cost
 from neuroglot_server.scheduler.budget import Sizes
-from neuroglot_server.text import EncodedRow
 
 _TIMES_TAPS = 2
 """Activations are held as they came and stacked for the comparison, whose contributions take up as much again."""

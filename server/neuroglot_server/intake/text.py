@@ -13,7 +13,7 @@ from neuroglot.errors import BundleError
 from neuroglot.gold import GoldTokens, answer_tokens, gold_tokens, r_index
 from neuroglot.groups import default_separator
 from neuroglot_server.core import Row, TokenizedText
-from neuroglot_server.tokenizing import TokenizerProcess, Tokenizing, Tokens
+from neuroglot_server.intake.tokenizer_process import TokenizerProcess, Tokenizing, Tokens
 
 
 class EncodedRow(NamedTuple):

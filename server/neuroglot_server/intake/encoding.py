@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from neuroglot.errors import Violation
 from neuroglot_server.core import Prediction, Row, limits
-from neuroglot_server.text import EncodedRow, NoTokens, Text
-from neuroglot_server.tokenizing import Tokens
-from neuroglot_server.validation import refuse
+from neuroglot_server.intake.text import EncodedRow, NoTokens, Text
+from neuroglot_server.intake.tokenizer_process import Tokens
+from neuroglot_server.intake.validation import refuse
 
 _AT_ONCE_BYTES = 2**13
 """Of so few bytes prompts are encoded together with their answers; otherwise it is first seen whether they may be."""

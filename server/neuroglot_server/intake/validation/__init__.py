@@ -11,11 +11,11 @@ from itertools import chain, pairwise
 from neuroglot.errors import Violation
 from neuroglot_server.core import Analysis, ByNeuron, Capture, Group, Intervention, ModelDescription, Row
 from neuroglot_server.core.limits import TEXTS_BYTES
-from neuroglot_server.validation.analyses import check_analysis
-from neuroglot_server.validation.groups import check_group, check_row
-from neuroglot_server.validation.interventions import check_count, check_intervention
-from neuroglot_server.validation.interventions import check_neurons as neurons_violations
-from neuroglot_server.validation.violations import MOST_VIOLATIONS, finite, no_component, no_layer, refuse
+from neuroglot_server.intake.validation.analyses import check_analysis
+from neuroglot_server.intake.validation.groups import check_group, check_row
+from neuroglot_server.intake.validation.interventions import check_count, check_intervention
+from neuroglot_server.intake.validation.interventions import check_neurons as neurons_violations
+from neuroglot_server.intake.validation.violations import MOST_VIOLATIONS, finite, no_component, no_layer, refuse
 
 __all__ = ["MOST_VIOLATIONS", "check", "check_capture", "check_generation", "check_neurons", "check_texts", "refuse"]
 
