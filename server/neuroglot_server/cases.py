@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, StepResult
 from neuroglot_server.generation import Continuation
 from neuroglot_server.intake.text import EncodedRow
-from neuroglot_server.interventions import NO_ROW_EDITS, RowEdits
+from neuroglot_server.neurons.interventions import NO_ROW_EDITS, RowEdits
 
 
 @dataclass(eq=False)

@@ -11,8 +11,6 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot_server.answers import Findings, component_result
-from neuroglot_server.baseline import Baseline
 from neuroglot_server.cases import Case
 from neuroglot_server.core import (
     DECODER,
@@ -24,10 +22,12 @@ from neuroglot_server.core import (
     ScoreTarget,
 )
 from neuroglot_server.intake.text import EncodedRow
-from neuroglot_server.interventions import RowEdits, row_edits
 from neuroglot_server.kernels import effective, types
 from neuroglot_server.kernels.kernel_thread import Pieces
-from neuroglot_server.value_matrices import Projections
+from neuroglot_server.neurons.baseline import Baseline
+from neuroglot_server.neurons.interventions import RowEdits, row_edits
+from neuroglot_server.neurons.results import Findings, component_result
+from neuroglot_server.neurons.value_matrices import Projections
 
 Derive = Callable[[Sequence[Intervention]], Pieces[list[RowEdits]]]
 """From a variant's interventions to what they do to each row of the group. Edits are large: not all at once."""

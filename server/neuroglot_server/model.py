@@ -62,13 +62,13 @@ from neuroglot_server.intake.validation import (
     check_texts,
 )
 from neuroglot_server.kernels.kernel_thread import KernelThread
+from neuroglot_server.neurons.value_matrices import Projections, ValueMatrices
 from neuroglot_server.planner import Planner
 from neuroglot_server.reading import Encode, Prefill
 from neuroglot_server.scheduler.batcher import Batcher
 from neuroglot_server.scheduler.budget import Budget, Sizes
 from neuroglot_server.scheduler.watchdog import unwatched
 from neuroglot_server.scheduler.worker import Worker
-from neuroglot_server.value_matrices import Projections, ValueMatrices
 
 _MOST_PROJECTION_BYTES = 2**26
 """Most that projections onto tokens take up: those of 170 tokens in a model of 24 layers of 4,096 neurons."""

@@ -18,7 +18,7 @@ from neuroglot_server.cases import Case
 from neuroglot_server.core import DECODER, ENCODER, Caller, Intervention
 from neuroglot_server.engine.steps import BLOCK, RowStep
 from neuroglot_server.intake.text import EncodedRow
-from neuroglot_server.interventions import RowEdits
+from neuroglot_server.neurons.interventions import RowEdits
 from neuroglot_server.scheduler.batcher import Batcher, Timing
 
 

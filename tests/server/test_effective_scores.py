@@ -23,7 +23,7 @@ from neuroglot_server.core import (
     ScoreTarget,
 )
 from neuroglot_server.kernels.kernel_thread import completed
-from neuroglot_server.value_matrices import Projections, ValueMatrices
+from neuroglot_server.neurons.value_matrices import Projections, ValueMatrices
 from tests import definitions
 from tests.checkpoints import CONFIGS, RandomModel
 from tests.exporter.encoder_decoder import START

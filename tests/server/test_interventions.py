@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from neuroglot.packing import pack_bits
-from neuroglot_server.baseline import Baseline
 from neuroglot_server.core import (
     Action,
     Add,
@@ -21,8 +20,9 @@ from neuroglot_server.core import (
     Scope,
 )
 from neuroglot_server.engine.steps import Edit
-from neuroglot_server.interventions import RowEdits, above, row_edits
 from neuroglot_server.kernels.kernel_thread import completed
+from neuroglot_server.neurons.baseline import Baseline
+from neuroglot_server.neurons.interventions import RowEdits, above, row_edits
 
 FLOAT = np.dtype(np.float32)
 # Two rows, two layers, three neurons.

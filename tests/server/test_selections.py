@@ -10,7 +10,6 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from neuroglot.packing import pack_bits
-from neuroglot_server.baseline import Baseline
 from neuroglot_server.core import (
     ByContribution,
     ByNeuron,
@@ -24,7 +23,8 @@ from neuroglot_server.core import (
     Union,
 )
 from neuroglot_server.kernels.kernel_thread import completed
-from neuroglot_server.selections import Members, counts_of_mass, lowest, members
+from neuroglot_server.neurons.baseline import Baseline
+from neuroglot_server.neurons.selections import Members, counts_of_mass, lowest, members
 from tests import definitions
 
 LAYERS, NEURONS = 3, 50

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.packing import unpack_bits
-from neuroglot_server.baseline import Baseline
 from neuroglot_server.core import Action, Add, ByNeuron, Convert, Deactivate, Intervention, Override, Scale
 from neuroglot_server.engine.steps import NO_EDITS, Edit, Edits
 from neuroglot_server.kernels.kernel_thread import Pieces
-from neuroglot_server.selections import Members, members
+from neuroglot_server.neurons.baseline import Baseline
+from neuroglot_server.neurons.selections import Members, members
 
 Numbers = float | NDArray[np.floating]
 """One for all neurons, or `[layers, neurons]`."""

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from neuroglot.normalisation import normalised
 from neuroglot.packing import pack_bits, pack_codes
-from neuroglot_server.baseline import Baseline
 from neuroglot_server.core import (
     Analysis,
     ComponentDescription,
@@ -27,6 +26,7 @@ from neuroglot_server.intake.text import EncodedRow, Text
 from neuroglot_server.kernels import contribution, effective, types
 from neuroglot_server.kernels.kernel_thread import Pieces
 from neuroglot_server.kernels.scoring import NextTokens
+from neuroglot_server.neurons.baseline import Baseline
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.packing import unpack_bits
-from neuroglot_server.baseline import Baseline
 from neuroglot_server.core import (
     ByContribution,
     ByNeuron,
@@ -24,6 +23,7 @@ from neuroglot_server.core import (
 )
 from neuroglot_server.kernels import contribution
 from neuroglot_server.kernels.kernel_thread import Pieces
+from neuroglot_server.neurons.baseline import Baseline
 
 Members = NDArray[np.bool_]
 """bool `[R, layers, neurons]`, or `[1, layers, neurons]` where they are the same in every row."""
