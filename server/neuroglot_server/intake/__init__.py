@@ -1,4 +1,4 @@
 """A request before it runs: validation, tokenizing, uploads, what it costs, and admission.
 
-Imports `scheduler` (sizes of batches), `kernels` (their cost), `config` and `core`. Imported by `neurons` to `transport`.
+Imports `scheduler` (sizes of batches), `kernels` (their cost), `config` and `core`. Imported by `neurons` and above.
 """

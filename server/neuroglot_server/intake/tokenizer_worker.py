@@ -1,4 +1,4 @@
-"""A process that tokenizes and does nothing else: `-m neuroglot_server.intake.tokenizer_worker TOKENIZER SECONDS BYTES`.
+"""The process that tokenizes: `-m neuroglot_server.intake.tokenizer_worker TOKENIZER SECONDS BYTES`.
 
 A tokenizer comes with its bundle, and so do its patterns and its normalizer, which may take any time and any memory on
 some text. So it runs in a process of its own, within limits, and what it cannot bear ends this process alone.
