@@ -14,14 +14,9 @@ from neuroglot.bundle import TOKENIZER, Component, ModelFacts, open_bundle
 from neuroglot.errors import BundleError, NeuroglotError
 from neuroglot.probe import read_probe
 from neuroglot.v1.probe_pb2 import Probe
-from neuroglot_server import continuing
-from neuroglot_server.answering import Answering
 from neuroglot_server.bundle_checks import check_bundle
 from neuroglot_server.cache.prefix_cache import Sightings
 from neuroglot_server.cache.step_cache import Sharing
-from neuroglot_server.captures import Capturing
-from neuroglot_server.comparison import Comparison
-from neuroglot_server.continuing import Continuing
 from neuroglot_server.core import (
     ANYONE,
     DECODER,
@@ -63,8 +58,13 @@ from neuroglot_server.intake.validation import (
 )
 from neuroglot_server.kernels.kernel_thread import KernelThread
 from neuroglot_server.neurons.value_matrices import Projections, ValueMatrices
-from neuroglot_server.planner import Planner
-from neuroglot_server.reading import Encode, Prefill
+from neuroglot_server.plan import generate
+from neuroglot_server.plan.capture import Capturing
+from neuroglot_server.plan.generate import Continuing
+from neuroglot_server.plan.group import Planner
+from neuroglot_server.plan.measure import Comparison
+from neuroglot_server.plan.prefill import Encode, Prefill
+from neuroglot_server.plan.runner import Answering
 from neuroglot_server.scheduler.batcher import Batcher
 from neuroglot_server.scheduler.budget import Budget, Sizes
 from neuroglot_server.scheduler.watchdog import unwatched
@@ -345,7 +345,7 @@ class Model:
         prediction = Prediction(generate=True, max_tokens=max_tokens)
         most = self.description.limits.tokens_per_row
         prompt = await encode_prompt(row, prediction, self._text, most, caller.tenant)
-        wish = continuing.Wish(prompt, interventions, threshold, max_tokens, past_newlines)
+        wish = generate.Wish(prompt, interventions, threshold, max_tokens, past_newlines)
         cost = self._continuing.cost(wish)
         async with self._admission.admit(cost, caller, field="row"):
             with self._worker.expecting(caller):

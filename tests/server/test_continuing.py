@@ -12,7 +12,6 @@ import torch
 from tokenizers import Tokenizer
 
 from neuroglot.packing import pack_bits
-from neuroglot_server.continuing import Spelling
 from neuroglot_server.core import (
     ANYONE,
     Analysis,
@@ -38,6 +37,7 @@ from neuroglot_server.core import (
 )
 from neuroglot_server.intake.text import Text
 from neuroglot_server.model import Model
+from neuroglot_server.plan.generate import Spelling
 from tests import definitions
 from tests.checkpoints import CONFIGS, SENTENCES, RandomModel
 from tests.exporter.reference import TOLERANCE

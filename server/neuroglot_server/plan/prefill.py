@@ -14,11 +14,11 @@ from typing import Protocol
 
 from neuroglot_server.cache.prefix_cache import Opening, Prefix, Sightings, joined
 from neuroglot_server.cache.step_cache import Link, Sharing, Wanted, Whole
-from neuroglot_server.cases import Case
 from neuroglot_server.core import DECODER, ENCODER, Caller, Intervention
 from neuroglot_server.engine.steps import BLOCK, RowStep
 from neuroglot_server.intake.text import EncodedRow
 from neuroglot_server.neurons.interventions import RowEdits
+from neuroglot_server.plan.rows import Case
 from neuroglot_server.scheduler.batcher import Batcher, Timing
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, StepResult
-from neuroglot_server.generation import Continuation
 from neuroglot_server.intake.text import EncodedRow
 from neuroglot_server.neurons.interventions import NO_ROW_EDITS, RowEdits
+from neuroglot_server.plan.greedy import Continuation
 
 
 @dataclass(eq=False)

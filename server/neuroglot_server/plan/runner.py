@@ -10,13 +10,13 @@ import numpy as np
 
 from neuroglot_server.cache.prefix_cache import joined
 from neuroglot_server.cache.step_cache import Sharing, Wanted, Whole
-from neuroglot_server.cases import Case
 from neuroglot_server.core import DECODER, Caller, NotFinite, Prediction
 from neuroglot_server.engine.steps import RowStep
-from neuroglot_server.generation import Continuation, generate
 from neuroglot_server.intake.encoding import most_tokens
 from neuroglot_server.intake.text import Text
-from neuroglot_server.reading import Reader
+from neuroglot_server.plan.greedy import Continuation, generate
+from neuroglot_server.plan.prefill import Reader
+from neuroglot_server.plan.rows import Case
 from neuroglot_server.scheduler.batcher import Batcher, Timing
 
 

@@ -11,7 +11,6 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot_server.cases import Case
 from neuroglot_server.core import (
     DECODER,
     Analysis,
@@ -28,6 +27,7 @@ from neuroglot_server.neurons.baseline import Baseline
 from neuroglot_server.neurons.interventions import RowEdits, row_edits
 from neuroglot_server.neurons.results import Findings, component_result
 from neuroglot_server.neurons.value_matrices import Projections
+from neuroglot_server.plan.rows import Case
 
 Derive = Callable[[Sequence[Intervention]], Pieces[list[RowEdits]]]
 """From a variant's interventions to what they do to each row of the group. Edits are large: not all at once."""

@@ -20,9 +20,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeVar
 
-from neuroglot_server.answering import Answering
-from neuroglot_server.cases import Case
-from neuroglot_server.comparison import Comparison, Derive
 from neuroglot_server.core import (
     ANYONE,
     BASELINE,
@@ -43,6 +40,9 @@ from neuroglot_server.intake.text import EncodedRow
 from neuroglot_server.kernels.kernel_thread import KernelThread, Pieces, completed
 from neuroglot_server.neurons.interventions import NO_ROW_EDITS, RowEdits
 from neuroglot_server.neurons.results import row_prediction
+from neuroglot_server.plan.measure import Comparison, Derive
+from neuroglot_server.plan.rows import Case
+from neuroglot_server.plan.runner import Answering
 from neuroglot_server.scheduler.batcher import Timing
 
 _OVERFLOW = "the interventions make this row's numbers overflow: use smaller values or fewer neurons"

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.errors import Violation
-from neuroglot_server.answering import Answering
 from neuroglot_server.cache.prefix_cache import Prefix, joined
-from neuroglot_server.cases import Case
 from neuroglot_server.core import DECODER, ENCODER, Caller, Capture, CapturedLayer, ComponentDescription, NotFinite
 from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, RowStep
 from neuroglot_server.intake.admission import Cost
 from neuroglot_server.intake.text import EncodedRow
 from neuroglot_server.intake.validation import refuse
+from neuroglot_server.plan.rows import Case
+from neuroglot_server.plan.runner import Answering
 from neuroglot_server.scheduler.batcher import Batcher, Timing
 from neuroglot_server.scheduler.budget import Budget, Extent
 

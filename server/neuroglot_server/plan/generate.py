@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from neuroglot_server.answering import Answering
 from neuroglot_server.cache.step_cache import Whole
-from neuroglot_server.cases import Case
-from neuroglot_server.comparison import Comparison
 from neuroglot_server.core import DECODER, Analysis, Caller, GeneratedToken, Intervention, NotFinite, Prediction
 from neuroglot_server.engine.steps import RowStep
 from neuroglot_server.intake.admission import Cost
 from neuroglot_server.intake.costs import Costs
 from neuroglot_server.intake.text import EncodedRow, Text
 from neuroglot_server.kernels.kernel_thread import KernelThread
+from neuroglot_server.plan.measure import Comparison
+from neuroglot_server.plan.rows import Case
+from neuroglot_server.plan.runner import Answering
 from neuroglot_server.scheduler.batcher import Timing
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
