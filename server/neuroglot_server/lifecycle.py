@@ -93,8 +93,8 @@ async def run(
     from neuroglot_server.adapter.probing import check_probe
     from neuroglot_server.adapter.tls import ServerTls
     from neuroglot_server.config.tenants import Tenants
-    from neuroglot_server.model import Model
-    from neuroglot_server.registry import Registry
+    from neuroglot_server.models.model import Model
+    from neuroglot_server.models.registry import Registry
 
     with ExitStack() as watchers:
         metrics = _metrics(deployment, watchers)

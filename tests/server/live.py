@@ -16,8 +16,8 @@ from neuroglot_server.adapter.endpoint import Endpoint
 from neuroglot_server.adapter.probing import check_probe
 from neuroglot_server.adapter.servicer import SERVICE_NAME
 from neuroglot_server.core import ANYONE, Analysis, Caller, Group, GroupResult, Settings
-from neuroglot_server.model import Model
-from neuroglot_server.registry import Registry
+from neuroglot_server.models.model import Model
+from neuroglot_server.models.registry import Registry
 
 NAME = "random-bloom"
 PROMPTS = {"en": "The capital of France is", "es": "La capital de Francia es", "th": "เมืองหลวงของฝรั่งเศสคือ"}

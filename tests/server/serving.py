@@ -12,7 +12,7 @@ from pathlib import Path
 
 from neuroglot.bundle import TOKENIZER, describe_files, read_manifest, write_manifest
 from neuroglot_server.core import Analysis, BatchRun, Group, GroupResult, Observer, Row, Settings, Unobserved
-from neuroglot_server.model import Model
+from neuroglot_server.models.model import Model
 
 CAPITALS = Group(
     "FR",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from neuroglot_server.core import ANYONE, Capture, CapturedLayer, InvalidRequest, QueueFull, Row, Settings
-from neuroglot_server.model import Model
+from neuroglot_server.models.model import Model
 from tests.checkpoints import CONFIGS, RandomModel
 from tests.exporter.reference import TOLERANCE
 from tests.server import reference

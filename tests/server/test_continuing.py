@@ -36,7 +36,7 @@ from neuroglot_server.core import (
     Variant,
 )
 from neuroglot_server.intake.text import Text
-from neuroglot_server.model import Model
+from neuroglot_server.models.model import Model
 from neuroglot_server.plan.generate import Spelling
 from tests import definitions
 from tests.checkpoints import CONFIGS, SENTENCES, RandomModel

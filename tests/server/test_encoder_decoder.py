@@ -44,7 +44,7 @@ from neuroglot_server.core import (
 )
 from neuroglot_server.intake.encoding import encode_rows
 from neuroglot_server.intake.text import Text
-from neuroglot_server.model import Model
+from neuroglot_server.models.model import Model
 from tests import definitions
 from tests.checkpoints import RandomModel
 from tests.exporter.reference import TOLERANCE

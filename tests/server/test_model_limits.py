@@ -29,7 +29,7 @@ from neuroglot_server.core import (
     Unobserved,
     Variant,
 )
-from neuroglot_server.model import Model
+from neuroglot_server.models.model import Model
 from tests.server.serving import CAPITALS, served
 
 PREDICTING = Analysis(

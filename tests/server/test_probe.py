@@ -22,7 +22,7 @@ from neuroglot_server.adapter.endpoint import health_name
 from neuroglot_server.adapter.probing import check_probe
 from neuroglot_server.core import Limits, Settings
 from neuroglot_server.lifecycle import start_in_thread
-from neuroglot_server.model import Model
+from neuroglot_server.models.model import Model
 from tests.checkpoints import CONFIGS, RandomModel
 from tests.exporter.damage import change_weight, damaged_copy
 from tests.server.live import NAME, Live, group, load, said, serving, until

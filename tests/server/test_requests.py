@@ -27,7 +27,7 @@ from neuroglot_server.core import (
     Settings,
     Variant,
 )
-from neuroglot_server.model import Model
+from neuroglot_server.models.model import Model
 from tests.server.serving import CAPITALS, analyze, changed_bundle, served
 
 DEACTIVATED = Analysis(

@@ -32,7 +32,7 @@ from neuroglot_server.core import (
     Variant,
 )
 from neuroglot_server.engine.steps import BLOCK, RowStep
-from neuroglot_server.model import Model
+from neuroglot_server.models.model import Model
 from tests.checkpoints import CONFIGS, RandomModel
 from tests.server.reference import CAUSAL
 from tests.server.serving import CAPITALS, Recorder, served

@@ -30,7 +30,7 @@ from neuroglot_server.config.deployment import Deployment
 from neuroglot_server.config.tenants import Tenants, new_token
 from neuroglot_server.core import BatchRun, Settings
 from neuroglot_server.lifecycle import run
-from neuroglot_server.model import Model
+from neuroglot_server.models.model import Model
 from neuroglot_server.telemetry.logs import FIELDS
 from neuroglot_server.telemetry.metrics import Metrics
 from neuroglot_server.telemetry.monitoring import monitoring_at

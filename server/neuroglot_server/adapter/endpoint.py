@@ -17,7 +17,7 @@ from neuroglot_server.adapter.room import Room
 from neuroglot_server.adapter.servicer import ANSWER_LIMIT_BYTES, SERVICE_NAME, Servicer
 from neuroglot_server.config.address import AddressError
 from neuroglot_server.config.deployment import TransportLimits
-from neuroglot_server.registry import Registry
+from neuroglot_server.models.registry import Registry
 from neuroglot_server.telemetry.transport_observer import Tracer, TransportObserver, Untraced, Unwatched
 
 _logger = logging.getLogger(__name__)

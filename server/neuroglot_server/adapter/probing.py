@@ -17,7 +17,7 @@ from neuroglot_server.adapter import requests, responses, wire
 from neuroglot_server.core import InvalidRequest, Limits, ModelClosed, NotFinite
 
 if TYPE_CHECKING:
-    from neuroglot_server.model import Model
+    from neuroglot_server.models.model import Model
 
 _logger = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ from neuroglot_server.adapter.sizes import result_bytes
 from neuroglot_server.adapter.stream import GroupStream
 from neuroglot_server.config.deployment import TransportLimits
 from neuroglot_server.core import Analysis, Caller, InvalidRequest, Limits, Priority
-from neuroglot_server.registry import Registry
+from neuroglot_server.models.registry import Registry
 
 if TYPE_CHECKING:
-    from neuroglot_server.model import Model
+    from neuroglot_server.models.model import Model
 
 _Request = TypeVar("_Request", bound=Message)
 

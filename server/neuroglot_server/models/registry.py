@@ -16,7 +16,7 @@ from neuroglot_server.config.deployment import Deployment
 from neuroglot_server.core import InvalidRequest, LoadTooSlow, ModelClosed, ModelNotFound
 
 if TYPE_CHECKING:
-    from neuroglot_server.model import Model
+    from neuroglot_server.models.model import Model
 
 _logger = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from neuroglot.bundle import TOKENIZER, Component, ModelFacts, open_bundle
 from neuroglot.errors import BundleError, NeuroglotError
 from neuroglot.probe import read_probe
 from neuroglot.v1.probe_pb2 import Probe
-from neuroglot_server.bundle_checks import check_bundle
 from neuroglot_server.cache.prefix_cache import Sightings
 from neuroglot_server.cache.step_cache import Sharing
 from neuroglot_server.core import (
@@ -40,7 +39,6 @@ from neuroglot_server.core import (
     TokenizedText,
     Unobserved,
 )
-from neuroglot_server.describing import describe
 from neuroglot_server.engine.graph import Interface, check_facts, interfaces
 from neuroglot_server.engine.session import Engine
 from neuroglot_server.intake.admission import Admission, Cost
@@ -57,6 +55,8 @@ from neuroglot_server.intake.validation import (
     check_texts,
 )
 from neuroglot_server.kernels.kernel_thread import KernelThread
+from neuroglot_server.models.bundle_checks import check_bundle
+from neuroglot_server.models.model_info import describe
 from neuroglot_server.neurons.value_matrices import Projections, ValueMatrices
 from neuroglot_server.plan import generate
 from neuroglot_server.plan.capture import Capturing
