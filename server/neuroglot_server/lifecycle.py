@@ -88,13 +88,13 @@ async def run(
         TenantsError: the file of tenants does not say what it should.
     """
     execution_provider()
-    from neuroglot_server.adapter.endpoint import Endpoint
-    from neuroglot_server.adapter.identity import Access
-    from neuroglot_server.adapter.probing import check_probe
-    from neuroglot_server.adapter.tls import ServerTls
     from neuroglot_server.config.tenants import Tenants
     from neuroglot_server.models.model import Model
     from neuroglot_server.models.registry import Registry
+    from neuroglot_server.transport.endpoint import Endpoint
+    from neuroglot_server.transport.identity import Access
+    from neuroglot_server.transport.probing import check_probe
+    from neuroglot_server.transport.tls import ServerTls
 
     with ExitStack() as watchers:
         metrics = _metrics(deployment, watchers)

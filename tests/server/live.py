@@ -12,12 +12,12 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2_grpc
-from neuroglot_server.adapter.endpoint import Endpoint
-from neuroglot_server.adapter.probing import check_probe
-from neuroglot_server.adapter.servicer import SERVICE_NAME
 from neuroglot_server.core import ANYONE, Analysis, Caller, Group, GroupResult, Settings
 from neuroglot_server.models.model import Model
 from neuroglot_server.models.registry import Registry
+from neuroglot_server.transport.endpoint import Endpoint
+from neuroglot_server.transport.probing import check_probe
+from neuroglot_server.transport.servicer import SERVICE_NAME
 
 NAME = "random-bloom"
 PROMPTS = {"en": "The capital of France is", "es": "La capital de Francia es", "th": "เมืองหลวงของฝรั่งเศสคือ"}

@@ -11,11 +11,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from neuroglot.v1 import service_pb2, service_pb2_grpc
-from neuroglot_server.adapter.identity import Access, Unauthenticated, request_id
 from neuroglot_server.config.address import Address
 from neuroglot_server.config.deployment import Certificates, Deployment, TransportLimits
 from neuroglot_server.config.tenants import NewToken, Tenant, Tenants, new_token
 from neuroglot_server.core import Priority, Quota, Settings
+from neuroglot_server.transport.identity import Access, Unauthenticated, request_id
 from tests.server.certificates import Authority, authority
 from tests.server.deployed import deployed
 from tests.server.live import NAME, Live, Watched, channel_to, group, load, said, serving

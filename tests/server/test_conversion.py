@@ -8,8 +8,8 @@ import pytest
 
 from neuroglot.v1 import analysis_pb2, group_pb2, result_pb2, service_pb2
 from neuroglot_server import core
-from neuroglot_server.adapter import requests, responses
 from neuroglot_server.core import limits
+from neuroglot_server.transport import requests, responses
 
 TYPES = {
     analysis_pb2.NEURON_TYPE_NON_ACTIVATED: core.NeuronType.NON_ACTIVATED,

@@ -12,8 +12,8 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from neuroglot.v1 import service_pb2
-from neuroglot_server.adapter import wire
 from neuroglot_server.core import InvalidRequest, limits
+from neuroglot_server.transport import wire
 from tests.server.hostile_requests import HOSTILE, Hostile, delimited
 from tests.server.live import load, said, serving
 

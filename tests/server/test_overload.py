@@ -16,9 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from neuroglot.packing import pack_bits
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_exporter import export
-from neuroglot_server.adapter.servicer import ANSWER_LIMIT_BYTES, SERVICE_NAME
 from neuroglot_server.core import Settings, Unobserved
 from neuroglot_server.models.model import Model
+from neuroglot_server.transport.servicer import ANSWER_LIMIT_BYTES, SERVICE_NAME
 from tests.checkpoints import random_checkpoint
 from tests.server.live import NAME, Live, serving
 

@@ -18,11 +18,11 @@ from neuroglot.bundle import PROBE, read_manifest
 from neuroglot.errors import BundleError
 from neuroglot.probe import compare, from_json, read_probe, to_json
 from neuroglot.v1 import group_pb2, service_pb2
-from neuroglot_server.adapter.endpoint import health_name
-from neuroglot_server.adapter.probing import check_probe
 from neuroglot_server.core import Limits, Settings
 from neuroglot_server.lifecycle import start_in_thread
 from neuroglot_server.models.model import Model
+from neuroglot_server.transport.endpoint import health_name
+from neuroglot_server.transport.probing import check_probe
 from tests.checkpoints import CONFIGS, RandomModel
 from tests.exporter.damage import change_weight, damaged_copy
 from tests.server.live import NAME, Live, group, load, said, serving, until

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from neuroglot_server.adapter.receiving import Receiving, TooManyRequests
+from neuroglot_server.transport.receiving import Receiving, TooManyRequests
 
 SECONDS = 0.05
 

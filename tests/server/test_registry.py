@@ -13,11 +13,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from neuroglot.bundle import MANIFEST, read_manifest
 from neuroglot.v1 import service_pb2
-from neuroglot_server.adapter.endpoint import health_name
-from neuroglot_server.adapter.probing import check_probe
 from neuroglot_server.core import LoadTooSlow, ModelClosed, Settings
 from neuroglot_server.models.model import Model
 from neuroglot_server.models.registry import Registry
+from neuroglot_server.transport.endpoint import health_name
+from neuroglot_server.transport.probing import check_probe
 from tests.server.live import NAME, Finishing, Live, group, load, said, serving, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -13,9 +13,9 @@ import pytest
 
 from neuroglot.bundle import read_manifest
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
-from neuroglot_server.adapter import responses
 from neuroglot_server.core import Capture, InvalidRequest, Row, Settings
 from neuroglot_server.models.model import Model
+from neuroglot_server.transport import responses
 from tests.server.live import NAME, PROMPTS, Live, group, load, said, serving, until
 from tests.server.serving import Recorder, served
 

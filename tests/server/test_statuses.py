@@ -8,8 +8,8 @@ from google.rpc import code_pb2
 
 from neuroglot.errors import Violation
 from neuroglot_server import core
-from neuroglot_server.adapter.gate import TooManyCalls
-from neuroglot_server.adapter.statuses import STATUS_OF, failure_of, group_error
+from neuroglot_server.transport.gate import TooManyCalls
+from neuroglot_server.transport.statuses import STATUS_OF, failure_of, group_error
 
 
 def test_every_error_of_the_core_has_a_status() -> None:

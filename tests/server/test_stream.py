@@ -11,12 +11,12 @@ import pytest
 from google.rpc import code_pb2
 
 from neuroglot.v1 import analysis_pb2, group_pb2, result_pb2, service_pb2, service_pb2_grpc
-from neuroglot_server.adapter import requests as requests_module
-from neuroglot_server.adapter.servicer import SERVICE_NAME
-from neuroglot_server.adapter.sizes import result_bytes
 from neuroglot_server.config.deployment import TransportLimits
 from neuroglot_server.core import Group, Limits, ModelDescription, Settings
 from neuroglot_server.telemetry.transport_observer import Unwatched
+from neuroglot_server.transport import requests as requests_module
+from neuroglot_server.transport.servicer import SERVICE_NAME
+from neuroglot_server.transport.sizes import result_bytes
 from tests.server.live import (
     NAME,
     Finishing,

@@ -24,7 +24,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from neuroglot.errors import InstallationError
 from neuroglot.v1 import analysis_pb2, service_pb2
-from neuroglot_server.adapter.identity import Access
 from neuroglot_server.config.address import Address, AddressError
 from neuroglot_server.config.deployment import Deployment
 from neuroglot_server.config.tenants import Tenants, new_token
@@ -35,6 +34,7 @@ from neuroglot_server.telemetry.logs import FIELDS
 from neuroglot_server.telemetry.metrics import Metrics
 from neuroglot_server.telemetry.monitoring import monitoring_at
 from neuroglot_server.telemetry.tracing import Tracing
+from neuroglot_server.transport.identity import Access
 from tests.end_to_end.processes import process, works
 from tests.server.live import NAME, PROMPTS, Held, group, load, said, serving, until
 

@@ -7,9 +7,9 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
 from neuroglot.v1 import analysis_pb2, service_pb2
-from neuroglot_server.adapter.wire import check, parse
 from neuroglot_server.core import InvalidRequest
 from neuroglot_server.intake.validation import MOST_VIOLATIONS
+from neuroglot_server.transport.wire import check, parse
 from tests.server.live import deactivate, group
 
 UNKNOWN = b"\x88\x7d\x01"  # field 2001, a varint

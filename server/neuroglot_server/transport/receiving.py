@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from neuroglot_server.core import RequestError
 
 if TYPE_CHECKING:
-    from neuroglot_server.adapter.calls import Call
+    from neuroglot_server.transport.calls import Call
 
 
 class RequestTooSlow(RequestError):

@@ -12,13 +12,13 @@ from typing import Any, TypeVar, cast
 import grpc
 from google.protobuf.message import Message
 
-from neuroglot_server.adapter.gate import Gate
-from neuroglot_server.adapter.identity import REQUEST_ID_KEY, Access, metadata_of, request_id
-from neuroglot_server.adapter.statuses import Failure, abort, attempt
 from neuroglot_server.config.tenants import Tenant
 from neuroglot_server.core import Caller, Priority
 from neuroglot_server.telemetry.logs import FIELDS, current_request
 from neuroglot_server.telemetry.transport_observer import Describe, Tracer, TransportObserver
+from neuroglot_server.transport.gate import Gate
+from neuroglot_server.transport.identity import REQUEST_ID_KEY, Access, metadata_of, request_id
+from neuroglot_server.transport.statuses import Failure, abort, attempt
 
 _logger = logging.getLogger("neuroglot_server.requests")
 

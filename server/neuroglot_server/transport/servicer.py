@@ -14,17 +14,17 @@ from google.protobuf.message import Message
 
 from neuroglot.errors import Violation
 from neuroglot.v1 import model_pb2, result_pb2, service_pb2
-from neuroglot_server.adapter import requests, responses, wire
-from neuroglot_server.adapter.calls import Answer, AnswerInParts, Call, Calls
-from neuroglot_server.adapter.gate import Gate
-from neuroglot_server.adapter.identity import PermissionDenied
-from neuroglot_server.adapter.receiving import Receiving, first_request
-from neuroglot_server.adapter.room import ReaderTooSlow, Room
-from neuroglot_server.adapter.sizes import result_bytes
-from neuroglot_server.adapter.stream import GroupStream
 from neuroglot_server.config.deployment import TransportLimits
 from neuroglot_server.core import Analysis, Caller, InvalidRequest, Limits, Priority
 from neuroglot_server.models.registry import Registry
+from neuroglot_server.transport import requests, responses, wire
+from neuroglot_server.transport.calls import Answer, AnswerInParts, Call, Calls
+from neuroglot_server.transport.gate import Gate
+from neuroglot_server.transport.identity import PermissionDenied
+from neuroglot_server.transport.receiving import Receiving, first_request
+from neuroglot_server.transport.room import ReaderTooSlow, Room
+from neuroglot_server.transport.sizes import result_bytes
+from neuroglot_server.transport.stream import GroupStream
 
 if TYPE_CHECKING:
     from neuroglot_server.models.model import Model

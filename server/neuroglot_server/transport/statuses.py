@@ -38,10 +38,6 @@ from google.rpc.status_pb2 import Status
 
 from neuroglot.errors import Violation
 from neuroglot.v1 import result_pb2
-from neuroglot_server.adapter.gate import GoingDown, TooManyCalls
-from neuroglot_server.adapter.identity import REQUEST_ID_KEY, PermissionDenied, Unauthenticated
-from neuroglot_server.adapter.receiving import RequestTooSlow, TooManyRequests
-from neuroglot_server.adapter.room import ReaderTooSlow
 from neuroglot_server.core import (
     InvalidRequest,
     LoadTooSlow,
@@ -54,6 +50,10 @@ from neuroglot_server.core import (
     UploadNotFound,
 )
 from neuroglot_server.intake.tokenizer_process import CannotTokenize
+from neuroglot_server.transport.gate import GoingDown, TooManyCalls
+from neuroglot_server.transport.identity import REQUEST_ID_KEY, PermissionDenied, Unauthenticated
+from neuroglot_server.transport.receiving import RequestTooSlow, TooManyRequests
+from neuroglot_server.transport.room import ReaderTooSlow
 
 _logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from neuroglot.errors import BundleError
 from neuroglot.probe import compare
 from neuroglot.v1 import service_pb2
-from neuroglot_server.adapter import requests, responses, wire
 from neuroglot_server.core import InvalidRequest, Limits, ModelClosed, NotFinite
+from neuroglot_server.transport import requests, responses, wire
 
 if TYPE_CHECKING:
     from neuroglot_server.models.model import Model

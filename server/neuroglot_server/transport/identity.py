@@ -10,9 +10,9 @@ from typing import Any
 
 import grpc
 
-from neuroglot_server.adapter.tls import common_name
 from neuroglot_server.config.tenants import Tenant, Tenants
 from neuroglot_server.core import RequestError
+from neuroglot_server.transport.tls import common_name
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata in which a caller may name a request, and in the end of every call its name."""

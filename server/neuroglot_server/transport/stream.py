@@ -8,13 +8,13 @@ from functools import partial
 
 from neuroglot.errors import Violation
 from neuroglot.v1 import analysis_pb2, result_pb2, service_pb2
-from neuroglot_server.adapter import requests, wire
-from neuroglot_server.adapter.calls import Call
-from neuroglot_server.adapter.gate import Gate, GoingDown
-from neuroglot_server.adapter.receiving import RequestTooSlow, first_request
-from neuroglot_server.adapter.room import Held, Room
-from neuroglot_server.adapter.statuses import Failure, attempt, failure_of, group_error
 from neuroglot_server.core import Analysis, InvalidRequest, Priority
+from neuroglot_server.transport import requests, wire
+from neuroglot_server.transport.calls import Call
+from neuroglot_server.transport.gate import Gate, GoingDown
+from neuroglot_server.transport.receiving import RequestTooSlow, first_request
+from neuroglot_server.transport.room import Held, Room
+from neuroglot_server.transport.statuses import Failure, attempt, failure_of, group_error
 
 Analyze = Callable[[service_pb2.AnalyzeGroupsRequest, Analysis, Priority], Awaitable[result_pb2.GroupResult]]
 """Gives the result of one group of a model, or raises; the request's own analysis is not looked at."""
