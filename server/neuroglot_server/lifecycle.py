@@ -91,8 +91,8 @@ async def run(
     from neuroglot_server.config.tenants import Tenants
     from neuroglot_server.models.model import Model
     from neuroglot_server.models.registry import Registry
+    from neuroglot_server.transport.auth import Access
     from neuroglot_server.transport.endpoint import Endpoint
-    from neuroglot_server.transport.identity import Access
     from neuroglot_server.transport.probing import check_probe
     from neuroglot_server.transport.tls import ServerTls
 

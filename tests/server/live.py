@@ -17,7 +17,7 @@ from neuroglot_server.models.model import Model
 from neuroglot_server.models.registry import Registry
 from neuroglot_server.transport.endpoint import Endpoint
 from neuroglot_server.transport.probing import check_probe
-from neuroglot_server.transport.servicer import SERVICE_NAME
+from neuroglot_server.transport.service import SERVICE_NAME
 
 NAME = "random-bloom"
 PROMPTS = {"en": "The capital of France is", "es": "La capital de Francia es", "th": "เมืองหลวงของฝรั่งเศสคือ"}

@@ -15,7 +15,7 @@ from neuroglot_server.config.address import Address
 from neuroglot_server.config.deployment import Certificates, Deployment, TransportLimits
 from neuroglot_server.config.tenants import NewToken, Tenant, Tenants, new_token
 from neuroglot_server.core import Priority, Quota, Settings
-from neuroglot_server.transport.identity import Access, Unauthenticated, request_id
+from neuroglot_server.transport.auth import Access, Unauthenticated, request_id
 from tests.server.certificates import Authority, authority
 from tests.server.deployed import deployed
 from tests.server.live import NAME, Live, Watched, channel_to, group, load, said, serving

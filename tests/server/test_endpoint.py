@@ -15,7 +15,7 @@ from neuroglot.v1 import service_pb2, service_pb2_grpc
 from neuroglot_server.config.address import AddressError
 from neuroglot_server.config.deployment import TransportLimits
 from neuroglot_server.transport.endpoint import Endpoint, health_name
-from neuroglot_server.transport.servicer import SERVICE_NAME
+from neuroglot_server.transport.service import SERVICE_NAME
 from tests.server.live import NAME, Finishing, Held, Live, Said, Watched, channel_to, group, load, said, serving, until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

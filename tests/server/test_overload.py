@@ -18,7 +18,7 @@ from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_exporter import export
 from neuroglot_server.core import Settings, Unobserved
 from neuroglot_server.models.model import Model
-from neuroglot_server.transport.servicer import ANSWER_LIMIT_BYTES, SERVICE_NAME
+from neuroglot_server.transport.service import ANSWER_LIMIT_BYTES, SERVICE_NAME
 from tests.checkpoints import random_checkpoint
 from tests.server.live import NAME, Live, serving
 

@@ -13,7 +13,7 @@ from neuroglot.bundle import read_manifest
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_server.core import Group, Limits, ModelClosed, NotFinite, Settings
 from neuroglot_server.transport import servicer
-from neuroglot_server.transport.servicer import SERVICE_NAME
+from neuroglot_server.transport.service import SERVICE_NAME
 from tests.server.live import NAME, PROMPTS, Held, Live, Said, Watched, deactivate, group, load, said, serving, until
 
 

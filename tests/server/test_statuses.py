@@ -8,7 +8,7 @@ from google.rpc import code_pb2
 
 from neuroglot.errors import Violation
 from neuroglot_server import core
-from neuroglot_server.transport.gate import TooManyCalls
+from neuroglot_server.transport.concurrency import TooManyCalls
 from neuroglot_server.transport.statuses import STATUS_OF, failure_of, group_error
 
 

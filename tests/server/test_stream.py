@@ -15,8 +15,8 @@ from neuroglot_server.config.deployment import TransportLimits
 from neuroglot_server.core import Group, Limits, ModelDescription, Settings
 from neuroglot_server.telemetry.transport_observer import Unwatched
 from neuroglot_server.transport import requests as requests_module
-from neuroglot_server.transport.servicer import SERVICE_NAME
-from neuroglot_server.transport.sizes import result_bytes
+from neuroglot_server.transport.result_sizes import result_bytes
+from neuroglot_server.transport.service import SERVICE_NAME
 from tests.server.live import (
     NAME,
     Finishing,

@@ -20,7 +20,7 @@ from neuroglot.v1 import service_pb2, service_pb2_grpc
 from neuroglot_server.config.address import Address
 from neuroglot_server.config.deployment import Certificates, Deployment
 from neuroglot_server.telemetry.metrics import Metrics
-from neuroglot_server.transport.identity import Access, Unauthenticated
+from neuroglot_server.transport.auth import Access, Unauthenticated
 from neuroglot_server.transport.tls import CertificateError, ServerTls, common_name
 from tests.server.certificates import Authority, authority
 from tests.server.deployed import deployed

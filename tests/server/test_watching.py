@@ -34,7 +34,7 @@ from neuroglot_server.telemetry.logs import FIELDS
 from neuroglot_server.telemetry.metrics import Metrics
 from neuroglot_server.telemetry.monitoring import monitoring_at
 from neuroglot_server.telemetry.tracing import Tracing
-from neuroglot_server.transport.identity import Access
+from neuroglot_server.transport.auth import Access
 from tests.end_to_end.processes import process, works
 from tests.server.live import NAME, PROMPTS, Held, group, load, said, serving, until
 

@@ -16,8 +16,8 @@ from neuroglot_server.config.tenants import Tenant
 from neuroglot_server.core import Caller, Priority
 from neuroglot_server.telemetry.logs import FIELDS, current_request
 from neuroglot_server.telemetry.transport_observer import Describe, Tracer, TransportObserver
-from neuroglot_server.transport.gate import Gate
-from neuroglot_server.transport.identity import REQUEST_ID_KEY, Access, metadata_of, request_id
+from neuroglot_server.transport.auth import REQUEST_ID_KEY, Access, metadata_of, request_id
+from neuroglot_server.transport.concurrency import Gate
 from neuroglot_server.transport.statuses import Failure, abort, attempt
 
 _logger = logging.getLogger("neuroglot_server.requests")

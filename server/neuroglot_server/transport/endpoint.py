@@ -13,12 +13,12 @@ from neuroglot_server.config.address import AddressError
 from neuroglot_server.config.deployment import TransportLimits
 from neuroglot_server.models.registry import Registry
 from neuroglot_server.telemetry.transport_observer import Tracer, TransportObserver, Untraced, Unwatched
+from neuroglot_server.transport.auth import Access
 from neuroglot_server.transport.calls import Calls
-from neuroglot_server.transport.gate import Gate
-from neuroglot_server.transport.identity import Access
+from neuroglot_server.transport.concurrency import Gate
+from neuroglot_server.transport.held_bytes import Room
 from neuroglot_server.transport.reflection import add_reflection
-from neuroglot_server.transport.room import Room
-from neuroglot_server.transport.servicer import ANSWER_LIMIT_BYTES, SERVICE_NAME, Servicer
+from neuroglot_server.transport.service import ANSWER_LIMIT_BYTES, SERVICE_NAME, Servicer
 
 _logger = logging.getLogger(__name__)
 

@@ -50,10 +50,10 @@ from neuroglot_server.core import (
     UploadNotFound,
 )
 from neuroglot_server.intake.tokenizer_process import CannotTokenize
-from neuroglot_server.transport.gate import GoingDown, TooManyCalls
-from neuroglot_server.transport.identity import REQUEST_ID_KEY, PermissionDenied, Unauthenticated
+from neuroglot_server.transport.auth import REQUEST_ID_KEY, PermissionDenied, Unauthenticated
+from neuroglot_server.transport.concurrency import GoingDown, TooManyCalls
+from neuroglot_server.transport.held_bytes import ReaderTooSlow
 from neuroglot_server.transport.receiving import RequestTooSlow, TooManyRequests
-from neuroglot_server.transport.room import ReaderTooSlow
 
 _logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")

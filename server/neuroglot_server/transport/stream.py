@@ -11,9 +11,9 @@ from neuroglot.v1 import analysis_pb2, result_pb2, service_pb2
 from neuroglot_server.core import Analysis, InvalidRequest, Priority
 from neuroglot_server.transport import requests, wire
 from neuroglot_server.transport.calls import Call
-from neuroglot_server.transport.gate import Gate, GoingDown
+from neuroglot_server.transport.concurrency import Gate, GoingDown
+from neuroglot_server.transport.held_bytes import Held, Room
 from neuroglot_server.transport.receiving import RequestTooSlow, first_request
-from neuroglot_server.transport.room import Held, Room
 from neuroglot_server.transport.statuses import Failure, attempt, failure_of, group_error
 
 Analyze = Callable[[service_pb2.AnalyzeGroupsRequest, Analysis, Priority], Awaitable[result_pb2.GroupResult]]

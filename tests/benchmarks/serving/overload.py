@@ -19,7 +19,7 @@ import grpc
 from neuroglot.messages import group_message
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_server.config.tenants import NewToken, new_token
-from neuroglot_server.transport.servicer import SERVICE_NAME
+from neuroglot_server.transport.service import SERVICE_NAME
 from tests.benchmarks.serving.measures import Measure
 from tests.benchmarks.serving.prompts import Prompter
 from tests.benchmarks.serving.servers import Server, serving

@@ -18,12 +18,12 @@ from neuroglot_server.config.deployment import TransportLimits
 from neuroglot_server.core import Analysis, Caller, InvalidRequest, Limits, Priority
 from neuroglot_server.models.registry import Registry
 from neuroglot_server.transport import requests, responses, wire
+from neuroglot_server.transport.auth import PermissionDenied
 from neuroglot_server.transport.calls import Answer, AnswerInParts, Call, Calls
-from neuroglot_server.transport.gate import Gate
-from neuroglot_server.transport.identity import PermissionDenied
+from neuroglot_server.transport.concurrency import Gate
+from neuroglot_server.transport.held_bytes import ReaderTooSlow, Room
 from neuroglot_server.transport.receiving import Receiving, first_request
-from neuroglot_server.transport.room import ReaderTooSlow, Room
-from neuroglot_server.transport.sizes import result_bytes
+from neuroglot_server.transport.result_sizes import result_bytes
 from neuroglot_server.transport.stream import GroupStream
 
 if TYPE_CHECKING:
