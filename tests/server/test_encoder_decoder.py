@@ -51,7 +51,7 @@ from tests.exporter.reference import TOLERANCE
 from tests.server import reference
 from tests.server.reference import ACTIONS, COMPONENTS, ENCODER_DECODERS, START, Change, EncoderDecoder
 from tests.server.serving import CAPITALS, analyze, served
-from tests.server.test_model import assert_same
+from tests.server.models.test_model import assert_same
 
 EOS = 2
 THREE = Group("FR", CAPITALS.rows[:3])
