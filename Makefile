@@ -40,10 +40,11 @@ test-optimized: $(INSTALLED)  ## every test with assertions off, as under `pytho
 test-extras: $(INSTALLED)  ## every extra in an environment of exactly its requirements (2 GB under build/extras)
 	$(BIN)/python -m tests.extras $(EXTRAS)
 
-check: $(INSTALLED)  ## style, types, the contract, and that the stubs are those of the contract
+check: $(INSTALLED)  ## style, types, who imports whom, the contract, and that the stubs are those of the contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	@rm -rf build/stubs && mkdir -p build/stubs

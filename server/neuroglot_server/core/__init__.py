@@ -1,6 +1,7 @@
 """The words in which the core is spoken to: what a request asks, what an answer holds, and what can go wrong.
 
 They say what the messages of `neuroglot.v1` say, in Python and numpy, so that any transport can speak to the core.
+Imports nothing of the server. Every folder may import it.
 """
 
 from neuroglot.interventions import Action, Add, Convert, Deactivate, Override, Scale, Scope

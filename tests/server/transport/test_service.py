@@ -12,7 +12,7 @@ import pytest
 from neuroglot.bundle import read_manifest
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_server.core import Group, Limits, ModelClosed, NotFinite, Settings
-from neuroglot_server.transport import servicer
+from neuroglot_server.transport import service
 from neuroglot_server.transport.service import SERVICE_NAME
 from tests.server.live import NAME, PROMPTS, Held, Live, Said, Watched, deactivate, group, load, said, serving, until
 
@@ -211,7 +211,7 @@ def test_a_message_over_the_limit_is_refused_and_one_under_it_is_read(bloom_bund
 
 
 def test_a_result_that_no_message_holds_is_refused(bloom_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servicer, "LARGEST_RESULT_BYTES", 100)
+    monkeypatch.setattr(service, "LARGEST_RESULT_BYTES", 100)
     answer = refused(lambda: load(bloom_bundle), lambda live: live.stub.AnalyzeGroup(request()))
     assert answer.code is grpc.StatusCode.INVALID_ARGUMENT
     assert "active_bitmaps" in answer.violations["analysis"]
