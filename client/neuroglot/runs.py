@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from neuroglot import records
 from neuroglot.errors import AnalysisError, RunError
@@ -30,9 +29,6 @@ from neuroglot.groups import Group
 from neuroglot.results import GroupResult
 from neuroglot.settings import Settings, Shard
 from neuroglot.v1 import result_pb2
-
-if TYPE_CHECKING:
-    from neuroglot.analyses.context import Context
 
 FORMAT = "neuroglot.run"
 FORMAT_VERSION = 2
@@ -183,12 +179,6 @@ class Run:
         """What was wrong with the data and is left out, a line each."""
         path = self.folder / PROBLEMS
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-
-    def context(self) -> Context:
-        """What its analyses share: needs the extra that they need, and raises as `examples`."""
-        from neuroglot.analyses.context import Context  # here: a run's folder is read without pandas, too
-
-        return Context(self.settings.languages, self.settings).about(self.examples())
 
     def results(self) -> Iterator[GroupResult]:
         """The answers that there are, as they came.

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import neuroglot
+from neuroglot.analyses.context import Context
 from neuroglot.analyses.pipeline import run
 from neuroglot.cli import main
 from neuroglot.errors import AnalysisError
@@ -319,7 +320,7 @@ def test_the_options_of_a_task_and_of_its_analyses_are_those_of_the_run(bloom_bu
     assert settings.parameters == {"direction": "all-en", "shots": 1, "shots_seed": 7}
     assert settings.analyses == ("accuracy", "answers")  # in the order of a report
     assert settings.controls == (ControlKind.RANDOM_MASS, ControlKind.RANDOM)
-    context = run.context()
+    context = Context.of(run)
     assert context.languages == ("de", "es", "zh")
     assert (context.ablations.draws, context.ablations.seed, context.ablations.kinds) == (1, 7, settings.controls)
     assert context.conversions.mean_of_active

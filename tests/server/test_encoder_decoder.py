@@ -49,9 +49,9 @@ from tests import definitions
 from tests.checkpoints import RandomModel
 from tests.exporter.reference import TOLERANCE
 from tests.server import reference
+from tests.server.models.test_model import assert_same
 from tests.server.reference import ACTIONS, COMPONENTS, ENCODER_DECODERS, START, Change, EncoderDecoder
 from tests.server.serving import CAPITALS, analyze, served
-from tests.server.models.test_model import assert_same
 
 EOS = 2
 THREE = Group("FR", CAPITALS.rows[:3])

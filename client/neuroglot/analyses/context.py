@@ -15,6 +15,7 @@ from neuroglot.analyses.languages import in_order
 from neuroglot.analyses.rotation import Rotation, rotation
 from neuroglot.errors import AnalysisError
 from neuroglot.groups import Group
+from neuroglot.runs import Run
 from neuroglot.settings import MEAN, Options
 
 
@@ -57,6 +58,11 @@ class Context:
     clusters: Mapping[str, str] = field(default_factory=dict)
     rotation: Rotation = field(default_factory=Rotation)
     choices: ChoicesOfRows = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: Run) -> Self:
+        """The context of a run's folder; raises as `Run.examples`."""
+        return cls(run.settings.languages, run.settings).about(run.examples())
 
     def __post_init__(self) -> None:
         """Bring languages into the order of all tables; refuse subsets that are none."""

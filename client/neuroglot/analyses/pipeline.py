@@ -235,7 +235,7 @@ def study_of(run: Run) -> Study:
         AnalysisError: it has none.
         RunError: its folder is damaged.
     """
-    study = Study(run.context(), run.settings.analyses)
+    study = Study(Context.of(run), run.settings.analyses)
     for result in run.results():
         study.add(result)
     if not study.groups:
