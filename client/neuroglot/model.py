@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from neuroglot import arguments
+from neuroglot.definitions.probe import Comparison, compare
 from neuroglot.errors import InvalidGroupError, InvalidSelectionError, NotFoundError
 from neuroglot.groups import Group
 from neuroglot.interventions import Intervention
@@ -31,7 +32,6 @@ from neuroglot.options import (
     require_fit,
     uploads,
 )
-from neuroglot.probe import Comparison, compare
 from neuroglot.results import CapturedLayer, GeneratedToken, GroupFailure, GroupResult
 from neuroglot.resuming import Question, Resuming, Terms
 from neuroglot.selections import Uploaded
@@ -107,7 +107,7 @@ class Model:
         The server may have parts of the answer in its caches, from an earlier time.
 
         Args:
-            probe: from `Model.probe`, or of the bundle, from `neuroglot.probe.read_probe`.
+            probe: from `Model.probe`, or of the bundle, from `neuroglot.definitions.probe.read_probe`.
             timeout: seconds to wait for the answer; None for ever.
 
         Raises:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot import arguments
+from neuroglot.definitions.packing import pack_bits, unpack_bits
 from neuroglot.errors import InvalidSelectionError
 from neuroglot.frames import frame
-from neuroglot.packing import pack_bits, unpack_bits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +96,7 @@ class NeuronSet:
         component: `decoder` or `encoder`.
         layers: number of layers of the component.
         neurons: neurons a layer.
-        bits: one bit a neuron, as `neuroglot.packing.pack_bits` gives them for `[layers, neurons]`.
+        bits: one bit a neuron, as `neuroglot.definitions.packing.pack_bits` gives them for `[layers, neurons]`.
         source: where the model's checkpoint came from (`bigscience/bloomz-560m`); empty where the set is bound to none.
 
     Raises:

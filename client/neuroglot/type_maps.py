@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot import arguments
+from neuroglot.definitions.packing import unpack_codes
 from neuroglot.errors import NotInResultError
 from neuroglot.frames import frame
 from neuroglot.neurons import NeuronSet, NeuronType
-from neuroglot.packing import unpack_codes
 from neuroglot.v1 import result_pb2
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 
-from neuroglot.bundle import WEIGHTS, Component, StoredMatrix
+from neuroglot.definitions.bundle import WEIGHTS, Component, StoredMatrix
 from neuroglot_exporter.errors import RewriteError
 from neuroglot_exporter.families.family import Family, Ffn
 from neuroglot_exporter.rewrite.document import document

@@ -10,8 +10,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from neuroglot.bundle import PROBE, Manifest, ModelFacts, describe_file, describe_files, staged, write_manifest
-from neuroglot.probe import to_json
+from neuroglot.definitions.bundle import (
+    PROBE,
+    Manifest,
+    ModelFacts,
+    describe_file,
+    describe_files,
+    staged,
+    write_manifest,
+)
+from neuroglot.definitions.probe import to_json
 from neuroglot_exporter.checkpoints import Checkpoint, find_checkpoint
 from neuroglot_exporter.interrupts import ctrl_c_held_back
 from neuroglot_exporter.packages import require_packages

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuroglot.bundle import TOKENIZER
+from neuroglot.definitions.bundle import TOKENIZER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from neuroglot.bundle import open_bundle
+from neuroglot.definitions.bundle import open_bundle
 from neuroglot_exporter.checkpoints import find_checkpoint
 from neuroglot_exporter.errors import VerificationError
 from neuroglot_exporter.packages import require_packages

@@ -11,7 +11,7 @@ import onnx
 import torch
 from onnx import helper
 
-from neuroglot.bundle import StoredMatrix
+from neuroglot.definitions.bundle import StoredMatrix
 
 _SMALL_ALIGNMENT = 64
 _LARGE_ALIGNMENT = 4096

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from neuroglot.bundle import open_bundle
+from neuroglot.definitions.bundle import open_bundle
 from neuroglot_server.engine.prepacking import save
 
 

@@ -24,7 +24,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import neuroglot as ng
-from neuroglot.gold import GoldTokens, gold_tokens
+from neuroglot.definitions.gold import GoldTokens, gold_tokens
 from neuroglot.tasks import capital_prompts as capitals
 from neuroglot_exporter import embedded, export
 

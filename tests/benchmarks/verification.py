@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from neuroglot.bundle import read_manifest
+from neuroglot.definitions.bundle import read_manifest
 from neuroglot_exporter.checkpoints import find_checkpoint
 from neuroglot_exporter.needs import estimate
 from neuroglot_exporter.verification.process import STARTING

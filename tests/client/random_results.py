@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from neuroglot.analyses.ablations import ABLATED, Ablations
 from neuroglot.analyses.conversions import Conversions
 from neuroglot.analyses.registry import ANALYSES
-from neuroglot.packing import pack_bits, pack_codes
+from neuroglot.definitions.packing import pack_bits, pack_codes
 from neuroglot.results import GroupResult
 from neuroglot.runs import Run, Settings, data_hash, to_lines
 from neuroglot.tasks import capital_prompts as capitals

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from neuroglot import bundle
+from neuroglot.definitions import bundle
 from neuroglot.errors import BundleError
 
 VALUES = tuple(bundle.StoredMatrix("weights.data", offset, 3, 2, "float16") for offset in (0, 12))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from neuroglot.packing import pack_bits, pack_codes, unpack_bits, unpack_codes
+from neuroglot.definitions.packing import pack_bits, pack_codes, unpack_bits, unpack_codes
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=37)
 

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import neuroglot as ng
-from neuroglot.bundle import PROBE
 from neuroglot.cli import main
-from neuroglot.probe import from_json, to_json
+from neuroglot.definitions.bundle import PROBE
+from neuroglot.definitions.probe import from_json, to_json
 from neuroglot_server.core import Settings
 from neuroglot_server.lifecycle import LocalServer, start_in_thread
 from tests.checkpoints import RandomModel

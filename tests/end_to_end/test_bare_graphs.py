@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from neuroglot.bundle import open_bundle
+from neuroglot.definitions.bundle import open_bundle
 from neuroglot_exporter.families import FAMILIES
 from tests.checkpoints import RandomModel
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from neuroglot.bundle import open_bundle
+from neuroglot.definitions.bundle import open_bundle
 from neuroglot_exporter import embedded
 from neuroglot_exporter.families import FAMILIES
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 import neuroglot as ng
-from neuroglot.bundle import open_bundle
+from neuroglot.definitions.bundle import open_bundle
 from neuroglot_exporter import export
 from tests import definitions
 from tests.end_to_end.facts import LANGUAGES, fact_groups

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from neuroglot.bundle import WEIGHTS, describe_files, read_manifest, write_manifest
+from neuroglot.definitions.bundle import WEIGHTS, describe_files, read_manifest, write_manifest
 
 
 def damaged_copy(bundle: Path, folder: Path, damage: Callable[[Path], None]) -> Path:

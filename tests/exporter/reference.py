@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from transformers import AutoModelForCausalLM
 
-from neuroglot.bundle import StoredMatrix
+from neuroglot.definitions.bundle import StoredMatrix
 
 TOLERANCE = 1e-4
 

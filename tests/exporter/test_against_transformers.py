@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuroglot.bundle import open_bundle
+from neuroglot.definitions.bundle import open_bundle
 from neuroglot_exporter import export
 from tests.checkpoints import random_checkpoint
 from tests.exporter.reference import TOLERANCE, Graph, Transformers, left_padded

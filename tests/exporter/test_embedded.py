@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from neuroglot.gold import gold_tokens
+from neuroglot.definitions.gold import gold_tokens
 from neuroglot.tasks import capital_prompts as capitals
 from neuroglot.tasks.capital_prompts import LANGUAGES, Row
 from neuroglot_exporter import embedded

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from neuroglot.bundle import WEIGHTS, open_bundle
+from neuroglot.definitions.bundle import WEIGHTS, open_bundle
 from neuroglot_exporter import export
 from tests.checkpoints import random_checkpoint
 from tests.exporter.encoder_decoder import MODULES, START, Graphs, Row, Taps, Transformers

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from neuroglot.bundle import open_bundle
+from neuroglot.definitions.bundle import open_bundle
 from neuroglot.errors import BundleError, InstallationError
 from neuroglot_exporter import embedded, export, packages
 from neuroglot_exporter.checkpoints import Checkpoint, find_checkpoint

@@ -13,7 +13,7 @@ import pytest
 from onnx.external_data_helper import load_external_data_for_model
 from safetensors.numpy import load_file
 
-from neuroglot.bundle import open_bundle
+from neuroglot.definitions.bundle import open_bundle
 from neuroglot_exporter import export
 from neuroglot_exporter.checkpoints import find_checkpoint
 from neuroglot_exporter.errors import CheckpointError

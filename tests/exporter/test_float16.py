@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from neuroglot.bundle import WEIGHTS, open_bundle
+from neuroglot.definitions.bundle import WEIGHTS, open_bundle
 from neuroglot_exporter import export
 from tests.checkpoints import random_checkpoint
 from tests.exporter.encoder_decoder import START, Graphs

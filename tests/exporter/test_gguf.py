@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from neuroglot.bundle import open_bundle
+from neuroglot.definitions.bundle import open_bundle
 from neuroglot.errors import InstallationError
 from neuroglot_exporter import export, packages
 from neuroglot_exporter.errors import CheckpointError

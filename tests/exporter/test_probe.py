@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuroglot.bundle import PROBE, open_bundle
-from neuroglot.probe import compare, from_json, read_probe, to_json
+from neuroglot.definitions.bundle import PROBE, open_bundle
+from neuroglot.definitions.probe import compare, from_json, read_probe, to_json
 from neuroglot.v1.probe_pb2 import Probe
 from neuroglot_exporter import export
 from neuroglot_exporter.checkpoints import find_checkpoint

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from onnx import numpy_helper
 
-from neuroglot.bundle import ModelFacts, StoredMatrix, read_manifest
+from neuroglot.definitions.bundle import ModelFacts, StoredMatrix, read_manifest
 from neuroglot_exporter import export
 from neuroglot_exporter.checkpoints import find_checkpoint
 from neuroglot_exporter.errors import VerificationError

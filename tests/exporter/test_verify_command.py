@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from neuroglot.bundle import read_manifest
 from neuroglot.cli import main
+from neuroglot.definitions.bundle import read_manifest
 from tests.checkpoints import RandomModel
 from tests.exporter.damage import change_weight, damaged_copy, swap_layers
 

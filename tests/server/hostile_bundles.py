@@ -19,7 +19,15 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from neuroglot.bundle import HASH_ON_LOAD_BYTES, MANIFEST, MANIFEST_BYTES, PROBE, TOKENIZER, WEIGHTS, hash_file
+from neuroglot.definitions.bundle import (
+    HASH_ON_LOAD_BYTES,
+    MANIFEST,
+    MANIFEST_BYTES,
+    PROBE,
+    TOKENIZER,
+    WEIGHTS,
+    hash_file,
+)
 
 GRAPH, NORMS = "decoder.onnx", "decoder.norms.npy"
 Change = Callable[[Path], None]

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from neuroglot.bundle import TOKENIZER, describe_files, read_manifest, write_manifest
+from neuroglot.definitions.bundle import TOKENIZER, describe_files, read_manifest, write_manifest
 from neuroglot_server.core import Analysis, BatchRun, Group, GroupResult, Observer, Row, Settings, Unobserved
 from neuroglot_server.models.model import Model
 

@@ -21,8 +21,8 @@ import pytest
 from click.testing import CliRunner
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from neuroglot.bundle import MANIFEST, read_manifest
 from neuroglot.cli import main
+from neuroglot.definitions.bundle import MANIFEST, read_manifest
 from neuroglot.v1 import analysis_pb2, service_pb2, service_pb2_grpc
 from tests.server.hostile_bundles import change_graph, changes, slow_to_start
 from tests.server.live import group

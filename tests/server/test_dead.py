@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from neuroglot.packing import unpack_bits
+from neuroglot.definitions.packing import unpack_bits
 from neuroglot_server.core import Analysis, Group, GroupResult, Prediction, Row
 from tests.checkpoints import CONFIGS, RandomModel
 from tests.server import reference

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from neuroglot.bundle import Component, ModelFacts, StoredMatrix
+from neuroglot.definitions.bundle import Component, ModelFacts, StoredMatrix
 from neuroglot_server.core import (
     Analysis,
     EffectiveScore,

@@ -16,8 +16,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from neuroglot.bundle import describe_files, read_manifest, write_manifest
-from neuroglot.packing import pack_bits, unpack_bits, unpack_codes
+from neuroglot.definitions.bundle import describe_files, read_manifest, write_manifest
+from neuroglot.definitions.packing import pack_bits, unpack_bits, unpack_codes
 from neuroglot_exporter import embedded
 from neuroglot_server.core import (
     Add,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from neuroglot.packing import unpack_bits, unpack_codes
+from neuroglot.definitions.packing import unpack_bits, unpack_codes
 from neuroglot_server.core import (
     Analysis,
     ByType,

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from neuroglot.bundle import read_manifest
-from neuroglot.packing import unpack_bits
+from neuroglot.definitions.bundle import read_manifest
+from neuroglot.definitions.packing import unpack_bits
 from neuroglot_exporter import export
 from neuroglot_server.core import (
     Add,

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from neuroglot.bundle import read_manifest
+from neuroglot.definitions.bundle import read_manifest
 from neuroglot.errors import BundleError, InstallationError
 from neuroglot.v1 import analysis_pb2, service_pb2, service_pb2_grpc
 from neuroglot_server.core import Limits, Settings

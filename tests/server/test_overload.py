@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from neuroglot.packing import pack_bits
+from neuroglot.definitions.packing import pack_bits
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_exporter import export
 from neuroglot_server.core import Settings, Unobserved

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from neuroglot.bundle import PROBE, read_manifest
+from neuroglot.definitions.bundle import PROBE, read_manifest
+from neuroglot.definitions.probe import compare, from_json, read_probe, to_json
 from neuroglot.errors import BundleError
-from neuroglot.probe import compare, from_json, read_probe, to_json
 from neuroglot.v1 import group_pb2, service_pb2
 from neuroglot_server.core import Limits, Settings
 from neuroglot_server.lifecycle import start_in_thread

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from neuroglot.definitions.normalisation import normalised
 from neuroglot.groups import Group
-from neuroglot.normalisation import normalised
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from itertools import zip_longest
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroglot.definitions.packing import unpack_bits
 from neuroglot.errors import NotInResultError
 from neuroglot.groups import Group
-from neuroglot.packing import unpack_bits
 from neuroglot.results import GroupResult
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from neuroglot.bundle import MANIFEST, read_manifest
+from neuroglot.definitions.bundle import MANIFEST, read_manifest
 from neuroglot.errors import BundleError, NeuroglotError
 from neuroglot.runs import RUN
 

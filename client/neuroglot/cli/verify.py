@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 import neuroglot
-from neuroglot.bundle import open_bundle
 from neuroglot.cli import not_installed
 from neuroglot.cli.reaching import Shown, reaches_a_server
+from neuroglot.definitions.bundle import open_bundle
+from neuroglot.definitions.probe import Comparison, read_probe
 from neuroglot.errors import BundleError, ModelChangedError
-from neuroglot.probe import Comparison, read_probe
 
 _WITH_SOURCE = ("revision", "texts", "report")
 

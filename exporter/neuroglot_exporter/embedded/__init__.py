@@ -16,7 +16,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from neuroglot.bundle import hash_file
+from neuroglot.definitions.bundle import hash_file
 from neuroglot.errors import InstallationError
 
 

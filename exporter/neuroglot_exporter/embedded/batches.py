@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from neuroglot.gold import answer_tokens, gold_tokens
+from neuroglot.definitions.gold import answer_tokens, gold_tokens
 from neuroglot.tasks.capital_prompts import Row
 from neuroglot_exporter.embedded.corpus import Corpus
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper
 
-from neuroglot.bundle import FORMAT_VERSION
+from neuroglot.definitions.bundle import FORMAT_VERSION
 
 _ROWS = "rows are padded on the left"
 _DOCUMENTATION = {

@@ -10,8 +10,8 @@ import threading
 import warnings
 from pathlib import Path
 
+from neuroglot.definitions.probe import to_json
 from neuroglot.errors import NeuroglotError
-from neuroglot.probe import to_json
 
 
 def main(bundle: Path, source: str) -> None:

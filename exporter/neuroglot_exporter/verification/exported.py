@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from neuroglot.bundle import Component, ModelFacts
+from neuroglot.definitions.bundle import Component, ModelFacts
 from neuroglot_exporter.verification.observation import DECODER, ENCODER, Floats, Intervention, Observation
 from neuroglot_exporter.verification.rows import LOGIT_POSITIONS, Row
 

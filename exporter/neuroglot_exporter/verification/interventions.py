@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from neuroglot.bundle import Component
+from neuroglot.definitions.bundle import Component
 from neuroglot_exporter.verification.observation import Intervention
 
 _SHARE_OF_NEURONS = 0.25

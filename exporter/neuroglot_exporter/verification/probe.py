@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from neuroglot.bundle import TOKENIZER, ModelFacts
-from neuroglot.packing import pack_bits, pack_codes
-from neuroglot.probe import MIN_ROWS
+from neuroglot.definitions.bundle import TOKENIZER, ModelFacts
+from neuroglot.definitions.packing import pack_bits, pack_codes
+from neuroglot.definitions.probe import MIN_ROWS
 from neuroglot.v1 import analysis_pb2, group_pb2, result_pb2
 from neuroglot.v1.probe_pb2 import Probe, UncertainNeurons
 from neuroglot_exporter.errors import VerificationError

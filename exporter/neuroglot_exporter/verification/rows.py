@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from neuroglot.bundle import ModelFacts
+from neuroglot.definitions.bundle import ModelFacts
 from neuroglot_exporter.errors import VerificationError
 from neuroglot_exporter.verification.observation import DECODER, ENCODER
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neuroglot.bundle import Manifest, ModelFacts
+from neuroglot.definitions.bundle import Manifest, ModelFacts
 from neuroglot_exporter.checkpoints import Checkpoint
 from neuroglot_exporter.errors import VerificationError
 from neuroglot_exporter.skeleton import Geometry, geometries, skeleton

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from neuroglot.bundle import TOKENIZER, read_manifest
-from neuroglot.probe import compare as compare_probe
+from neuroglot.definitions.bundle import TOKENIZER, read_manifest
+from neuroglot.definitions.probe import compare as compare_probe
 from neuroglot.v1.probe_pb2 import Probe
 from neuroglot_exporter.checkpoints import Checkpoint
 from neuroglot_exporter.verification.exported import ExportedModel

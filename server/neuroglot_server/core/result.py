@@ -13,7 +13,7 @@ BASELINE = "baseline"
 
 
 class RowResult(NamedTuple):
-    """What was run for a row; see `neuroglot.gold` for all that concerns the gold tokens."""
+    """What was run for a row; see `neuroglot.definitions.gold` for all that concerns the gold tokens."""
 
     label: str
     prompt_tokens: int

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from neuroglot.bundle import Component, ModelFacts
+from neuroglot.definitions.bundle import Component, ModelFacts
+from neuroglot.definitions.fields import shown
 from neuroglot.errors import BundleError
-from neuroglot.fields import shown
 from neuroglot_server.core import DECODER, ENCODER
 
 _FLOATS: dict[str, np.dtype[np.floating]] = {

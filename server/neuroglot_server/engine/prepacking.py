@@ -26,7 +26,14 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from neuroglot.bundle import HASH_ON_LOAD_BYTES, MANIFEST, FileEntry, describe_files, hash_file, read_manifest
+from neuroglot.definitions.bundle import (
+    HASH_ON_LOAD_BYTES,
+    MANIFEST,
+    FileEntry,
+    describe_files,
+    hash_file,
+    read_manifest,
+)
 from neuroglot_server.engine.devices import Device, runtime, session_options, start_session
 
 _logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from neuroglot.bundle import WEIGHTS, Component
+from neuroglot.definitions.bundle import WEIGHTS, Component
 from neuroglot_server.core import MemoryTooSmall
 from neuroglot_server.engine.devices import Device, runtime, session_options, start_session
 from neuroglot_server.engine.graph import Interface, read_signature

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
+from neuroglot.definitions.gold import GoldTokens, answer_tokens, gold_tokens, r_index
 from neuroglot.errors import BundleError
-from neuroglot.gold import GoldTokens, answer_tokens, gold_tokens, r_index
 from neuroglot.groups import default_separator
 from neuroglot_server.core import Row, TokenizedText
 from neuroglot_server.intake.tokenizer_process import TokenizerProcess, Tokenizing, Tokens
@@ -26,7 +26,7 @@ class EncodedRow(NamedTuple):
         joint: whether the tokenizer goes on from this prompt to `gold` by itself; of an encoder-decoder, whose answer
             does not go on from the prompt, always.
         answers: the accepted answers as they were given.
-        r_index: where r is among the gold tokens, see `neuroglot.gold.r_index`.
+        r_index: where r is among the gold tokens, see `neuroglot.definitions.gold.r_index`.
         choices: token ids of each of the answers among which the most likely one is found.
         distractor: token ids of the wrong answer, from the one on that stands where r does; empty without one.
     """

@@ -16,9 +16,9 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
-from neuroglot.bundle import Component, Manifest, StoredMatrix, open_file
+from neuroglot.definitions.bundle import Component, Manifest, StoredMatrix, open_file
+from neuroglot.definitions.fields import shown
 from neuroglot.errors import BundleError
-from neuroglot.fields import shown
 from neuroglot_server.core import DECODER
 from neuroglot_server.core.wire_fields import count_fields
 
@@ -63,7 +63,7 @@ def check_bundle(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.float
 
     Args:
         folder: the bundle.
-        manifest: of it, see `neuroglot.bundle.open_bundle`.
+        manifest: of it, see `neuroglot.definitions.bundle.open_bundle`.
 
     Returns:
         The norms of each component's value rows, `[layers, neurons]`, by the component's name.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from neuroglot.bundle import TOKENIZER, Component, ModelFacts, open_bundle
+from neuroglot.definitions.bundle import TOKENIZER, Component, ModelFacts, open_bundle
+from neuroglot.definitions.probe import read_probe
 from neuroglot.errors import BundleError, NeuroglotError
-from neuroglot.probe import read_probe
 from neuroglot.v1.probe_pb2 import Probe
 from neuroglot_server.cache.prefix_cache import Sightings
 from neuroglot_server.cache.step_cache import Sharing

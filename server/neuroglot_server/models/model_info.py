@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from neuroglot.bundle import Manifest
+from neuroglot.definitions.bundle import Manifest
 from neuroglot.errors import BundleError
 from neuroglot_server.core import DECODER, ENCODER, ComponentDescription, ModelDescription, Settings
 from neuroglot_server.scheduler.budget import Budget, Extent

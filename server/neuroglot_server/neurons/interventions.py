@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot.packing import unpack_bits
+from neuroglot.definitions.packing import unpack_bits
 from neuroglot_server.core import Action, Add, ByNeuron, Convert, Deactivate, Intervention, Override, Scale
 from neuroglot_server.engine.steps import NO_EDITS, Edit, Edits
 from neuroglot_server.kernels.kernel_thread import Pieces

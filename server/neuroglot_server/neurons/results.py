@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot.normalisation import normalised
-from neuroglot.packing import pack_bits, pack_codes
+from neuroglot.definitions.normalisation import normalised
+from neuroglot.definitions.packing import pack_bits, pack_codes
 from neuroglot_server.core import (
     Analysis,
     ComponentDescription,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot.packing import unpack_bits
+from neuroglot.definitions.packing import unpack_bits
 from neuroglot_server.core import (
     ByContribution,
     ByNeuron,

@@ -14,7 +14,7 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot.bundle import ModelFacts, StoredMatrix
+from neuroglot.definitions.bundle import ModelFacts, StoredMatrix
 from neuroglot_server.core import DECODER
 from neuroglot_server.kernels.kernel_thread import Pieces
 

@@ -10,8 +10,8 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from neuroglot.definitions.probe import compare
 from neuroglot.errors import BundleError
-from neuroglot.probe import compare
 from neuroglot.v1 import service_pb2
 from neuroglot_server.core import InvalidRequest, Limits, ModelClosed, NotFinite
 from neuroglot_server.transport import requests, responses, wire

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from neuroglot.bundle import read_manifest
+from neuroglot.definitions.bundle import read_manifest
 from neuroglot_server.engine.graph import interfaces
 from neuroglot_server.engine.session import Engine
 from neuroglot_server.engine.steps import Edit, Edits, KeyValues, RowStep, StepResult

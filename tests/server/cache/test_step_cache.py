@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuroglot.packing import pack_bits, unpack_codes
+from neuroglot.definitions.packing import pack_bits, unpack_codes
 from neuroglot_server.cache.step_cache import Whole
 from neuroglot_server.core import (
     Analysis,

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from neuroglot.bundle import read_manifest
+from neuroglot.definitions.bundle import read_manifest
 from neuroglot.errors import InstallationError
 from neuroglot_server.engine.devices import (
     RECORD_ASSIGNMENT,

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from neuroglot.bundle import WEIGHTS, read_manifest
+from neuroglot.definitions.bundle import WEIGHTS, read_manifest
 from neuroglot_server.engine.graph import interfaces
 from neuroglot_server.engine.kv_device import DevicePiece
 from neuroglot_server.engine.kv_host import HostMemory

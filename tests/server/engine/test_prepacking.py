@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from neuroglot.bundle import describe_files, hash_file, read_manifest
 from neuroglot.cli import main
+from neuroglot.definitions.bundle import describe_files, hash_file, read_manifest
 from neuroglot_server.engine import prepacking
 from neuroglot_server.engine.graph import interfaces
 from neuroglot_server.engine.session import Engine

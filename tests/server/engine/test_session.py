@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from onnxruntime import RunOptions
 
-from neuroglot.bundle import read_manifest
+from neuroglot.definitions.bundle import read_manifest
 from neuroglot_server.engine import passes
 from neuroglot_server.engine.devices import Device, session_options, start_session
 from neuroglot_server.engine.graph import interfaces, read_signature

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroglot.packing import pack_bits
+from neuroglot.definitions.packing import pack_bits
 from neuroglot_server.core import (
     Action,
     Add,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from neuroglot.bundle import TOKENIZER
+from neuroglot.definitions.bundle import TOKENIZER
 from neuroglot.errors import BundleError
 from neuroglot_server.core import ModelClosed
 from neuroglot_server.intake.text import Text

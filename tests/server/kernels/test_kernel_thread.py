@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from neuroglot.bundle import TOKENIZER
+from neuroglot.definitions.bundle import TOKENIZER
 from neuroglot_server.core import ModelClosed
 from neuroglot_server.kernels.kernel_thread import KernelThread, Pieces, completed
 from tests.server.live import until

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from neuroglot.normalisation import normalised
+from neuroglot.definitions.normalisation import normalised
 from neuroglot_server.kernels import contribution, effective, scoring, types
 from tests import definitions
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from neuroglot.packing import pack_bits, unpack_bits, unpack_codes
+from neuroglot.definitions.packing import pack_bits, unpack_bits, unpack_codes
 from neuroglot_server.core import (
     Action,
     Add,

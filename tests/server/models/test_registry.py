@@ -11,7 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from neuroglot.bundle import MANIFEST, read_manifest
+from neuroglot.definitions.bundle import MANIFEST, read_manifest
 from neuroglot.v1 import service_pb2
 from neuroglot_server.core import LoadTooSlow, ModelClosed, Settings
 from neuroglot_server.models.model import Model

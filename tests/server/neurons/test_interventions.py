@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from neuroglot.packing import pack_bits
+from neuroglot.definitions.packing import pack_bits
 from neuroglot_server.core import (
     Action,
     Add,

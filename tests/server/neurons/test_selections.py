@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from neuroglot.packing import pack_bits
+from neuroglot.definitions.packing import pack_bits
 from neuroglot_server.core import (
     ByContribution,
     ByNeuron,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from neuroglot.packing import pack_bits
+from neuroglot.definitions.packing import pack_bits
 from neuroglot_server.core import (
     ANYONE,
     Analysis,

@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from neuroglot.packing import pack_bits, unpack_bits
+from neuroglot.definitions.packing import pack_bits, unpack_bits
 from neuroglot_server.core import (
     Action,
     Add,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroglot.bundle import read_manifest
+from neuroglot.definitions.bundle import read_manifest
 from neuroglot_server.core import BatchRun, Caller, InvalidRequest, ModelClosed, Priority, Unobserved
 from neuroglot_server.engine.graph import interfaces
 from neuroglot_server.engine.session import Engine, Stopped

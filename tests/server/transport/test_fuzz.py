@@ -19,7 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neuroglot.bundle import read_manifest
+from neuroglot.definitions.bundle import read_manifest
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_server.lifecycle import start_in_thread
 from tests.checkpoints import RandomModel

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuroglot.bundle import Component, describe_files, read_manifest, write_manifest
+from neuroglot.definitions.bundle import Component, describe_files, read_manifest, write_manifest
 from neuroglot.errors import BundleError, InstallationError
 from neuroglot_server.config.installation import execution_provider
 from neuroglot_server.core import (

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from neuroglot.bundle import read_manifest
+from neuroglot.definitions.bundle import read_manifest
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_server.core import Group, Limits, ModelClosed, NotFinite, Settings
 from neuroglot_server.transport import service

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from neuroglot.bundle import read_manifest
+from neuroglot.definitions.bundle import read_manifest
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_server.core import Capture, InvalidRequest, Row, Settings
 from neuroglot_server.models.model import Model

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from neuroglot.definitions.normalisation import normalised
 from neuroglot.errors import Violation
-from neuroglot.normalisation import normalised
 from neuroglot_server.core import Group, ModelDescription, Row, limits
 
 _SEPARATORS = ("", " ")

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from neuroglot.definitions.packing import check_bits
 from neuroglot.errors import Violation
-from neuroglot.packing import check_bits
 from neuroglot_server.core import (
     Add,
     ByContribution,

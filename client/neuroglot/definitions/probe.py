@@ -16,9 +16,9 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from neuroglot.bundle import PROBE, Manifest, open_file
+from neuroglot.definitions.bundle import PROBE, Manifest, open_file
+from neuroglot.definitions.packing import unpack_bits, unpack_codes
 from neuroglot.errors import BundleError
-from neuroglot.packing import unpack_bits, unpack_codes
 from neuroglot.v1.probe_pb2 import Probe
 from neuroglot.v1.result_pb2 import ComponentResult, GroupResult, RowPrediction
 

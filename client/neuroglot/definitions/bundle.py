@@ -6,7 +6,7 @@
     ├── weights.data          the weights of all graphs, each once
     ├── decoder.norms.npy     float32 [layers, neurons]: the norm of every neuron's value row
     ├── tokenizer.json
-    └── probe.json            a fixed request and its expected answer, see `neuroglot.probe`
+    └── probe.json            a fixed request and its expected answer, see `neuroglot.definitions.probe`
 
 A bundle is never changed once it stands: `staged` writes it aside and renames it into place, so a folder that bears the
 bundle's name is whole. Its identity is the hash of all that decides an answer.
@@ -27,8 +27,15 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from neuroglot.definitions.fields import (
+    FieldError,
+    Fields,
+    depth_at_most,
+    is_one_line,
+    parse,
+    shown,
+)
 from neuroglot.errors import BundleError
-from neuroglot.fields import FieldError, Fields, depth_at_most, is_one_line, parse, shown
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
