@@ -29,11 +29,40 @@ from neuroglot.errors import (
     UnavailableError,
     Violation,
 )
-from neuroglot.groups import Group
-from neuroglot.interventions import Intervention, Scope, add, convert, deactivate, override, scale
 from neuroglot.model import Model, Tokens
-from neuroglot.neurons import ALL_SHARED, NON_ACTIVATED, PARTIAL_SHARED, SPECIFIC, NeuronSet, NeuronType
-from neuroglot.options import ContributionOptions, EffectiveScoreOptions, Priority, ScoreTarget
+from neuroglot.request.groups import Group
+from neuroglot.request.interventions import (
+    Intervention,
+    Scope,
+    add,
+    convert,
+    deactivate,
+    override,
+    scale,
+)
+from neuroglot.request.neurons import (
+    ALL_SHARED,
+    NON_ACTIVATED,
+    PARTIAL_SHARED,
+    SPECIFIC,
+    NeuronSet,
+    NeuronType,
+)
+from neuroglot.request.options import (
+    ContributionOptions,
+    EffectiveScoreOptions,
+    Priority,
+    ScoreTarget,
+)
+from neuroglot.request.selections import (
+    ControlKind,
+    Uploaded,
+    control,
+    difference,
+    intersection,
+    top_contribution,
+    union,
+)
 from neuroglot.results import (
     CapturedLayer,
     ComponentResult,
@@ -42,7 +71,6 @@ from neuroglot.results import (
     GroupResult,
     RowPrediction,
 )
-from neuroglot.selections import ControlKind, Uploaded, control, difference, intersection, top_contribution, union
 from neuroglot.type_maps import Contribution, EffectiveScores, Leading, Types
 
 if typing.TYPE_CHECKING:

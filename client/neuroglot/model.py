@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from neuroglot import arguments
 from neuroglot.definitions.probe import Comparison, compare
 from neuroglot.errors import InvalidGroupError, InvalidSelectionError, NotFoundError
-from neuroglot.groups import Group
-from neuroglot.interventions import Intervention
 from neuroglot.listening import captured, generated
-from neuroglot.messages import (
+from neuroglot.request.groups import Group
+from neuroglot.request.interventions import Intervention
+from neuroglot.request.messages import (
     analysis_message,
     group_message,
     intervention_message,
@@ -20,8 +20,8 @@ from neuroglot.messages import (
     priority_message,
     row_message,
 )
-from neuroglot.neurons import NeuronSet
-from neuroglot.options import (
+from neuroglot.request.neurons import NeuronSet
+from neuroglot.request.options import (
     AnalysisOptions,
     ContributionOptions,
     EffectiveScoreOptions,
@@ -32,9 +32,9 @@ from neuroglot.options import (
     require_fit,
     uploads,
 )
+from neuroglot.request.selections import Uploaded
 from neuroglot.results import CapturedLayer, GeneratedToken, GroupFailure, GroupResult
 from neuroglot.resuming import Question, Resuming, Terms
-from neuroglot.selections import Uploaded
 from neuroglot.v1 import model_pb2, service_pb2
 from neuroglot.v1.probe_pb2 import Probe
 

@@ -10,8 +10,8 @@ from typing import NamedTuple, Self
 
 from neuroglot import arguments
 from neuroglot.errors import AnalysisError
-from neuroglot.options import ScoreTarget
-from neuroglot.selections import DEFAULT_TOP_FRACTION, ControlKind
+from neuroglot.request.options import ScoreTarget
+from neuroglot.request.selections import DEFAULT_TOP_FRACTION, ControlKind
 
 REPLICATES = 1000
 """Bootstrap replicates of every interval."""

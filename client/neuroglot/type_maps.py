@@ -18,7 +18,7 @@ from neuroglot import arguments
 from neuroglot.definitions.packing import unpack_codes
 from neuroglot.errors import NotInResultError
 from neuroglot.frames import frame
-from neuroglot.neurons import NeuronSet, NeuronType
+from neuroglot.request.neurons import NeuronSet, NeuronType
 from neuroglot.v1 import result_pb2
 
 if TYPE_CHECKING:

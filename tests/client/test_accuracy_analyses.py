@@ -24,10 +24,10 @@ from neuroglot.analyses.predictions import Metric
 from neuroglot.analyses.statistics import holm, wilson
 from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError
-from neuroglot.groups import Group
-from neuroglot.interventions import Convert
+from neuroglot.request.groups import Group
+from neuroglot.request.interventions import Convert
+from neuroglot.request.selections import Control, ControlKind
 from neuroglot.results import BASELINE, GroupResult, RowPrediction
-from neuroglot.selections import Control, ControlKind
 from neuroglot.settings import MEAN, Options
 from neuroglot.v1 import result_pb2
 from tests.client.random_results import Example, random_examples

@@ -13,7 +13,7 @@ from neuroglot.analyses.context import Context
 from neuroglot.analyses.fold import Analysis
 from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError, NotInResultError
-from neuroglot.groups import Group
+from neuroglot.request.groups import Group
 from neuroglot.results import GroupResult
 from neuroglot.settings import Options
 from neuroglot.v1 import result_pb2

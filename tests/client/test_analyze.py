@@ -22,10 +22,10 @@ from neuroglot.analyses.context import Context
 from neuroglot.analyses.pipeline import run
 from neuroglot.cli import main
 from neuroglot.errors import AnalysisError
-from neuroglot.groups import Group
-from neuroglot.options import ScoreTarget
+from neuroglot.request.groups import Group
+from neuroglot.request.options import ScoreTarget
+from neuroglot.request.selections import ControlKind
 from neuroglot.runs import GROUPS, Run
-from neuroglot.selections import ControlKind
 from neuroglot.tasks.capital_prompts import LANGUAGES, groups
 from neuroglot.tasks.registry import TASKS, find_task
 from neuroglot.tasks.task import Task

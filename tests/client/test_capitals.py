@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from neuroglot.groups import default_separator
+from neuroglot.request.groups import default_separator
 from neuroglot.tasks import capital_prompts as capitals
 from neuroglot.tasks.capital_prompts import LANGUAGES, SAME_NAME
 

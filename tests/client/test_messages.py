@@ -11,15 +11,15 @@ import pytest
 from google.protobuf import text_format
 
 import neuroglot as ng
-from neuroglot.messages import (
+from neuroglot.request.messages import (
     analysis_message,
     group_message,
     intervention_message,
     priority_message,
     row_message,
 )
-from neuroglot.options import AnalysisKeywords, AnalysisOptions
-from neuroglot.selections import Uploaded
+from neuroglot.request.options import AnalysisKeywords, AnalysisOptions
+from neuroglot.request.selections import Uploaded
 from neuroglot.v1 import analysis_pb2, group_pb2, model_pb2, service_pb2
 
 MODEL = text_format.Parse(

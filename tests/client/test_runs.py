@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neuroglot.errors import RunError
-from neuroglot.groups import Group
+from neuroglot.request.groups import Group
 from neuroglot.results import GroupResult
 from neuroglot.runs import EXAMPLES, GROUPS, RUN, Run, data_hash, to_lines
 from neuroglot.settings import Settings

@@ -14,7 +14,7 @@ import pytest
 
 import neuroglot as ng
 from neuroglot.errors import AnalysisError, DataError
-from neuroglot.groups import Group
+from neuroglot.request.groups import Group
 from neuroglot.runs import data_hash, to_lines
 from neuroglot.tasks.problems import Collector
 from neuroglot.tasks.registry import TASKS, find_task

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import product
 
-from neuroglot.interventions import Intervention, deactivate
-from neuroglot.neurons import NeuronType
+from neuroglot.request.interventions import Intervention, deactivate
+from neuroglot.request.neurons import NeuronType
+from neuroglot.request.selections import ControlKind, control
 from neuroglot.results import BASELINE
-from neuroglot.selections import ControlKind, control
 
 ABLATED = (NeuronType.ALL_SHARED, NeuronType.SPECIFIC, NeuronType.PARTIAL_SHARED)
 """The types that are deactivated, in the order of the paper's Table 2."""

@@ -27,8 +27,8 @@ from neuroglot.analyses.style import (
     TYPE_TEXT_COLOURS,
     key,
 )
-from neuroglot.interventions import Intervention
-from neuroglot.neurons import NeuronType
+from neuroglot.request.interventions import Intervention
+from neuroglot.request.neurons import NeuronType
 from neuroglot.results import BASELINE, GroupResult
 
 _SUMMARISED = ("exact", "matches", "choice")

@@ -8,7 +8,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot.neurons import NeuronType
+from neuroglot.request.neurons import NeuronType
 from neuroglot.type_maps import Types
 
 

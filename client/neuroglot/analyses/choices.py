@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from neuroglot.definitions.normalisation import normalised
-from neuroglot.groups import Group
+from neuroglot.request.groups import Group
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from neuroglot.analyses.conversions import Conversions
 from neuroglot.analyses.languages import in_order
 from neuroglot.analyses.rotation import Rotation, rotation
 from neuroglot.errors import AnalysisError
-from neuroglot.groups import Group
+from neuroglot.request.groups import Group
 from neuroglot.runs import Run
 from neuroglot.settings import MEAN, Options
 

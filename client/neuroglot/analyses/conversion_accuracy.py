@@ -19,8 +19,8 @@ from neuroglot.analyses.predictions import Metric, accuracy_columns, accuracy_me
 from neuroglot.analyses.statistics import RESAMPLES, p_words
 from neuroglot.analyses.style import COLUMN_INCHES, CONTROL_MARK, FAINT, FONT_SIZE, INK, RULE, TYPE_COLOURS, key
 from neuroglot.analyses.words import sample
-from neuroglot.interventions import Intervention
-from neuroglot.neurons import NeuronType
+from neuroglot.request.interventions import Intervention
+from neuroglot.request.neurons import NeuronType
 from neuroglot.results import BASELINE, GroupResult
 
 _COLOUR = TYPE_COLOURS[NeuronType.ALL_SHARED]  # what neurons are converted to

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from neuroglot.interventions import Intervention, convert
-from neuroglot.neurons import NeuronType
+from neuroglot.request.interventions import Intervention, convert
+from neuroglot.request.neurons import NeuronType
 
 CONVERTED: Mapping[str, tuple[NeuronType, ...]] = {
     "specific": (NeuronType.SPECIFIC,),

@@ -16,8 +16,8 @@ from neuroglot.analyses.context import Need
 from neuroglot.analyses.fold import Analysis, Measures
 from neuroglot.analyses.lines import component_panels, label_types, type_lines
 from neuroglot.analyses.shares import Compared, Shares
-from neuroglot.neurons import NeuronType
-from neuroglot.options import ScoreTarget
+from neuroglot.request.neurons import NeuronType
+from neuroglot.request.options import ScoreTarget
 from neuroglot.results import GroupResult
 from neuroglot.settings import ScoreReduction
 

@@ -25,10 +25,10 @@ from neuroglot.analyses.style import (
     TYPE_MARKERS,
     TYPE_TEXT_COLOURS,
 )
-from neuroglot.interventions import Intervention
-from neuroglot.neurons import NeuronType
+from neuroglot.request.interventions import Intervention
+from neuroglot.request.neurons import NeuronType
+from neuroglot.request.selections import ControlKind
 from neuroglot.results import BASELINE, GroupResult
-from neuroglot.selections import ControlKind
 
 _SMALL = 5.5  # of what is beside the point, in points
 

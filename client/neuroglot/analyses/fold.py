@@ -24,7 +24,7 @@ from neuroglot.analyses.context import Context, Need
 from neuroglot.analyses.rotation import Mismatched
 from neuroglot.analyses.style import STYLE
 from neuroglot.errors import AnalysisError
-from neuroglot.interventions import Intervention
+from neuroglot.request.interventions import Intervention
 from neuroglot.results import GroupResult
 
 Measures = Mapping[Any, NDArray[Any]]

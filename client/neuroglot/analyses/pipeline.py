@@ -21,13 +21,13 @@ from neuroglot.analyses.output import save_figure, save_tables
 from neuroglot.analyses.registry import choose
 from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError
-from neuroglot.groups import Group
 from neuroglot.model import Model
-from neuroglot.options import AnalysisKeywords, ScoreTarget
 from neuroglot.report.page import page
+from neuroglot.request.groups import Group
+from neuroglot.request.options import AnalysisKeywords, ScoreTarget
+from neuroglot.request.selections import DEFAULT_TOP_FRACTION, ControlKind
 from neuroglot.results import GroupFailure
 from neuroglot.runs import RUN, Run, data_hash, of_shard, to_lines, writing
-from neuroglot.selections import DEFAULT_TOP_FRACTION, ControlKind
 from neuroglot.settings import DRAWS, REPLICATES, THRESHOLDS, Options, ScoreReduction, Settings, Shard
 from neuroglot.tasks.registry import find_task
 from neuroglot.tasks.task import Task

@@ -15,7 +15,7 @@ from neuroglot.analyses.fold import Analysis, Measures
 from neuroglot.analyses.lines import component_panels, label_types
 from neuroglot.analyses.shares import Shares
 from neuroglot.analyses.style import TYPE_COLOURS, TYPE_MARKERS, TYPES, marks, percent_axis
-from neuroglot.neurons import NeuronType
+from neuroglot.request.neurons import NeuronType
 from neuroglot.results import GroupResult
 
 _DASHES: Any = (0, (2, 1))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from neuroglot.definitions.packing import unpack_bits
 from neuroglot.errors import NotInResultError
-from neuroglot.groups import Group
+from neuroglot.request.groups import Group
 from neuroglot.results import GroupResult
 
 

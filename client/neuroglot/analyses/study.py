@@ -9,7 +9,11 @@ from neuroglot.analyses.context import Context, Need
 from neuroglot.analyses.fold import Analysis, Fold
 from neuroglot.analyses.registry import ANALYSES
 from neuroglot.analyses.rotation import Mismatched, Mismatching
-from neuroglot.options import AnalysisKeywords, ContributionOptions, EffectiveScoreOptions
+from neuroglot.request.options import (
+    AnalysisKeywords,
+    ContributionOptions,
+    EffectiveScoreOptions,
+)
 from neuroglot.results import GroupResult
 
 AnyFold = TypeVar("AnyFold", bound=Fold)

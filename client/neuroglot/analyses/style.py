@@ -15,7 +15,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from neuroglot.neurons import NeuronType
+from neuroglot.request.neurons import NeuronType
 
 COLUMN_INCHES = 3.4
 """Width of a column of a two-column paper, and of every figure: so its text is readable on a phone, too."""

@@ -14,7 +14,7 @@ from neuroglot.analyses.fold import Analysis, Measures
 from neuroglot.analyses.lines import Panel, type_grid
 from neuroglot.analyses.rotation import Mismatched
 from neuroglot.analyses.shares import Compared
-from neuroglot.neurons import NeuronType
+from neuroglot.request.neurons import NeuronType
 from neuroglot.results import GroupResult
 
 

@@ -17,7 +17,7 @@ from neuroglot.analyses.lines import component_panels, label_types, type_lines
 from neuroglot.analyses.rotation import Mismatched
 from neuroglot.analyses.shares import Compared
 from neuroglot.analyses.style import percent_axis
-from neuroglot.neurons import NeuronType
+from neuroglot.request.neurons import NeuronType
 from neuroglot.results import GroupResult
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import click
 
 from neuroglot.cli.sections import option
-from neuroglot.options import ScoreTarget
-from neuroglot.selections import ControlKind
+from neuroglot.request.options import ScoreTarget
+from neuroglot.request.selections import ControlKind
 from neuroglot.settings import MEAN, Options, ScoreReduction
 from neuroglot.tasks.task import TaskOptions
 

@@ -9,9 +9,9 @@ import pandas as pd
 
 from neuroglot.analyses.study import Study
 from neuroglot.analyses.types_by_layer import TypesByLayer
-from neuroglot.neurons import NeuronType
 from neuroglot.report.facts import problems_in_words
 from neuroglot.report.words import share
+from neuroglot.request.neurons import NeuronType
 from neuroglot.runs import Run
 
 _MUCH = 0.5

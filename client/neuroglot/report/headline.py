@@ -8,7 +8,7 @@ from neuroglot.analyses.effects import Effect
 from neuroglot.analyses.predictions import Metric
 from neuroglot.analyses.statistics import p_words
 from neuroglot.report.words import nats, points, signed
-from neuroglot.selections import ControlKind
+from neuroglot.request.selections import ControlKind
 
 ALPHA = 0.01
 """A difference counts as found where its corrected p-value is below."""

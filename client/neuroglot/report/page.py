@@ -15,7 +15,6 @@ from neuroglot.analyses.comparison.comparison import Comparison
 from neuroglot.analyses.comparison.runs import ComparedRun
 from neuroglot.analyses.effects import Effects
 from neuroglot.analyses.study import Study
-from neuroglot.neurons import NeuronType
 from neuroglot.report.example import Example
 from neuroglot.report.facts import facts
 from neuroglot.report.findings import Findings, findings
@@ -28,6 +27,7 @@ from neuroglot.report.sections import (
     tables_of,
 )
 from neuroglot.report.tables import SHOWN_ROWS
+from neuroglot.request.neurons import NeuronType
 from neuroglot.runs import Run
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from neuroglot.analyses.predictions import Metric
 from neuroglot.analyses.statistics import p_words
-from neuroglot.neurons import NeuronType
 from neuroglot.report.words import capitalised, points, share
+from neuroglot.request.neurons import NeuronType
 from neuroglot.results import BASELINE
 
 ALL_SHARED = NeuronType.ALL_SHARED.label

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from neuroglot.groups import Group
+from neuroglot.request.groups import Group
 from neuroglot.tasks import capital_prompts
 from neuroglot.tasks.chosen import chosen_templates
 from neuroglot.tasks.directions import Direction

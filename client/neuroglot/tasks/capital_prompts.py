@@ -22,7 +22,7 @@ from importlib import resources
 from itertools import islice
 from typing import Literal, NamedTuple, get_args
 
-from neuroglot.groups import Group, default_separator
+from neuroglot.request.groups import Group, default_separator
 
 LANGUAGES = ("en", "de", "es", "fr", "pt", "ru", "th", "tr", "vi", "zh")
 """The languages of the paper, in its order."""

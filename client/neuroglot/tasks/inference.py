@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from neuroglot.errors import AnalysisError
-from neuroglot.groups import Group, default_separator
+from neuroglot.request.groups import Group, default_separator
 from neuroglot.tasks.capital_prompts import distractor, label_words, task_file
 from neuroglot.tasks.chosen import chosen_template_language, chosen_templates
 from neuroglot.tasks.inference_files import Example, read_examples

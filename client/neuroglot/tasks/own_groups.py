@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from neuroglot.errors import InvalidGroupError
-from neuroglot.groups import Group
+from neuroglot.request.groups import Group
 from neuroglot.tasks.chosen import chosen_languages
 from neuroglot.tasks.problems import Collector
 from neuroglot.tasks.reading import json_lines, require

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from neuroglot import arguments
 from neuroglot.errors import AnalysisError
-from neuroglot.groups import Group
+from neuroglot.request.groups import Group
 from neuroglot.tasks.chosen import chosen_templates
 from neuroglot.tasks.probing_files import Fact, Relation, languages_of, read_relation
 from neuroglot.tasks.problems import Collector

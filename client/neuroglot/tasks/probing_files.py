@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from neuroglot.errors import DataError
-from neuroglot.groups import UNSPACED_LANGUAGES
+from neuroglot.request.groups import UNSPACED_LANGUAGES
 from neuroglot.tasks.chosen import chosen_languages
 from neuroglot.tasks.problems import Collector
 from neuroglot.tasks.reading import Placed, join, json_lines, require

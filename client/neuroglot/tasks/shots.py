@@ -10,7 +10,7 @@ from itertools import chain, islice, zip_longest
 
 from neuroglot import arguments
 from neuroglot.errors import AnalysisError
-from neuroglot.groups import Group
+from neuroglot.request.groups import Group
 from neuroglot.tasks.task import Groups
 
 _BETWEEN = "\n"  # ends an example; generated answers stop at it, too

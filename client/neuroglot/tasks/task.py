@@ -8,7 +8,7 @@ from pathlib import Path
 
 from neuroglot import arguments
 from neuroglot.errors import AnalysisError
-from neuroglot.groups import Group
+from neuroglot.request.groups import Group
 from neuroglot.tasks.problems import NO_PROBLEMS, Problems
 
 Groups = Callable[[Sequence[str], int | None], Iterator[Group]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
-from neuroglot.groups import default_separator
+from neuroglot.request.groups import default_separator
 from neuroglot.tasks import capital_prompts as capitals
 from neuroglot.tasks.capital_prompts import LANGUAGES, Edit, Row
 

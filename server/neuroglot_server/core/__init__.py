@@ -4,9 +4,9 @@ They say what the messages of `neuroglot.v1` say, in Python and numpy, so that a
 Imports nothing of the server. Every folder may import it.
 """
 
-from neuroglot.interventions import Action, Add, Convert, Deactivate, Override, Scale, Scope
-from neuroglot.neurons import NeuronType
-from neuroglot.selections import ControlKind
+from neuroglot.request.interventions import Action, Add, Convert, Deactivate, Override, Scale, Scope
+from neuroglot.request.neurons import NeuronType
+from neuroglot.request.selections import ControlKind
 from neuroglot_server.core.caller import ANYONE, Caller, Priority, Quota
 from neuroglot_server.core.description import (
     DECODER,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
 
-from neuroglot.interventions import Action, Scope
-from neuroglot.neurons import NeuronType
-from neuroglot.selections import ControlKind
+from neuroglot.request.interventions import Action, Scope
+from neuroglot.request.neurons import NeuronType
+from neuroglot.request.selections import ControlKind
 
 
 class Row(NamedTuple):

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from neuroglot.definitions.gold import GoldTokens, answer_tokens, gold_tokens, r_index
 from neuroglot.errors import BundleError
-from neuroglot.groups import default_separator
+from neuroglot.request.groups import default_separator
 from neuroglot_server.core import Row, TokenizedText
 from neuroglot_server.intake.tokenizer_process import TokenizerProcess, Tokenizing, Tokens
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import neuroglot as ng
-from neuroglot.options import AnalysisKeywords
+from neuroglot.request.options import AnalysisKeywords
 from tests.benchmarks.serving.prompts import Prompter
 from tests.benchmarks.serving.servers import model_of, serving
 

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import grpc
 
-from neuroglot.messages import group_message
+from neuroglot.request.messages import group_message
 from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from neuroglot_server.config.tenants import NewToken, new_token
 from neuroglot_server.transport.service import SERVICE_NAME

@@ -26,7 +26,7 @@ from neuroglot.analyses.style import (
     percent_axis,
 )
 from neuroglot.analyses.types_by_layer import TypesByLayer
-from neuroglot.neurons import NeuronType
+from neuroglot.request.neurons import NeuronType
 
 _AXES = {"shots": "in-context examples"}
 """What an axis says of a setting whose name is not what a reader would say."""

@@ -13,7 +13,7 @@ from neuroglot.analyses.comparison.runs import ComparedRun
 from neuroglot.analyses.comparison.series import Series, look_key, series_of
 from neuroglot.analyses.style import COLUMN_INCHES, FONT_SIZE, TYPE_TEXT_COLOURS, TYPES, layer_axis, percent_axis
 from neuroglot.analyses.types_by_layer import TypesByLayer
-from neuroglot.neurons import NeuronType
+from neuroglot.request.neurons import NeuronType
 
 _BAND_OPACITY = 0.15
 

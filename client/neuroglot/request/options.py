@@ -13,10 +13,10 @@ import numpy as np
 
 from neuroglot import arguments
 from neuroglot.errors import InvalidSelectionError
-from neuroglot.groups import Group
-from neuroglot.interventions import Intervention
-from neuroglot.neurons import NeuronSet
-from neuroglot.selections import DEFAULT_TOP_FRACTION, Uploaded, parts
+from neuroglot.request.groups import Group
+from neuroglot.request.interventions import Intervention
+from neuroglot.request.neurons import NeuronSet
+from neuroglot.request.selections import DEFAULT_TOP_FRACTION, Uploaded, parts
 from neuroglot.v1 import model_pb2
 
 Variants = Mapping[str, Intervention | Sequence[Intervention]]

@@ -20,7 +20,7 @@ from typing import Literal
 
 from neuroglot import arguments
 from neuroglot.errors import InvalidSelectionError
-from neuroglot.neurons import NeuronSet, NeuronType
+from neuroglot.request.neurons import NeuronSet, NeuronType
 
 DEFAULT_TOP_FRACTION = 0.05
 """Share of a layer's neurons that count as its top contributors, as in the paper."""

@@ -6,11 +6,26 @@ from collections.abc import Sequence
 from typing import TypedDict, assert_never
 
 from neuroglot import arguments
-from neuroglot.groups import Group, prompt_of
-from neuroglot.interventions import Action, Add, Convert, Deactivate, Intervention, Override, Scale, Scope
-from neuroglot.neurons import NeuronSet
-from neuroglot.options import AnalysisOptions, ContributionOptions, EffectiveScoreOptions, Priority, ScoreTarget
-from neuroglot.selections import (
+from neuroglot.request.groups import Group, prompt_of
+from neuroglot.request.interventions import (
+    Action,
+    Add,
+    Convert,
+    Deactivate,
+    Intervention,
+    Override,
+    Scale,
+    Scope,
+)
+from neuroglot.request.neurons import NeuronSet
+from neuroglot.request.options import (
+    AnalysisOptions,
+    ContributionOptions,
+    EffectiveScoreOptions,
+    Priority,
+    ScoreTarget,
+)
+from neuroglot.request.selections import (
     ByType,
     Combination,
     Control,

@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from neuroglot import arguments
 from neuroglot.errors import InvalidSelectionError
-from neuroglot.neurons import NeuronSet
-from neuroglot.selections import Selectable, Selection, Uploaded, as_selection
+from neuroglot.request.neurons import NeuronSet
+from neuroglot.request.selections import Selectable, Selection, Uploaded, as_selection
 
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
@@ -153,7 +153,7 @@ def deactivate(
     (0, 1)
 
     Args:
-        selection: which neurons (see `neuroglot.selections`).
+        selection: which neurons (see `neuroglot.request.selections`).
         layers: the layers in which it acts, counted from 0; None for all.
         component: `decoder` or `encoder`; None for all.
         scope: the positions at which it acts.
