@@ -63,7 +63,7 @@ from neuroglot.request.selections import (
     top_contribution,
     union,
 )
-from neuroglot.results import (
+from neuroglot.results.results import (
     CapturedLayer,
     ComponentResult,
     GeneratedToken,
@@ -71,7 +71,7 @@ from neuroglot.results import (
     GroupResult,
     RowPrediction,
 )
-from neuroglot.type_maps import Contribution, EffectiveScores, Leading, Types
+from neuroglot.results.type_maps import Contribution, EffectiveScores, Leading, Types
 
 if typing.TYPE_CHECKING:
     from neuroglot import analyses as analyses

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuroglot.errors import NotFoundError, ServerError, UnavailableError
-from neuroglot.results import CapturedLayer, GeneratedToken, require_same_bundle
+from neuroglot.results.results import CapturedLayer, GeneratedToken, require_same_bundle
 from neuroglot.v1 import model_pb2, service_pb2
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from neuroglot.request.options import (
     uploads,
 )
 from neuroglot.request.selections import Uploaded
-from neuroglot.results import CapturedLayer, GeneratedToken, GroupFailure, GroupResult
+from neuroglot.results.results import CapturedLayer, GeneratedToken, GroupFailure, GroupResult
 from neuroglot.resuming import Question, Resuming, Terms
 from neuroglot.v1 import model_pb2, service_pb2
 from neuroglot.v1.probe_pb2 import Probe

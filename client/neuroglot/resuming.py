@@ -20,7 +20,7 @@ from neuroglot.errors import (
     ServerError,
     UnavailableError,
 )
-from neuroglot.results import GroupFailure, GroupResult, require_same_bundle
+from neuroglot.results.results import GroupFailure, GroupResult, require_same_bundle
 from neuroglot.retries import Patience
 from neuroglot.statuses import from_group_error
 from neuroglot.v1 import analysis_pb2, group_pb2, model_pb2, service_pb2

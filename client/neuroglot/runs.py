@@ -26,7 +26,7 @@ from pathlib import Path
 from neuroglot import records
 from neuroglot.errors import AnalysisError, RunError
 from neuroglot.request.groups import Group
-from neuroglot.results import GroupResult
+from neuroglot.results.results import GroupResult
 from neuroglot.settings import Settings, Shard
 from neuroglot.v1 import result_pb2
 

@@ -21,7 +21,7 @@ from neuroglot.analyses.comparison.types import TypesAcrossRuns
 from neuroglot.analyses.pipeline import study_of
 from neuroglot.cli import main
 from neuroglot.errors import AnalysisError
-from neuroglot.results import GroupResult
+from neuroglot.results.results import GroupResult
 from neuroglot.runs import Run
 from neuroglot.settings import Settings
 from tests.client.pages import Reader

@@ -13,7 +13,7 @@ from neuroglot.analyses.ablations import Ablations
 from neuroglot.analyses.rotation import Mismatched, Mismatching, rotation
 from neuroglot.errors import NotInResultError
 from neuroglot.request.groups import Group
-from neuroglot.results import GroupResult
+from neuroglot.results.results import GroupResult
 from neuroglot.v1 import result_pb2
 from tests.client.random_results import random_examples
 

@@ -9,7 +9,7 @@ from itertools import product
 from neuroglot.request.interventions import Intervention, deactivate
 from neuroglot.request.neurons import NeuronType
 from neuroglot.request.selections import ControlKind, control
-from neuroglot.results import BASELINE
+from neuroglot.results.results import BASELINE
 
 ABLATED = (NeuronType.ALL_SHARED, NeuronType.SPECIFIC, NeuronType.PARTIAL_SHARED)
 """The types that are deactivated, in the order of the paper's Table 2."""

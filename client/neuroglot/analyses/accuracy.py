@@ -29,7 +29,7 @@ from neuroglot.analyses.style import (
 )
 from neuroglot.request.interventions import Intervention
 from neuroglot.request.neurons import NeuronType
-from neuroglot.results import BASELINE, GroupResult
+from neuroglot.results.results import BASELINE, GroupResult
 
 _SUMMARISED = ("exact", "matches", "choice")
 """Forms of accuracy that the table in the form of Table 2 has: teacher-forced, generated, and by likelihood."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.request.neurons import NeuronType
-from neuroglot.type_maps import Types
+from neuroglot.results.type_maps import Types
 
 
 def active_in(types: Types, labels: Sequence[str]) -> NDArray[np.bool_]:

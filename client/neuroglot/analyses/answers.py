@@ -9,7 +9,7 @@ import numpy as np
 
 from neuroglot.analyses.context import Need
 from neuroglot.analyses.fold import Fold, Measures
-from neuroglot.results import GroupResult
+from neuroglot.results.results import GroupResult
 
 
 class Answers(Fold):

@@ -16,7 +16,7 @@ from neuroglot.analyses.lines import type_lines
 from neuroglot.analyses.shares import Compared, Shares
 from neuroglot.analyses.style import COLUMN_INCHES, layer_axis, percent_axis, type_key
 from neuroglot.request.neurons import NeuronType
-from neuroglot.results import GroupResult
+from neuroglot.results.results import GroupResult
 
 
 class Contributions(Analysis):

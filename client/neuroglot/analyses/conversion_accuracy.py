@@ -21,7 +21,7 @@ from neuroglot.analyses.style import COLUMN_INCHES, CONTROL_MARK, FAINT, FONT_SI
 from neuroglot.analyses.words import sample
 from neuroglot.request.interventions import Intervention
 from neuroglot.request.neurons import NeuronType
-from neuroglot.results import BASELINE, GroupResult
+from neuroglot.results.results import BASELINE, GroupResult
 
 _COLOUR = TYPE_COLOURS[NeuronType.ALL_SHARED]  # what neurons are converted to
 _TWIN_MARK: Any = CONTROL_MARK | {"markersize": 5.4, "markeredgecolor": INK}  # around the mark of the conversion

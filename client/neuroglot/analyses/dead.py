@@ -14,7 +14,7 @@ from neuroglot.analyses.fold import Analysis, Measures
 from neuroglot.analyses.lines import component_panels, language_lines
 from neuroglot.analyses.shares import Shares
 from neuroglot.analyses.style import percent_axis
-from neuroglot.results import GroupResult
+from neuroglot.results.results import GroupResult
 
 
 class Dead(Analysis):

@@ -18,7 +18,7 @@ from neuroglot.analyses.lines import component_panels, label_types, type_lines
 from neuroglot.analyses.shares import Compared, Shares
 from neuroglot.request.neurons import NeuronType
 from neuroglot.request.options import ScoreTarget
-from neuroglot.results import GroupResult
+from neuroglot.results.results import GroupResult
 from neuroglot.settings import ScoreReduction
 
 DECODER = "decoder"

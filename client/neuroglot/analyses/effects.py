@@ -28,7 +28,7 @@ from neuroglot.analyses.style import (
 from neuroglot.request.interventions import Intervention
 from neuroglot.request.neurons import NeuronType
 from neuroglot.request.selections import ControlKind
-from neuroglot.results import BASELINE, GroupResult
+from neuroglot.results.results import BASELINE, GroupResult
 
 _SMALL = 5.5  # of what is beside the point, in points
 

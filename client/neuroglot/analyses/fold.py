@@ -25,7 +25,7 @@ from neuroglot.analyses.rotation import Mismatched
 from neuroglot.analyses.style import STYLE
 from neuroglot.errors import AnalysisError
 from neuroglot.request.interventions import Intervention
-from neuroglot.results import GroupResult
+from neuroglot.results.results import GroupResult
 
 Measures = Mapping[Any, NDArray[Any]]
 

@@ -18,7 +18,7 @@ from neuroglot.analyses.lines import Panel, type_grid
 from neuroglot.analyses.rotation import Mismatched
 from neuroglot.analyses.shares import Compared
 from neuroglot.request.neurons import NeuronType
-from neuroglot.results import GroupResult
+from neuroglot.results.results import GroupResult
 
 
 class _Choice(NamedTuple):

@@ -15,7 +15,7 @@ from neuroglot.analyses.bootstrap import percentile_interval, ratios
 from neuroglot.analyses.fold import Fold, Measures
 from neuroglot.analyses.predictions import Metric
 from neuroglot.analyses.statistics import holm, sign_flip_tests
-from neuroglot.results import BASELINE, GroupResult
+from neuroglot.results.results import BASELINE, GroupResult
 
 METRICS = tuple(Metric)
 

@@ -26,7 +26,7 @@ from neuroglot.report.page import page
 from neuroglot.request.groups import Group
 from neuroglot.request.options import AnalysisKeywords, ScoreTarget
 from neuroglot.request.selections import DEFAULT_TOP_FRACTION, ControlKind
-from neuroglot.results import GroupFailure
+from neuroglot.results.results import GroupFailure
 from neuroglot.runs import RUN, Run, data_hash, of_shard, to_lines, writing
 from neuroglot.settings import DRAWS, REPLICATES, THRESHOLDS, Options, ScoreReduction, Settings, Shard
 from neuroglot.tasks.registry import find_task

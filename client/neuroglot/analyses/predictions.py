@@ -13,7 +13,7 @@ from neuroglot.analyses.bootstrap import percentile_interval, ratios
 from neuroglot.analyses.choices import Choices
 from neuroglot.analyses.fold import Fold, Measures, Sums
 from neuroglot.analyses.statistics import wilson
-from neuroglot.results import GroupResult, RowPrediction
+from neuroglot.results.results import GroupResult, RowPrediction
 
 
 class Metric(StrEnum):

@@ -16,7 +16,7 @@ from neuroglot.analyses.lines import component_panels, label_types
 from neuroglot.analyses.shares import Shares
 from neuroglot.analyses.style import TYPE_COLOURS, TYPE_MARKERS, TYPES, marks, percent_axis
 from neuroglot.request.neurons import NeuronType
-from neuroglot.results import GroupResult
+from neuroglot.results.results import GroupResult
 
 _DASHES: Any = (0, (2, 1))
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from neuroglot.definitions.packing import unpack_bits
 from neuroglot.errors import NotInResultError
 from neuroglot.request.groups import Group
-from neuroglot.results import GroupResult
+from neuroglot.results.results import GroupResult
 
 
 @dataclass(frozen=True)

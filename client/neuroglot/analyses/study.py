@@ -14,7 +14,7 @@ from neuroglot.request.options import (
     ContributionOptions,
     EffectiveScoreOptions,
 )
-from neuroglot.results import GroupResult
+from neuroglot.results.results import GroupResult
 
 AnyFold = TypeVar("AnyFold", bound=Fold)
 

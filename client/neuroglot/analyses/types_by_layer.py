@@ -18,7 +18,7 @@ from neuroglot.analyses.rotation import Mismatched
 from neuroglot.analyses.shares import Compared
 from neuroglot.analyses.style import percent_axis
 from neuroglot.request.neurons import NeuronType
-from neuroglot.results import GroupResult
+from neuroglot.results.results import GroupResult
 
 
 class TypesByLayer(Analysis):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from neuroglot.results import BASELINE
+from neuroglot.results.results import BASELINE
 from neuroglot.runs import Run
 
 _PROMPT_CHARACTERS = 400

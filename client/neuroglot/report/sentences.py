@@ -13,7 +13,7 @@ from neuroglot.analyses.predictions import Metric
 from neuroglot.analyses.statistics import p_words
 from neuroglot.report.words import capitalised, points, share
 from neuroglot.request.neurons import NeuronType
-from neuroglot.results import BASELINE
+from neuroglot.results.results import BASELINE
 
 ALL_SHARED = NeuronType.ALL_SHARED.label
 

@@ -14,7 +14,7 @@ from neuroglot.analyses.comparison.series import look_key, looks_of, numbers_of
 from neuroglot.analyses.languages import in_order
 from neuroglot.analyses.predictions import percent, percent_interval
 from neuroglot.analyses.style import COLUMN_INCHES
-from neuroglot.results import BASELINE
+from neuroglot.results.results import BASELINE
 
 _SPREAD = 0.6  # of a line's height, shared by the marks of its runs
 _ALL = "all"

@@ -20,7 +20,7 @@ from neuroglot.analyses.fold import Sums
 from neuroglot.analyses.predictions import Count, percent
 from neuroglot.analyses.style import COLUMN_INCHES, FAINT, TYPES
 from neuroglot.analyses.types_by_layer import TypesByLayer
-from neuroglot.results import BASELINE
+from neuroglot.results.results import BASELINE
 
 _SPREAD = 0.5  # of a line's height, shared by the marks of its runs
 _LEAST = 1.0  # percentage points that an axis shows on both sides, however small the differences are

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from neuroglot import arguments
 from neuroglot.errors import ModelChangedError, NotInResultError, ServerError
 from neuroglot.frames import frame
-from neuroglot.type_maps import Types
+from neuroglot.results.type_maps import Types
 from neuroglot.v1 import model_pb2, result_pb2, service_pb2
 
 if TYPE_CHECKING:
