@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from neuroglot import arguments
-from neuroglot.credentials import Credentials
+from neuroglot.connection.credentials import Credentials
 from neuroglot.errors import InvalidTargetError, NotFoundError, ServerError
 from neuroglot.model import Model
 from neuroglot.v1 import model_pb2, service_pb2
 
 if TYPE_CHECKING:
-    from neuroglot.connection import Connection
+    from neuroglot.connection.connection import Connection
 
 RETRY_SECONDS = 120.0
 """How long a question is asked again by default: a server on a disk that is slow takes that long to be back."""
@@ -68,7 +68,7 @@ def connect(
         BundleError: a folder that is no bundle, or a damaged one.
     """
     # Here, for gRPC would be half of the time that our import takes.
-    from neuroglot.connection import Retries, log_retry, open_connection
+    from neuroglot.connection.connection import Retries, log_retry, open_connection
 
     if not isinstance(target, str | Path):
         expected = "an address, 'localhost:50051', or the folder of a bundle"

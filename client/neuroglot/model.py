@@ -7,9 +7,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from neuroglot import arguments
+from neuroglot.connection.listening import captured, generated
+from neuroglot.connection.resuming import Question, Resuming, Terms
 from neuroglot.definitions.probe import Comparison, compare
 from neuroglot.errors import InvalidGroupError, InvalidSelectionError, NotFoundError
-from neuroglot.listening import captured, generated
 from neuroglot.request.groups import Group
 from neuroglot.request.interventions import Intervention
 from neuroglot.request.messages import (
@@ -34,12 +35,11 @@ from neuroglot.request.options import (
 )
 from neuroglot.request.selections import Uploaded
 from neuroglot.results.results import CapturedLayer, GeneratedToken, GroupFailure, GroupResult
-from neuroglot.resuming import Question, Resuming, Terms
 from neuroglot.v1 import model_pb2, service_pb2
 from neuroglot.v1.probe_pb2 import Probe
 
 if TYPE_CHECKING:
-    from neuroglot.connection import Connection
+    from neuroglot.connection.connection import Connection
 
 _GROUP = "a neuroglot.Group, Group({'en': 'The capital of France is'})"
 

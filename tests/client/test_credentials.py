@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 import neuroglot as ng
-from neuroglot.credentials import Credentials
+from neuroglot.connection.credentials import Credentials
 
 
 @pytest.fixture(scope="module")

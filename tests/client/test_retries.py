@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
 import neuroglot as ng
-from neuroglot.retries import Patience
+from neuroglot.connection.retries import Patience
 from neuroglot.v1 import service_pb2
 
 GROUP = ng.Group({"en": "Hello"}, id="hello")

@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 import neuroglot as ng
-from neuroglot.stream import exchange
+from neuroglot.connection.stream import exchange
 from neuroglot.v1 import result_pb2, service_pb2, service_pb2_grpc
 
 

@@ -10,7 +10,7 @@ import socket
 import ssl
 from contextlib import ExitStack
 
-from neuroglot.credentials import Credentials
+from neuroglot.connection.credentials import Credentials
 
 _SECONDS = 2.0
 """How long the server has for each answer."""

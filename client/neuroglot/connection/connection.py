@@ -17,12 +17,12 @@ from typing import TypeVar
 
 import grpc
 
-from neuroglot.credentials import Credentials
+from neuroglot.connection.credentials import Credentials
+from neuroglot.connection.retries import Patience, is_passing
+from neuroglot.connection.statuses import REQUEST_ID_KEY, from_rpc_error
+from neuroglot.connection.stream import exchange, listen
+from neuroglot.connection.tls_diagnosis import tls_problem
 from neuroglot.errors import DeadlineError, InstallationError, InvalidTargetError, ServerError, UnavailableError
-from neuroglot.retries import Patience, is_passing
-from neuroglot.statuses import REQUEST_ID_KEY, from_rpc_error
-from neuroglot.stream import exchange, listen
-from neuroglot.tls_diagnosis import tls_problem
 from neuroglot.v1 import service_pb2, service_pb2_grpc
 
 _Request = TypeVar("_Request")
@@ -142,7 +142,7 @@ class Connection:
         timeout: float | None,
         patience: Callable[[], float | None],
     ) -> Generator[service_pb2.AnalyzeGroupsResponse | None, None, None]:
-        """Ask about many groups on one stream; see `neuroglot.stream.exchange`.
+        """Ask about many groups on one stream; see `neuroglot.connection.stream.exchange`.
 
         Raises:
             ServerError: the stream as a whole failed.
@@ -159,7 +159,7 @@ class Connection:
     def listen(
         self, method: grpc.UnaryStreamMultiCallable[_Request, _Response], request: _Request, timeout: float | None
     ) -> Generator[_Response, None, None]:
-        """Ask a question of many answers; see `neuroglot.stream.listen`.
+        """Ask a question of many answers; see `neuroglot.connection.stream.listen`.
 
         Raises:
             ServerError: what the server said, or that none answers.

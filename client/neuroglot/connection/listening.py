@@ -14,7 +14,7 @@ from neuroglot.results.results import CapturedLayer, GeneratedToken, require_sam
 from neuroglot.v1 import model_pb2, service_pb2
 
 if TYPE_CHECKING:
-    from neuroglot.connection import Connection
+    from neuroglot.connection.connection import Connection
 
 
 def captured(

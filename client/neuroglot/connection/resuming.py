@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from neuroglot.connection.retries import Patience
+from neuroglot.connection.statuses import from_group_error
 from neuroglot.errors import (
     DeadlineError,
     NotFoundError,
@@ -21,12 +23,10 @@ from neuroglot.errors import (
     UnavailableError,
 )
 from neuroglot.results.results import GroupFailure, GroupResult, require_same_bundle
-from neuroglot.retries import Patience
-from neuroglot.statuses import from_group_error
 from neuroglot.v1 import analysis_pb2, group_pb2, model_pb2, service_pb2
 
 if TYPE_CHECKING:
-    from neuroglot.connection import Connection
+    from neuroglot.connection.connection import Connection
 
 
 @dataclass
