@@ -9,7 +9,7 @@ from neuroglot.analyses.output import to_svg
 from neuroglot.analyses.pipeline import study_of
 from neuroglot.analyses.study import Study
 from neuroglot.report.page import page
-from neuroglot.runs import Run
+from neuroglot.runs.run import Run
 from tests.client.random_results import random_run
 
 ANALYSES = ("effects", "accuracy", "types_by_layer", "active_by_language", "thresholds", "answers")

@@ -15,7 +15,7 @@ from neuroglot.analyses.conversions import Conversions
 from neuroglot.analyses.registry import ANALYSES
 from neuroglot.definitions.packing import pack_bits, pack_codes
 from neuroglot.results.results import GroupResult
-from neuroglot.runs import Run, Settings, data_hash, to_lines
+from neuroglot.runs.run import Run, Settings, data_hash, to_lines
 from neuroglot.tasks import capital_prompts as capitals
 from neuroglot.v1 import result_pb2
 

@@ -28,7 +28,7 @@ from neuroglot.request.groups import Group
 from neuroglot.request.interventions import Convert
 from neuroglot.request.selections import Control, ControlKind
 from neuroglot.results.results import BASELINE, GroupResult, RowPrediction
-from neuroglot.settings import MEAN, Options
+from neuroglot.runs.settings import MEAN, Options
 from neuroglot.v1 import result_pb2
 from tests.client.random_results import Example, random_examples
 

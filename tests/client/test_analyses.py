@@ -15,7 +15,7 @@ from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError, NotInResultError
 from neuroglot.request.groups import Group
 from neuroglot.results.results import GroupResult
-from neuroglot.settings import Options
+from neuroglot.runs.settings import Options
 from neuroglot.v1 import result_pb2
 from tests.client.random_results import Example, random_examples, two_components
 

@@ -25,7 +25,7 @@ from neuroglot.errors import AnalysisError
 from neuroglot.request.groups import Group
 from neuroglot.request.options import ScoreTarget
 from neuroglot.request.selections import ControlKind
-from neuroglot.runs import GROUPS, Run
+from neuroglot.runs.run import GROUPS, Run
 from neuroglot.tasks.capital_prompts import LANGUAGES, groups
 from neuroglot.tasks.registry import TASKS, find_task
 from neuroglot.tasks.task import Task
@@ -352,7 +352,7 @@ def test_without_the_extra_the_error_says_what_to_install() -> None:
 
 def test_the_client_and_a_runs_folder_need_no_extra() -> None:
     program = (
-        "import json, sys, neuroglot, neuroglot.runs, neuroglot.tasks.registry, neuroglot.cli.analyze;"
+        "import json, sys, neuroglot, neuroglot.runs.run, neuroglot.tasks.registry, neuroglot.cli.analyze;"
         "print(json.dumps(sorted({'pandas', 'matplotlib', 'jinja2', 'scipy', 'pyarrow'} & set(sys.modules))))"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

@@ -20,7 +20,7 @@ from neuroglot.analyses.effective_scores import EffectiveScores
 from neuroglot.analyses.fold import Fold
 from neuroglot.errors import NotInResultError
 from neuroglot.results.results import GroupResult
-from neuroglot.settings import Options, ScoreReduction
+from neuroglot.runs.settings import Options, ScoreReduction
 from neuroglot.v1 import result_pb2
 from tests.client.random_results import Example, random_examples, two_components, type_code
 

@@ -22,8 +22,8 @@ from neuroglot.analyses.pipeline import study_of
 from neuroglot.cli import main
 from neuroglot.errors import AnalysisError
 from neuroglot.results.results import GroupResult
-from neuroglot.runs import Run
-from neuroglot.settings import Settings
+from neuroglot.runs.run import Run
+from neuroglot.runs.settings import Settings
 from tests.client.pages import Reader
 from tests.client.random_results import random_run
 

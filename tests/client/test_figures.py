@@ -19,7 +19,7 @@ from neuroglot.analyses.registry import ANALYSES
 from neuroglot.analyses.study import Study
 from neuroglot.analyses.style import FONT_SIZE, TYPE_COLOURS, TYPE_TEXT_COLOURS, spread
 from neuroglot.request.groups import Group
-from neuroglot.settings import Options
+from neuroglot.runs.settings import Options
 from tests.client.random_results import random_examples, two_components
 
 ABLATIONS = Ablations(draws=2, seed=0)

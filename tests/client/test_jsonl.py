@@ -11,7 +11,7 @@ import pytest
 
 import neuroglot as ng
 from neuroglot.errors import DataError
-from neuroglot.runs import to_lines
+from neuroglot.runs.run import to_lines
 from neuroglot.tasks.task import Task
 
 

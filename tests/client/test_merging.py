@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from neuroglot.analyses.pipeline import study_of
 from neuroglot.cli import main
 from neuroglot.errors import RunError
-from neuroglot.merging import merge, missing_shards
-from neuroglot.runs import RUN, Run, of_shard
+from neuroglot.runs.merging import merge, missing_shards
+from neuroglot.runs.run import RUN, Run, of_shard
 from neuroglot.tasks.capital_prompts import LANGUAGES
 from tests.client.random_results import random_run
 

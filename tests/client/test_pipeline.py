@@ -20,8 +20,8 @@ from neuroglot.analyses.fold import Analysis
 from neuroglot.analyses.reference import reference
 from neuroglot.analyses.registry import choose
 from neuroglot.errors import AnalysisError, NeuroglotError
-from neuroglot.runs import Run
-from neuroglot.settings import Options
+from neuroglot.runs.run import Run
+from neuroglot.runs.settings import Options
 from neuroglot.tasks.task import Task
 
 LANGUAGES = ("en", "<i>x", "zh")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from neuroglot import records
 from neuroglot.errors import RunError
+from neuroglot.runs import records
 from neuroglot.v1.result_pb2 import GroupResult
 
 

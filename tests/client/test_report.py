@@ -23,7 +23,7 @@ from neuroglot.report.headline import headline
 from neuroglot.report.sections import tables_of
 from neuroglot.report.svg import inline_svg
 from neuroglot.report.tables import Table
-from neuroglot.runs import Run
+from neuroglot.runs.run import Run
 from tests.client.pages import ANALYSES, Reader, page_of
 from tests.client.random_results import IDENTITY, random_run
 

@@ -9,8 +9,8 @@ import pytest
 from neuroglot.errors import RunError
 from neuroglot.request.groups import Group
 from neuroglot.results.results import GroupResult
-from neuroglot.runs import EXAMPLES, GROUPS, RUN, Run, data_hash, to_lines
-from neuroglot.settings import Settings
+from neuroglot.runs.run import EXAMPLES, GROUPS, RUN, Run, data_hash, to_lines
+from neuroglot.runs.settings import Settings
 from neuroglot.v1 import result_pb2
 
 IDENTITY = "ab" * 32

@@ -15,7 +15,7 @@ import pytest
 import neuroglot as ng
 from neuroglot.errors import AnalysisError, DataError
 from neuroglot.request.groups import Group
-from neuroglot.runs import data_hash, to_lines
+from neuroglot.runs.run import data_hash, to_lines
 from neuroglot.tasks.problems import Collector
 from neuroglot.tasks.registry import TASKS, find_task
 from neuroglot.tasks.shots import in_context, with_shots

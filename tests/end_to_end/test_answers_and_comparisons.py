@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 import neuroglot as ng
 from neuroglot.analyses.ablations import ABLATED
 from neuroglot.cli import main
-from neuroglot.runs import Run
+from neuroglot.runs.run import Run
 from tests import definitions
 from tests.checkpoints import RandomModel
 from tests.exporter.reference import Transformers

@@ -18,7 +18,7 @@ from neuroglot.analyses.ablations import ABLATED
 from neuroglot.analyses.context import Context
 from neuroglot.analyses.conversions import CONVERTED
 from neuroglot.analyses.study import Study
-from neuroglot.settings import Options
+from neuroglot.runs.settings import Options
 from tests import definitions
 from tests.checkpoints import RandomModel
 from tests.exporter.reference import TOLERANCE, Transformers

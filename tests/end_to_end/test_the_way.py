@@ -22,7 +22,7 @@ import torch
 import neuroglot as ng
 from neuroglot.analyses.fold import Analysis
 from neuroglot.definitions.bundle import open_bundle
-from neuroglot.runs import Run
+from neuroglot.runs.run import Run
 from neuroglot.tasks.capital_prompts import LANGUAGES
 from neuroglot_exporter import embedded
 from tests.exporter.reference import TOLERANCE, Transformers

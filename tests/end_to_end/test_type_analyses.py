@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 import neuroglot as ng
 from neuroglot.analyses.context import Context
 from neuroglot.analyses.study import Study
-from neuroglot.settings import Options
+from neuroglot.runs.settings import Options
 from tests import definitions
 from tests.checkpoints import RandomModel
 from tests.server.reference import load, watched

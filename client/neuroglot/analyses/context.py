@@ -15,8 +15,8 @@ from neuroglot.analyses.languages import in_order
 from neuroglot.analyses.rotation import Rotation, rotation
 from neuroglot.errors import AnalysisError
 from neuroglot.request.groups import Group
-from neuroglot.runs import Run
-from neuroglot.settings import MEAN, Options
+from neuroglot.runs.run import Run
+from neuroglot.runs.settings import MEAN, Options
 
 
 class Need(StrEnum):

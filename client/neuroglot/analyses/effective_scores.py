@@ -19,7 +19,7 @@ from neuroglot.analyses.shares import Compared, Shares
 from neuroglot.request.neurons import NeuronType
 from neuroglot.request.options import ScoreTarget
 from neuroglot.results.results import GroupResult
-from neuroglot.settings import ScoreReduction
+from neuroglot.runs.settings import ScoreReduction
 
 DECODER = "decoder"
 """The only component that has effective scores: an encoder does not write to where tokens are told apart."""

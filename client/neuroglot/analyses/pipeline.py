@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from neuroglot import arguments, merging
+from neuroglot import arguments
 from neuroglot.analyses.context import Context
 from neuroglot.analyses.fold import Fold
 from neuroglot.analyses.output import save_figure, save_tables
@@ -27,8 +27,17 @@ from neuroglot.request.groups import Group
 from neuroglot.request.options import AnalysisKeywords, ScoreTarget
 from neuroglot.request.selections import DEFAULT_TOP_FRACTION, ControlKind
 from neuroglot.results.results import GroupFailure
-from neuroglot.runs import RUN, Run, data_hash, of_shard, to_lines, writing
-from neuroglot.settings import DRAWS, REPLICATES, THRESHOLDS, Options, ScoreReduction, Settings, Shard
+from neuroglot.runs import merging
+from neuroglot.runs.run import RUN, Run, data_hash, of_shard, to_lines, writing
+from neuroglot.runs.settings import (
+    DRAWS,
+    REPLICATES,
+    THRESHOLDS,
+    Options,
+    ScoreReduction,
+    Settings,
+    Shard,
+)
 from neuroglot.tasks.registry import find_task
 from neuroglot.tasks.task import Task
 

@@ -14,7 +14,7 @@ from neuroglot.cli.choosing import chooses_analyses, chooses_groups, chosen, tas
 from neuroglot.cli.progress import GroupProgress
 from neuroglot.cli.reaching import Shown, reaches_a_server
 from neuroglot.cli.sections import Command, option
-from neuroglot.runs import PROBLEMS, RUN, Run
+from neuroglot.runs.run import PROBLEMS, RUN, Run
 from neuroglot.tasks.problems import Problems
 from neuroglot.tasks.registry import TASKS, find_task
 

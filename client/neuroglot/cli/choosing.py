@@ -16,7 +16,7 @@ import click
 from neuroglot.cli.sections import option
 from neuroglot.request.options import ScoreTarget
 from neuroglot.request.selections import ControlKind
-from neuroglot.settings import MEAN, Options, ScoreReduction
+from neuroglot.runs.settings import MEAN, Options, ScoreReduction
 from neuroglot.tasks.task import TaskOptions
 
 Decorator = Callable[[Any], Any]

@@ -14,7 +14,7 @@ import click
 
 from neuroglot.definitions.bundle import MANIFEST, read_manifest
 from neuroglot.errors import BundleError, NeuroglotError
-from neuroglot.runs import RUN
+from neuroglot.runs.run import RUN
 
 TASKS = {"capitals": 240, "capitals-inference": 120}
 """What is analysed, and how many groups of it at most: facts, known by heart, and what has to be inferred.

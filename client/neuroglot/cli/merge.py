@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from neuroglot.merging import missing_shards
+from neuroglot.runs.merging import missing_shards
 
 _FOLDER = click.Path(path_type=Path)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from neuroglot.runs import Run
+from neuroglot.runs.run import Run
 
 _PATH = click.Path(path_type=Path)
 

@@ -11,7 +11,7 @@ from neuroglot.analyses.pipeline import Outcome
 from neuroglot.analyses.predictions import Metric
 from neuroglot.analyses.statistics import p_words
 from neuroglot.report.headline import headline
-from neuroglot.runs import PROBLEMS
+from neuroglot.runs.run import PROBLEMS
 
 
 def show_outcome(outcome: Outcome) -> None:

@@ -12,7 +12,7 @@ from neuroglot.analyses.types_by_layer import TypesByLayer
 from neuroglot.report.facts import problems_in_words
 from neuroglot.report.words import share
 from neuroglot.request.neurons import NeuronType
-from neuroglot.runs import Run
+from neuroglot.runs.run import Run
 
 _MUCH = 0.5
 """From this part of a share on that mismatched groups have, too, it says more of the template than of the meaning."""

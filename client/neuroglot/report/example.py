@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from neuroglot.results.results import BASELINE
-from neuroglot.runs import Run
+from neuroglot.runs.run import Run
 
 _PROMPT_CHARACTERS = 400
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from neuroglot.analyses.study import Study
-from neuroglot.runs import PROBLEMS, Run, Session
-from neuroglot.settings import Settings
+from neuroglot.runs.run import PROBLEMS, Run, Session
+from neuroglot.runs.settings import Settings
 
 
 def facts(run: Run, study: Study) -> list[tuple[str, str]]:

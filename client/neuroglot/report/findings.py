@@ -14,7 +14,7 @@ from neuroglot.report.cautions import cautions
 from neuroglot.report.headline import headline
 from neuroglot.report.sentences import OF_FACT_PROBING, SENTENCES
 from neuroglot.report.words import points
-from neuroglot.runs import Run
+from neuroglot.runs.run import Run
 
 _ABLATED_IN_THE_PAPER = ("natural language inference", "knowledge editing")
 

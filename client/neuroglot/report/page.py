@@ -28,7 +28,7 @@ from neuroglot.report.sections import (
 )
 from neuroglot.report.tables import SHOWN_ROWS
 from neuroglot.request.neurons import NeuronType
-from neuroglot.runs import Run
+from neuroglot.runs.run import Run
 
 
 @dataclass(frozen=True)

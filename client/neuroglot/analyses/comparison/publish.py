@@ -20,7 +20,7 @@ from neuroglot.analyses.output import save_figure, save_tables, to_svg
 from neuroglot.analyses.pipeline import FIGURES, REPORT, TABLES, study_of
 from neuroglot.errors import AnalysisError, RunError
 from neuroglot.report.page import page_of_runs
-from neuroglot.runs import RUN, Run
+from neuroglot.runs.run import RUN, Run
 
 COMPARISONS: Sequence[type[Comparison]] = (
     TypesAcrossRuns,

@@ -10,8 +10,8 @@ import pandas as pd
 
 from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError
-from neuroglot.runs import Run
-from neuroglot.settings import Settings
+from neuroglot.runs.run import Run
+from neuroglot.runs.settings import Settings
 
 _SAID_OTHERWISE = frozenset(
     {"task_title", "task_kind", "task_data", "problems", "shard", "variants", "analyses", "family", "parameters"}

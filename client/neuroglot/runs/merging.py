@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from neuroglot.errors import RunError
-from neuroglot.runs import Run
-from neuroglot.settings import Shard
+from neuroglot.runs.run import Run
+from neuroglot.runs.settings import Shard
 
 
 def merge(folders: Sequence[Path], out: Path, command: str, versions: Mapping[str, str]) -> Run:

@@ -23,11 +23,11 @@ from datetime import UTC, datetime
 from io import RawIOBase
 from pathlib import Path
 
-from neuroglot import records
 from neuroglot.errors import AnalysisError, RunError
 from neuroglot.request.groups import Group
 from neuroglot.results.results import GroupResult
-from neuroglot.settings import Settings, Shard
+from neuroglot.runs import records
+from neuroglot.runs.settings import Settings, Shard
 from neuroglot.v1 import result_pb2
 
 FORMAT = "neuroglot.run"
