@@ -12,14 +12,14 @@ import pytest
 from click.testing import CliRunner
 
 from neuroglot.analyses.bootstrap import weights
-from neuroglot.analyses.comparison.answering import AccuracyAcrossRuns
-from neuroglot.analyses.comparison.differences import DifferencesAcrossRuns, unpaired
-from neuroglot.analyses.comparison.publish import open_runs
-from neuroglot.analyses.comparison.runs import ComparedRun, compared, joined
-from neuroglot.analyses.comparison.shares import SharesAcrossRuns
-from neuroglot.analyses.comparison.types import TypesAcrossRuns
 from neuroglot.analyses.pipeline import study_of
 from neuroglot.cli import main
+from neuroglot.comparison.answering import AccuracyAcrossRuns
+from neuroglot.comparison.differences import DifferencesAcrossRuns, unpaired
+from neuroglot.comparison.publish import open_runs
+from neuroglot.comparison.runs import ComparedRun, compared, joined
+from neuroglot.comparison.shares import SharesAcrossRuns
+from neuroglot.comparison.types import TypesAcrossRuns
 from neuroglot.errors import AnalysisError
 from neuroglot.results.results import GroupResult
 from neuroglot.runs.run import Run

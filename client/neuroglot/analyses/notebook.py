@@ -10,7 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from neuroglot.analyses.output import to_svg
-from neuroglot.report.svg import inline_svg
+from neuroglot.analyses.svg import inline_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

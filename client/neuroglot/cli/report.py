@@ -35,7 +35,7 @@ def report(context: click.Context, folders: tuple[Path, ...], out: Path) -> None
 
         show_outcome(publish(Run.open(folders[0])))
     else:
-        from neuroglot.analyses.comparison.publish import write_page
+        from neuroglot.comparison.publish import write_page
 
         write_page(folders, out)
         click.echo(f"Report: {out}")

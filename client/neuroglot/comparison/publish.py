@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from neuroglot.analyses.comparison.answering import AccuracyAcrossRuns
-from neuroglot.analyses.comparison.comparison import Comparison
-from neuroglot.analyses.comparison.differences import DifferencesAcrossRuns, unpaired
-from neuroglot.analyses.comparison.runs import ComparedRun, compared, joined_tables
-from neuroglot.analyses.comparison.shares import SharesAcrossRuns
-from neuroglot.analyses.comparison.types import TypesAcrossRuns
 from neuroglot.analyses.output import save_figure, save_tables, to_svg
 from neuroglot.analyses.pipeline import FIGURES, REPORT, TABLES, study_of
+from neuroglot.comparison.answering import AccuracyAcrossRuns
+from neuroglot.comparison.comparison import Comparison
+from neuroglot.comparison.differences import DifferencesAcrossRuns, unpaired
+from neuroglot.comparison.runs import ComparedRun, compared, joined_tables
+from neuroglot.comparison.shares import SharesAcrossRuns
+from neuroglot.comparison.types import TypesAcrossRuns
 from neuroglot.errors import AnalysisError, RunError
 from neuroglot.report.page import page_of_runs
 from neuroglot.runs.run import RUN, Run

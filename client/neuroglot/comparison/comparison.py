@@ -10,8 +10,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from neuroglot.analyses.comparison.runs import ComparedRun, joined
 from neuroglot.analyses.style import STYLE
+from neuroglot.comparison.runs import ComparedRun, joined
 from neuroglot.errors import AnalysisError
 
 

@@ -8,12 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from neuroglot.analyses.accuracy import Accuracy
-from neuroglot.analyses.comparison.comparison import Comparison
-from neuroglot.analyses.comparison.runs import ComparedRun
-from neuroglot.analyses.comparison.series import look_key, looks_of, numbers_of
 from neuroglot.analyses.languages import in_order
 from neuroglot.analyses.predictions import percent, percent_interval
 from neuroglot.analyses.style import COLUMN_INCHES
+from neuroglot.comparison.comparison import Comparison
+from neuroglot.comparison.runs import ComparedRun
+from neuroglot.comparison.series import look_key, looks_of, numbers_of
 from neuroglot.results.results import BASELINE
 
 _SPREAD = 0.6  # of a line's height, shared by the marks of its runs

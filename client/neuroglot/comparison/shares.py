@@ -10,10 +10,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from neuroglot.analyses.bootstrap import percentile_interval, ratios
-from neuroglot.analyses.comparison.comparison import Comparison
-from neuroglot.analyses.comparison.runs import ComparedRun
-from neuroglot.analyses.comparison.series import Series, broken, numbers_of, series_of
-from neuroglot.analyses.comparison.types import types_of
 from neuroglot.analyses.shares import Shares
 from neuroglot.analyses.style import (
     COLUMN_INCHES,
@@ -26,6 +22,10 @@ from neuroglot.analyses.style import (
     percent_axis,
 )
 from neuroglot.analyses.types_by_layer import TypesByLayer
+from neuroglot.comparison.comparison import Comparison
+from neuroglot.comparison.runs import ComparedRun
+from neuroglot.comparison.series import Series, broken, numbers_of, series_of
+from neuroglot.comparison.types import types_of
 from neuroglot.request.neurons import NeuronType
 
 _AXES = {"shots": "in-context examples"}

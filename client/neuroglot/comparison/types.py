@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from neuroglot.analyses.comparison.comparison import Comparison
-from neuroglot.analyses.comparison.runs import ComparedRun
-from neuroglot.analyses.comparison.series import Series, look_key, series_of
 from neuroglot.analyses.style import COLUMN_INCHES, FONT_SIZE, TYPE_TEXT_COLOURS, TYPES, layer_axis, percent_axis
 from neuroglot.analyses.types_by_layer import TypesByLayer
+from neuroglot.comparison.comparison import Comparison
+from neuroglot.comparison.runs import ComparedRun
+from neuroglot.comparison.series import Series, look_key, series_of
 from neuroglot.request.neurons import NeuronType
 
 _BAND_OPACITY = 0.15

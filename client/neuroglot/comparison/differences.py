@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from neuroglot.analyses.accuracy import Accuracy
 from neuroglot.analyses.bootstrap import percentile_interval, ratios
-from neuroglot.analyses.comparison.comparison import Comparison
-from neuroglot.analyses.comparison.runs import ComparedRun
-from neuroglot.analyses.comparison.series import Look, look_key, looks_of, numbers_of
-from neuroglot.analyses.comparison.shares import over_layers, replicated_over_layers
 from neuroglot.analyses.fold import Sums
 from neuroglot.analyses.predictions import Count, percent
 from neuroglot.analyses.style import COLUMN_INCHES, FAINT, TYPES
 from neuroglot.analyses.types_by_layer import TypesByLayer
+from neuroglot.comparison.comparison import Comparison
+from neuroglot.comparison.runs import ComparedRun
+from neuroglot.comparison.series import Look, look_key, looks_of, numbers_of
+from neuroglot.comparison.shares import over_layers, replicated_over_layers
 from neuroglot.results.results import BASELINE
 
 _SPREAD = 0.5  # of a line's height, shared by the marks of its runs
