@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from neuroglot.analyses.output import to_svg
-from neuroglot.analyses.pipeline import study_of
 from neuroglot.analyses.study import Study
+from neuroglot.pipeline.pipeline import study_of
 from neuroglot.report.page import page
 from neuroglot.runs.run import Run
 from tests.client.random_results import random_run

@@ -19,9 +19,9 @@ from click.testing import CliRunner, Result
 
 import neuroglot
 from neuroglot.analyses.context import Context
-from neuroglot.analyses.pipeline import run
 from neuroglot.cli import main
 from neuroglot.errors import AnalysisError
+from neuroglot.pipeline.pipeline import run
 from neuroglot.request.groups import Group
 from neuroglot.request.options import ScoreTarget
 from neuroglot.request.selections import ControlKind

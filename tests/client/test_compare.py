@@ -12,15 +12,15 @@ import pytest
 from click.testing import CliRunner
 
 from neuroglot.analyses.bootstrap import weights
-from neuroglot.analyses.pipeline import study_of
 from neuroglot.cli import main
 from neuroglot.comparison.answering import AccuracyAcrossRuns
+from neuroglot.comparison.compared_runs import ComparedRun, compared, joined
 from neuroglot.comparison.differences import DifferencesAcrossRuns, unpaired
-from neuroglot.comparison.publish import open_runs
-from neuroglot.comparison.runs import ComparedRun, compared, joined
 from neuroglot.comparison.shares import SharesAcrossRuns
 from neuroglot.comparison.types import TypesAcrossRuns
 from neuroglot.errors import AnalysisError
+from neuroglot.pipeline.pipeline import study_of
+from neuroglot.pipeline.publish_comparison import open_runs
 from neuroglot.results.results import GroupResult
 from neuroglot.runs.run import Run
 from neuroglot.runs.settings import Settings

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from neuroglot.analyses.pipeline import study_of
 from neuroglot.cli import main
 from neuroglot.errors import RunError
+from neuroglot.pipeline.pipeline import study_of
 from neuroglot.runs.merging import merge, missing_shards
 from neuroglot.runs.run import RUN, Run, of_shard
 from neuroglot.tasks.capital_prompts import LANGUAGES

@@ -13,12 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from neuroglot.analyses.effects import Effect
-from neuroglot.analyses.pipeline import study_of
 from neuroglot.analyses.predictions import Metric
 from neuroglot.analyses.study import Study
 from neuroglot.analyses.svg import inline_svg
 from neuroglot.cli.report import report
 from neuroglot.errors import AnalysisError
+from neuroglot.pipeline.pipeline import study_of
 from neuroglot.report.findings import Findings, findings
 from neuroglot.report.headline import headline
 from neuroglot.report.sections import tables_of

@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from neuroglot.analyses.pipeline import study_of
-from neuroglot.comparison.publish import write_page
+from neuroglot.pipeline.pipeline import study_of
+from neuroglot.pipeline.publish_comparison import write_page
 from tests.client.pages import long_run, page_of
 from tests.client.random_results import random_run
 

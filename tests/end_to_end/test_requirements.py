@@ -46,7 +46,7 @@ PARTS = sorted(
         ("neuroglot.client", ""),
         ("neuroglot.tasks.registry", ""),
         ("neuroglot.analyses.registry", "analysis"),
-        ("neuroglot.analyses.pipeline", "analysis"),
+        ("neuroglot.pipeline.pipeline", "analysis"),
         ("neuroglot_server.lifecycle", "cpu"),
         ("neuroglot_server.lifecycle", "gpu"),
         ("neuroglot_server.telemetry.tracing", "cpu,tracing"),

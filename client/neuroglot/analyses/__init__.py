@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 from neuroglot.errors import InstallationError
 
 if TYPE_CHECKING:
-    from neuroglot.analyses.pipeline import Outcome, merge, publish, run, study_of
     from neuroglot.analyses.registry import ANALYSES
+    from neuroglot.pipeline.pipeline import Outcome, merge, publish, run, study_of
 
 __all__ = ["ANALYSES", "Outcome", "merge", "publish", "run", "study_of"]
 
@@ -43,5 +43,5 @@ def __getattr__(name: str) -> object:
     """Import what is asked for when it is: one analysis does not need all of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}: it has {', '.join(__all__)}")
-    module = "registry" if name == "ANALYSES" else "pipeline"
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    module = f"{__name__}.registry" if name == "ANALYSES" else "neuroglot.pipeline.pipeline"
+    return getattr(importlib.import_module(module), name)

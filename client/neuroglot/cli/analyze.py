@@ -58,8 +58,8 @@ def analyze(
     Answers are kept as they come: after Ctrl-C, the same command with --resume goes on. A server that is restarted
     meanwhile is waited for.
     """
-    from neuroglot.analyses.pipeline import run  # here: `--help` needs none of what this imports
     from neuroglot.cli.summary import show_outcome
+    from neuroglot.pipeline.pipeline import run  # here: `--help` needs none of what this imports
 
     options = task_options(given)
     found = find_task(task, options)

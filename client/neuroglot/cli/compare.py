@@ -20,7 +20,7 @@ def compare(folders: tuple[Path, ...], out: Path) -> None:
     Tables get a column `run`, and one for each setting in which the runs differ. Runs that were asked about the same
     examples in the same languages are compared with the first one, with paired intervals.
     """
-    from neuroglot.comparison.publish import compare as compared  # here: `--help` needs none of this
+    from neuroglot.pipeline.publish_comparison import compare as compared  # here: `--help` needs none of this
 
     page = compared(folders, out, shlex.join(["neuroglot", *sys.argv[1:]]))
     click.echo(f"Report: {page}")

@@ -22,8 +22,8 @@ def merge(folders: tuple[Path, ...], out: Path) -> None:
     The parts are those of `neuroglot analyze --shard`, or any others of the same settings, complete or not. What is
     missing is said; `neuroglot analyze --resume` without --shard asks for it.
     """
-    from neuroglot.analyses.pipeline import merge as merged  # here: `--help` needs none of what this imports
     from neuroglot.cli.summary import show_outcome
+    from neuroglot.pipeline.pipeline import merge as merged  # here: `--help` needs none of what this imports
 
     outcome = merged(folders, out, command=shlex.join(["neuroglot", *sys.argv[1:]]))
     show_outcome(outcome)

@@ -50,7 +50,7 @@ class GroupProgress:
         self._task: TaskID | None = None
 
     def update(self, answered: int, failed: int, total: int) -> None:
-        """Show how far it is; what `neuroglot.analyses.pipeline.run` calls after each answer."""
+        """Show how far it is; what `neuroglot.pipeline.pipeline.run` calls after each answer."""
         failures = f"{failed:,} failed" if failed else ""
         if self._task is None:
             # What an earlier session answered took no time in this one: the rate counts from here.

@@ -30,12 +30,12 @@ def report(context: click.Context, folders: tuple[Path, ...], out: Path) -> None
     if len(folders) == 1:
         if context.get_parameter_source("out") is not click.core.ParameterSource.DEFAULT:
             raise click.UsageError("--out is of the page of several runs: that of one run is written into its folder")
-        from neuroglot.analyses.pipeline import publish  # here: `--help` needs none of what this imports
         from neuroglot.cli.summary import show_outcome
+        from neuroglot.pipeline.pipeline import publish  # here: `--help` needs none of what this imports
 
         show_outcome(publish(Run.open(folders[0])))
     else:
-        from neuroglot.comparison.publish import write_page
+        from neuroglot.pipeline.publish_comparison import write_page
 
         write_page(folders, out)
         click.echo(f"Report: {out}")

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from neuroglot.analyses.effects import Effect, Effects
-from neuroglot.analyses.pipeline import Outcome
 from neuroglot.analyses.predictions import Metric
 from neuroglot.analyses.statistics import p_words
+from neuroglot.pipeline.pipeline import Outcome
 from neuroglot.report.headline import headline
 from neuroglot.runs.run import PROBLEMS
 

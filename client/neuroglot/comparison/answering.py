@@ -11,8 +11,8 @@ from neuroglot.analyses.accuracy import Accuracy
 from neuroglot.analyses.languages import in_order
 from neuroglot.analyses.predictions import percent, percent_interval
 from neuroglot.analyses.style import COLUMN_INCHES
+from neuroglot.comparison.compared_runs import ComparedRun
 from neuroglot.comparison.comparison import Comparison
-from neuroglot.comparison.runs import ComparedRun
 from neuroglot.comparison.series import look_key, looks_of, numbers_of
 from neuroglot.results.results import BASELINE
 

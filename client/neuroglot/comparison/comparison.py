@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from neuroglot.analyses.style import STYLE
-from neuroglot.comparison.runs import ComparedRun, joined
+from neuroglot.comparison.compared_runs import ComparedRun, joined
 from neuroglot.errors import AnalysisError
 
 

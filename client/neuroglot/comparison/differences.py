@@ -16,8 +16,8 @@ from neuroglot.analyses.fold import Sums
 from neuroglot.analyses.predictions import Count, percent
 from neuroglot.analyses.style import COLUMN_INCHES, FAINT, TYPES
 from neuroglot.analyses.types_by_layer import TypesByLayer
+from neuroglot.comparison.compared_runs import ComparedRun
 from neuroglot.comparison.comparison import Comparison
-from neuroglot.comparison.runs import ComparedRun
 from neuroglot.comparison.series import Look, look_key, looks_of, numbers_of
 from neuroglot.comparison.shares import over_layers, replicated_over_layers
 from neuroglot.results.results import BASELINE

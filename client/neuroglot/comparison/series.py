@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from neuroglot.analyses.fold import Fold
 from neuroglot.analyses.style import FONT_SIZE
-from neuroglot.comparison.runs import ComparedRun
+from neuroglot.comparison.compared_runs import ComparedRun
 
 _COLOURS = ("#000000", "#D55E00", "#56B4E9", "#7A4FA0", "#8A8A8A")
 """Apart from each other for all eyes, and none of a type's own but the last two's hues."""

@@ -22,8 +22,8 @@ from neuroglot.analyses.style import (
     percent_axis,
 )
 from neuroglot.analyses.types_by_layer import TypesByLayer
+from neuroglot.comparison.compared_runs import ComparedRun
 from neuroglot.comparison.comparison import Comparison
-from neuroglot.comparison.runs import ComparedRun
 from neuroglot.comparison.series import Series, broken, numbers_of, series_of
 from neuroglot.comparison.types import types_of
 from neuroglot.request.neurons import NeuronType

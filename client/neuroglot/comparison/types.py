@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from neuroglot.analyses.style import COLUMN_INCHES, FONT_SIZE, TYPE_TEXT_COLOURS, TYPES, layer_axis, percent_axis
 from neuroglot.analyses.types_by_layer import TypesByLayer
+from neuroglot.comparison.compared_runs import ComparedRun
 from neuroglot.comparison.comparison import Comparison
-from neuroglot.comparison.runs import ComparedRun
 from neuroglot.comparison.series import Series, look_key, series_of
 from neuroglot.request.neurons import NeuronType
 

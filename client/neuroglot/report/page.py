@@ -13,8 +13,8 @@ import pandas as pd
 from neuroglot.analyses.ablations import ABLATED
 from neuroglot.analyses.effects import Effects
 from neuroglot.analyses.study import Study
+from neuroglot.comparison.compared_runs import ComparedRun
 from neuroglot.comparison.comparison import Comparison
-from neuroglot.comparison.runs import ComparedRun
 from neuroglot.report.example import Example
 from neuroglot.report.facts import facts
 from neuroglot.report.findings import Findings, findings

@@ -12,8 +12,8 @@ from neuroglot.analyses.fold import Analysis, Fold
 from neuroglot.analyses.registry import ANALYSES
 from neuroglot.analyses.study import Study
 from neuroglot.analyses.svg import inline_svg
+from neuroglot.comparison.compared_runs import ComparedRun, joined_tables
 from neuroglot.comparison.comparison import Comparison
-from neuroglot.comparison.runs import ComparedRun, joined_tables
 from neuroglot.report.tables import OPEN_ROWS, Table
 
 Tables = Mapping[str, Mapping[str, pd.DataFrame]]

@@ -11,14 +11,14 @@ from pathlib import Path
 import pandas as pd
 
 from neuroglot.analyses.output import save_figure, save_tables, to_svg
-from neuroglot.analyses.pipeline import FIGURES, REPORT, TABLES, study_of
 from neuroglot.comparison.answering import AccuracyAcrossRuns
+from neuroglot.comparison.compared_runs import ComparedRun, compared, joined_tables
 from neuroglot.comparison.comparison import Comparison
 from neuroglot.comparison.differences import DifferencesAcrossRuns, unpaired
-from neuroglot.comparison.runs import ComparedRun, compared, joined_tables
 from neuroglot.comparison.shares import SharesAcrossRuns
 from neuroglot.comparison.types import TypesAcrossRuns
 from neuroglot.errors import AnalysisError, RunError
+from neuroglot.pipeline.pipeline import FIGURES, REPORT, TABLES, study_of
 from neuroglot.report.page import page_of_runs
 from neuroglot.runs.run import RUN, Run
 
