@@ -5,7 +5,7 @@ from __future__ import annotations
 from html.parser import HTMLParser
 from pathlib import Path
 
-from neuroglot.analyses.output import to_svg
+from neuroglot.analyses.figures.output import to_svg
 from neuroglot.analyses.study import Study
 from neuroglot.pipeline.pipeline import study_of
 from neuroglot.report.page import page

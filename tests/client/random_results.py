@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot.analyses.ablations import ABLATED, Ablations
-from neuroglot.analyses.conversions import Conversions
+from neuroglot.analyses.base.ablations import ABLATED, Ablations
+from neuroglot.analyses.base.conversions import Conversions
 from neuroglot.analyses.registry import ANALYSES
 from neuroglot.definitions.packing import pack_bits, pack_codes
 from neuroglot.results.results import GroupResult

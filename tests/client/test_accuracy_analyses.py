@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroglot.analyses.ablations import ABLATED, Ablations
-from neuroglot.analyses.accuracy import Accuracy
-from neuroglot.analyses.bootstrap import weights
-from neuroglot.analyses.context import Context
-from neuroglot.analyses.conversion_accuracy import ConversionAccuracy
-from neuroglot.analyses.conversions import Conversions
-from neuroglot.analyses.effects import Effects
-from neuroglot.analyses.predictions import Metric
-from neuroglot.analyses.statistics import holm, wilson
+from neuroglot.analyses.accuracy.accuracy import Accuracy
+from neuroglot.analyses.accuracy.conversion_accuracy import ConversionAccuracy
+from neuroglot.analyses.accuracy.effects import Effects
+from neuroglot.analyses.accuracy.predictions import Metric
+from neuroglot.analyses.base.ablations import ABLATED, Ablations
+from neuroglot.analyses.base.bootstrap import weights
+from neuroglot.analyses.base.context import Context
+from neuroglot.analyses.base.conversions import Conversions
+from neuroglot.analyses.base.statistics import holm, wilson
 from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError
 from neuroglot.request.groups import Group

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuroglot.analyses.ablations import Ablations
-from neuroglot.analyses.context import Context
-from neuroglot.analyses.fold import Analysis
+from neuroglot.analyses.base.ablations import Ablations
+from neuroglot.analyses.base.context import Context
+from neuroglot.analyses.base.fold import Analysis
 from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError, NotInResultError
 from neuroglot.request.groups import Group

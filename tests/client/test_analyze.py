@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import neuroglot
-from neuroglot.analyses.context import Context
+from neuroglot.analyses.base.context import Context
 from neuroglot.cli import main
 from neuroglot.errors import AnalysisError
 from neuroglot.pipeline.pipeline import run

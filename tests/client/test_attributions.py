@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroglot.analyses.ablations import Ablations
-from neuroglot.analyses.bootstrap import weights
-from neuroglot.analyses.context import Context
-from neuroglot.analyses.contributions import Contributions
-from neuroglot.analyses.effective_scores import EffectiveScores
-from neuroglot.analyses.fold import Fold
+from neuroglot.analyses.attribution.contributions import Contributions
+from neuroglot.analyses.attribution.effective_scores import EffectiveScores
+from neuroglot.analyses.base.ablations import Ablations
+from neuroglot.analyses.base.bootstrap import weights
+from neuroglot.analyses.base.context import Context
+from neuroglot.analyses.base.fold import Fold
 from neuroglot.errors import NotInResultError
 from neuroglot.results.results import GroupResult
 from neuroglot.runs.settings import Options, ScoreReduction

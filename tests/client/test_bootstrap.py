@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroglot.analyses.bootstrap import percentile_interval, ratios, weights
+from neuroglot.analyses.base.bootstrap import percentile_interval, ratios, weights
 
 MANY = tuple(f"cluster {number}" for number in range(200))
 

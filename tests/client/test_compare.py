@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from neuroglot.analyses.bootstrap import weights
+from neuroglot.analyses.base.bootstrap import weights
 from neuroglot.cli import main
 from neuroglot.comparison.answering import AccuracyAcrossRuns
 from neuroglot.comparison.compared_runs import ComparedRun, compared, joined

@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from neuroglot.analyses.ablations import Ablations
-from neuroglot.analyses.context import Context
-from neuroglot.analyses.output import to_svg
+from neuroglot.analyses.base.ablations import Ablations
+from neuroglot.analyses.base.context import Context
+from neuroglot.analyses.figures.output import to_svg
+from neuroglot.analyses.figures.style import FONT_SIZE, TYPE_COLOURS, TYPE_TEXT_COLOURS, spread
 from neuroglot.analyses.registry import ANALYSES
 from neuroglot.analyses.study import Study
-from neuroglot.analyses.style import FONT_SIZE, TYPE_COLOURS, TYPE_TEXT_COLOURS, spread
 from neuroglot.request.groups import Group
 from neuroglot.runs.settings import Options
 from tests.client.random_results import random_examples, two_components

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 import neuroglot as ng
-from neuroglot.analyses.fold import Analysis
+from neuroglot.analyses.base.fold import Analysis
 from neuroglot.analyses.reference import reference
 from neuroglot.analyses.registry import choose
 from neuroglot.errors import AnalysisError, NeuroglotError

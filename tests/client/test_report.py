@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from neuroglot.analyses.effects import Effect
-from neuroglot.analyses.predictions import Metric
+from neuroglot.analyses.accuracy.effects import Effect
+from neuroglot.analyses.accuracy.predictions import Metric
+from neuroglot.analyses.figures.svg import inline_svg
 from neuroglot.analyses.study import Study
-from neuroglot.analyses.svg import inline_svg
 from neuroglot.cli.report import report
 from neuroglot.errors import AnalysisError
 from neuroglot.pipeline.pipeline import study_of

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroglot.analyses.ablations import Ablations
-from neuroglot.analyses.rotation import Mismatched, Mismatching, rotation
+from neuroglot.analyses.base.ablations import Ablations
+from neuroglot.analyses.base.mismatched_groups import Mismatched, Mismatching, rotation
 from neuroglot.errors import NotInResultError
 from neuroglot.request.groups import Group
 from neuroglot.results.results import GroupResult

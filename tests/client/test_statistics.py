@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from neuroglot.analyses.statistics import holm, p_words, sign_flip_tests, wilson
+from neuroglot.analyses.base.statistics import holm, p_words, sign_flip_tests, wilson
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (3, 10), (10, 10), (371, 378)])

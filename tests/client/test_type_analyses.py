@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from neuroglot.analyses.ablations import Ablations
-from neuroglot.analyses.activity import subset_weights, type_codes, type_counts
-from neuroglot.analyses.bootstrap import weights
-from neuroglot.analyses.context import Context
-from neuroglot.analyses.fold import Analysis
+from neuroglot.analyses.base.ablations import Ablations
+from neuroglot.analyses.base.activity import subset_weights, type_codes, type_counts
+from neuroglot.analyses.base.bootstrap import weights
+from neuroglot.analyses.base.context import Context
+from neuroglot.analyses.base.fold import Analysis
 from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError, NotInResultError
 from neuroglot.request.groups import Group

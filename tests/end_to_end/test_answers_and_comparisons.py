@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 import neuroglot as ng
-from neuroglot.analyses.ablations import ABLATED
+from neuroglot.analyses.base.ablations import ABLATED
 from neuroglot.cli import main
 from neuroglot.runs.run import Run
 from tests import definitions

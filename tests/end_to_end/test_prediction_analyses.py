@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 import neuroglot as ng
-from neuroglot.analyses.ablations import ABLATED
-from neuroglot.analyses.context import Context
-from neuroglot.analyses.conversions import CONVERTED
+from neuroglot.analyses.base.ablations import ABLATED
+from neuroglot.analyses.base.context import Context
+from neuroglot.analyses.base.conversions import CONVERTED
 from neuroglot.analyses.study import Study
 from neuroglot.runs.settings import Options
 from tests import definitions

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import neuroglot as ng
-from neuroglot.analyses.fold import Analysis
+from neuroglot.analyses.base.fold import Analysis
 from neuroglot.definitions.bundle import open_bundle
 from neuroglot.runs.run import Run
 from neuroglot.tasks.capital_prompts import LANGUAGES

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 import neuroglot as ng
-from neuroglot.analyses.context import Context
+from neuroglot.analyses.base.context import Context
 from neuroglot.analyses.study import Study
 from neuroglot.runs.settings import Options
 from tests import definitions

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import click
 
-from neuroglot.analyses.context import Context, Need
-from neuroglot.analyses.fold import Analysis, Fold
+from neuroglot.analyses.base.context import Context, Need
+from neuroglot.analyses.base.fold import Analysis, Fold
 from neuroglot.analyses.registry import ANALYSES
 from neuroglot.tasks.capital_prompts import LANGUAGES
 

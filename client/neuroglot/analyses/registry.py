@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from neuroglot.analyses.accuracy import Accuracy
-from neuroglot.analyses.active_by_language import ActiveByLanguage
-from neuroglot.analyses.answers import Answers
-from neuroglot.analyses.context import Need
-from neuroglot.analyses.contributions import Contributions
-from neuroglot.analyses.conversion_accuracy import ConversionAccuracy
-from neuroglot.analyses.dead import Dead
-from neuroglot.analyses.effective_scores import EffectiveScores
-from neuroglot.analyses.effects import Effects
-from neuroglot.analyses.fold import Fold
-from neuroglot.analyses.language_counts import LanguageCounts
-from neuroglot.analyses.repeating import Repeating
-from neuroglot.analyses.thresholds import Thresholds
-from neuroglot.analyses.top_contributors import TopContributors
-from neuroglot.analyses.types_by_layer import TypesByLayer
+from neuroglot.analyses.accuracy.accuracy import Accuracy
+from neuroglot.analyses.accuracy.answers import Answers
+from neuroglot.analyses.accuracy.conversion_accuracy import ConversionAccuracy
+from neuroglot.analyses.accuracy.effects import Effects
+from neuroglot.analyses.attribution.contributions import Contributions
+from neuroglot.analyses.attribution.effective_scores import EffectiveScores
+from neuroglot.analyses.attribution.top_contributors import TopContributors
+from neuroglot.analyses.base.context import Need
+from neuroglot.analyses.base.fold import Fold
+from neuroglot.analyses.types.active_by_language import ActiveByLanguage
+from neuroglot.analyses.types.dead import Dead
+from neuroglot.analyses.types.language_counts import LanguageCounts
+from neuroglot.analyses.types.repeating import Repeating
+from neuroglot.analyses.types.thresholds import Thresholds
+from neuroglot.analyses.types.types_by_layer import TypesByLayer
 from neuroglot.errors import AnalysisError
 
 ANALYSES: Mapping[str, type[Fold]] = {

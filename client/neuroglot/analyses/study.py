@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Self, TypeVar
 
-from neuroglot.analyses.context import Context, Need
-from neuroglot.analyses.fold import Analysis, Fold
+from neuroglot.analyses.base.context import Context, Need
+from neuroglot.analyses.base.fold import Analysis, Fold
+from neuroglot.analyses.base.mismatched_groups import Mismatched, Mismatching
 from neuroglot.analyses.registry import ANALYSES
-from neuroglot.analyses.rotation import Mismatched, Mismatching
 from neuroglot.request.options import (
     AnalysisKeywords,
     ContributionOptions,

@@ -6,9 +6,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from neuroglot.analyses.effects import Effect, Effects
-from neuroglot.analyses.predictions import Metric
-from neuroglot.analyses.statistics import p_words
+from neuroglot.analyses.accuracy.effects import Effect, Effects
+from neuroglot.analyses.accuracy.predictions import Metric
+from neuroglot.analyses.base.statistics import p_words
 from neuroglot.pipeline.pipeline import Outcome
 from neuroglot.report.headline import headline
 from neuroglot.runs.run import PROBLEMS

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.figure import Figure
 
-from neuroglot.analyses.accuracy import Accuracy
-from neuroglot.analyses.languages import in_order
-from neuroglot.analyses.predictions import percent, percent_interval
-from neuroglot.analyses.style import COLUMN_INCHES
+from neuroglot.analyses.accuracy.accuracy import Accuracy
+from neuroglot.analyses.accuracy.predictions import percent, percent_interval
+from neuroglot.analyses.base.languages import in_order
+from neuroglot.analyses.figures.style import COLUMN_INCHES
 from neuroglot.comparison.compared_runs import ComparedRun
 from neuroglot.comparison.comparison import Comparison
 from neuroglot.comparison.series import look_key, looks_of, numbers_of

@@ -10,7 +10,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from neuroglot.analyses.style import STYLE
+from neuroglot.analyses.figures.style import STYLE
 from neuroglot.comparison.compared_runs import ComparedRun, joined
 from neuroglot.errors import AnalysisError
 

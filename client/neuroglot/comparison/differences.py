@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from neuroglot.analyses.accuracy import Accuracy
-from neuroglot.analyses.bootstrap import percentile_interval, ratios
-from neuroglot.analyses.fold import Sums
-from neuroglot.analyses.predictions import Count, percent
-from neuroglot.analyses.style import COLUMN_INCHES, FAINT, TYPES
-from neuroglot.analyses.types_by_layer import TypesByLayer
+from neuroglot.analyses.accuracy.accuracy import Accuracy
+from neuroglot.analyses.accuracy.predictions import Count, percent
+from neuroglot.analyses.base.bootstrap import percentile_interval, ratios
+from neuroglot.analyses.base.fold import Sums
+from neuroglot.analyses.figures.style import COLUMN_INCHES, FAINT, TYPES
+from neuroglot.analyses.types.types_by_layer import TypesByLayer
 from neuroglot.comparison.compared_runs import ComparedRun
 from neuroglot.comparison.comparison import Comparison
 from neuroglot.comparison.series import Look, look_key, looks_of, numbers_of

@@ -11,8 +11,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from neuroglot.analyses.fold import Fold
-from neuroglot.analyses.style import FONT_SIZE
+from neuroglot.analyses.base.fold import Fold
+from neuroglot.analyses.figures.style import FONT_SIZE
 from neuroglot.comparison.compared_runs import ComparedRun
 
 _COLOURS = ("#000000", "#D55E00", "#56B4E9", "#7A4FA0", "#8A8A8A")

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from neuroglot.analyses.bootstrap import percentile_interval, ratios
-from neuroglot.analyses.shares import Shares
-from neuroglot.analyses.style import (
+from neuroglot.analyses.base.bootstrap import percentile_interval, ratios
+from neuroglot.analyses.base.shares import Shares
+from neuroglot.analyses.figures.style import (
     COLUMN_INCHES,
     TYPE_COLOURS,
     TYPE_MARKERS,
@@ -21,7 +21,7 @@ from neuroglot.analyses.style import (
     label_ends,
     percent_axis,
 )
-from neuroglot.analyses.types_by_layer import TypesByLayer
+from neuroglot.analyses.types.types_by_layer import TypesByLayer
 from neuroglot.comparison.compared_runs import ComparedRun
 from neuroglot.comparison.comparison import Comparison
 from neuroglot.comparison.series import Series, broken, numbers_of, series_of

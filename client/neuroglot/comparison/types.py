@@ -8,8 +8,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from neuroglot.analyses.style import COLUMN_INCHES, FONT_SIZE, TYPE_TEXT_COLOURS, TYPES, layer_axis, percent_axis
-from neuroglot.analyses.types_by_layer import TypesByLayer
+from neuroglot.analyses.figures.style import (
+    COLUMN_INCHES,
+    FONT_SIZE,
+    TYPE_TEXT_COLOURS,
+    TYPES,
+    layer_axis,
+    percent_axis,
+)
+from neuroglot.analyses.types.types_by_layer import TypesByLayer
 from neuroglot.comparison.compared_runs import ComparedRun
 from neuroglot.comparison.comparison import Comparison
 from neuroglot.comparison.series import Series, look_key, series_of

@@ -15,9 +15,9 @@ from typing import Any, Literal
 from markupsafe import Markup
 
 from neuroglot import arguments
-from neuroglot.analyses.context import Context
-from neuroglot.analyses.fold import Fold
-from neuroglot.analyses.output import save_figure, save_tables
+from neuroglot.analyses.base.context import Context
+from neuroglot.analyses.base.fold import Fold
+from neuroglot.analyses.figures.output import save_figure, save_tables
 from neuroglot.analyses.registry import choose
 from neuroglot.analyses.study import Study
 from neuroglot.errors import AnalysisError

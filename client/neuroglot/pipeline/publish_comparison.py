@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from neuroglot.analyses.output import save_figure, save_tables, to_svg
+from neuroglot.analyses.figures.output import save_figure, save_tables, to_svg
 from neuroglot.comparison.answering import AccuracyAcrossRuns
 from neuroglot.comparison.compared_runs import ComparedRun, compared, joined_tables
 from neuroglot.comparison.comparison import Comparison

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from neuroglot.analyses.study import Study
-from neuroglot.analyses.types_by_layer import TypesByLayer
+from neuroglot.analyses.types.types_by_layer import TypesByLayer
 from neuroglot.report.facts import problems_in_words
 from neuroglot.report.words import share
 from neuroglot.request.neurons import NeuronType

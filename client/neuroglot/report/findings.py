@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from neuroglot.analyses.effects import Effects
-from neuroglot.analyses.predictions import Metric
+from neuroglot.analyses.accuracy.effects import Effects
+from neuroglot.analyses.accuracy.predictions import Metric
 from neuroglot.analyses.study import Study
 from neuroglot.report.cautions import cautions
 from neuroglot.report.headline import headline

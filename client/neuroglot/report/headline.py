@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neuroglot.analyses.effects import Effect
-from neuroglot.analyses.predictions import Metric
-from neuroglot.analyses.statistics import p_words
+from neuroglot.analyses.accuracy.effects import Effect
+from neuroglot.analyses.accuracy.predictions import Metric
+from neuroglot.analyses.base.statistics import p_words
 from neuroglot.report.words import nats, points, signed
 from neuroglot.request.selections import ControlKind
 

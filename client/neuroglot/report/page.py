@@ -10,8 +10,8 @@ from importlib.metadata import version
 import jinja2
 import pandas as pd
 
-from neuroglot.analyses.ablations import ABLATED
-from neuroglot.analyses.effects import Effects
+from neuroglot.analyses.accuracy.effects import Effects
+from neuroglot.analyses.base.ablations import ABLATED
 from neuroglot.analyses.study import Study
 from neuroglot.comparison.compared_runs import ComparedRun
 from neuroglot.comparison.comparison import Comparison

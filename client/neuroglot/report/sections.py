@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import pandas as pd
 from markupsafe import Markup
 
-from neuroglot.analyses.fold import Analysis, Fold
+from neuroglot.analyses.base.fold import Analysis, Fold
+from neuroglot.analyses.figures.svg import inline_svg
 from neuroglot.analyses.registry import ANALYSES
 from neuroglot.analyses.study import Study
-from neuroglot.analyses.svg import inline_svg
 from neuroglot.comparison.compared_runs import ComparedRun, joined_tables
 from neuroglot.comparison.comparison import Comparison
 from neuroglot.report.tables import OPEN_ROWS, Table

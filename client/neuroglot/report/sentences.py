@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pandas as pd
 
-from neuroglot.analyses.predictions import Metric
-from neuroglot.analyses.statistics import p_words
+from neuroglot.analyses.accuracy.predictions import Metric
+from neuroglot.analyses.base.statistics import p_words
 from neuroglot.report.words import capitalised, points, share
 from neuroglot.request.neurons import NeuronType
 from neuroglot.results.results import BASELINE

@@ -10,12 +10,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from neuroglot.analyses import words
-from neuroglot.analyses.bootstrap import percentile_interval, ratios
-from neuroglot.analyses.context import Need
-from neuroglot.analyses.fold import Analysis, Measures
-from neuroglot.analyses.lines import component_panels, label_types, type_lines
-from neuroglot.analyses.shares import Compared, Shares
+from neuroglot.analyses.base import words
+from neuroglot.analyses.base.bootstrap import percentile_interval, ratios
+from neuroglot.analyses.base.context import Need
+from neuroglot.analyses.base.fold import Analysis, Measures
+from neuroglot.analyses.base.lines import component_panels, label_types, type_lines
+from neuroglot.analyses.base.shares import Compared, Shares
 from neuroglot.request.neurons import NeuronType
 from neuroglot.request.options import ScoreTarget
 from neuroglot.results.results import GroupResult

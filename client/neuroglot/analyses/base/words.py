@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from neuroglot.analyses.fold import Fold
+from neuroglot.analyses.base.fold import Fold
 
 
 def neurons(geometry: Mapping[str, tuple[int, int]]) -> str:

@@ -8,11 +8,11 @@ from enum import StrEnum, auto
 from functools import cached_property
 from typing import Self
 
-from neuroglot.analyses.ablations import Ablations
-from neuroglot.analyses.choices import ChoicesOfRows, choices_of
-from neuroglot.analyses.conversions import Conversions
-from neuroglot.analyses.languages import in_order
-from neuroglot.analyses.rotation import Rotation, rotation
+from neuroglot.analyses.base.ablations import Ablations
+from neuroglot.analyses.base.choices import ChoicesOfRows, choices_of
+from neuroglot.analyses.base.conversions import Conversions
+from neuroglot.analyses.base.languages import in_order
+from neuroglot.analyses.base.mismatched_groups import Rotation, rotation
 from neuroglot.errors import AnalysisError
 from neuroglot.request.groups import Group
 from neuroglot.runs.run import Run

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot.analyses.statistics import CONFIDENCE
+from neuroglot.analyses.base.statistics import CONFIDENCE
 
 _POISSON = np.cumsum([math.exp(-1) / math.factorial(count) for count in range(20)])
 """Probability that a Poisson number of mean 1 is at most 0, 1, 2, ..."""

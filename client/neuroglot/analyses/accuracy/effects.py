@@ -9,13 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuroglot.analyses.ablations import ABLATED, RANDOM_NEURONS
-from neuroglot.analyses.context import Context, Need
-from neuroglot.analyses.fold import Analysis, Measures
-from neuroglot.analyses.paired import Comparison, Difference, Paired, PairedTest
-from neuroglot.analyses.predictions import Metric
-from neuroglot.analyses.statistics import RESAMPLES, p_words
-from neuroglot.analyses.style import (
+from neuroglot.analyses.accuracy.paired import Comparison, Difference, Paired, PairedTest
+from neuroglot.analyses.accuracy.predictions import Metric
+from neuroglot.analyses.base.ablations import ABLATED, RANDOM_NEURONS
+from neuroglot.analyses.base.context import Context, Need
+from neuroglot.analyses.base.fold import Analysis, Measures
+from neuroglot.analyses.base.statistics import RESAMPLES, p_words
+from neuroglot.analyses.figures.style import (
     COLUMN_INCHES,
     CONTROL_MARK,
     FAINT,

@@ -11,11 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from neuroglot.analyses.ablations import ABLATED, RANDOM_NEURONS
-from neuroglot.analyses.context import Context, Need
-from neuroglot.analyses.fold import Analysis, Measures
-from neuroglot.analyses.predictions import Count, accuracy_columns, accuracy_measures, percent, percent_interval
-from neuroglot.analyses.style import (
+from neuroglot.analyses.accuracy.predictions import (
+    Count,
+    accuracy_columns,
+    accuracy_measures,
+    percent,
+    percent_interval,
+)
+from neuroglot.analyses.base.ablations import ABLATED, RANDOM_NEURONS
+from neuroglot.analyses.base.context import Context, Need
+from neuroglot.analyses.base.fold import Analysis, Measures
+from neuroglot.analyses.figures.style import (
     COLUMN_INCHES,
     CONTROL_MARK,
     FAINT,

@@ -11,14 +11,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from neuroglot.analyses.context import Context, Need
-from neuroglot.analyses.conversions import CONVERTED
-from neuroglot.analyses.fold import Analysis, Measures
-from neuroglot.analyses.paired import Comparison, Difference, Paired, PairedTest
-from neuroglot.analyses.predictions import Metric, accuracy_columns, accuracy_measures
-from neuroglot.analyses.statistics import RESAMPLES, p_words
-from neuroglot.analyses.style import COLUMN_INCHES, CONTROL_MARK, FAINT, FONT_SIZE, INK, RULE, TYPE_COLOURS, key
-from neuroglot.analyses.words import sample
+from neuroglot.analyses.accuracy.paired import Comparison, Difference, Paired, PairedTest
+from neuroglot.analyses.accuracy.predictions import Metric, accuracy_columns, accuracy_measures
+from neuroglot.analyses.base.context import Context, Need
+from neuroglot.analyses.base.conversions import CONVERTED
+from neuroglot.analyses.base.fold import Analysis, Measures
+from neuroglot.analyses.base.statistics import RESAMPLES, p_words
+from neuroglot.analyses.base.words import sample
+from neuroglot.analyses.figures.style import (
+    COLUMN_INCHES,
+    CONTROL_MARK,
+    FAINT,
+    FONT_SIZE,
+    INK,
+    RULE,
+    TYPE_COLOURS,
+    key,
+)
 from neuroglot.request.interventions import Intervention
 from neuroglot.request.neurons import NeuronType
 from neuroglot.results.results import BASELINE, GroupResult

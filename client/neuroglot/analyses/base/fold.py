@@ -18,11 +18,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from neuroglot.analyses import notebook
-from neuroglot.analyses.bootstrap import percentile_interval, ratios, weights
-from neuroglot.analyses.context import Context, Need
-from neuroglot.analyses.rotation import Mismatched
-from neuroglot.analyses.style import STYLE
+from neuroglot.analyses.base.bootstrap import percentile_interval, ratios, weights
+from neuroglot.analyses.base.context import Context, Need
+from neuroglot.analyses.base.mismatched_groups import Mismatched
+from neuroglot.analyses.figures import notebook
+from neuroglot.analyses.figures.style import STYLE
 from neuroglot.errors import AnalysisError
 from neuroglot.request.interventions import Intervention
 from neuroglot.results.results import GroupResult

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot.analyses.bootstrap import percentile_interval, ratios
-from neuroglot.analyses.fold import Fold, Measures
-from neuroglot.analyses.predictions import Metric
-from neuroglot.analyses.statistics import holm, sign_flip_tests
+from neuroglot.analyses.accuracy.predictions import Metric
+from neuroglot.analyses.base.bootstrap import percentile_interval, ratios
+from neuroglot.analyses.base.fold import Fold, Measures
+from neuroglot.analyses.base.statistics import holm, sign_flip_tests
 from neuroglot.results.results import BASELINE, GroupResult
 
 METRICS = tuple(Metric)

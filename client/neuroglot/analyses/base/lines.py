@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from neuroglot.analyses.shares import Compared
-from neuroglot.analyses.style import (
+from neuroglot.analyses.base.shares import Compared
+from neuroglot.analyses.figures.style import (
     COLUMN_INCHES,
     TYPE_COLOURS,
     TYPE_MARKERS,

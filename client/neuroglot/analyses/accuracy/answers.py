@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from neuroglot.analyses.context import Need
-from neuroglot.analyses.fold import Fold, Measures
+from neuroglot.analyses.base.context import Need
+from neuroglot.analyses.base.fold import Fold, Measures
 from neuroglot.results.results import GroupResult
 
 

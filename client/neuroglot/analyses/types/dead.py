@@ -8,12 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from neuroglot.analyses import words
-from neuroglot.analyses.context import Need
-from neuroglot.analyses.fold import Analysis, Measures
-from neuroglot.analyses.lines import component_panels, language_lines
-from neuroglot.analyses.shares import Shares
-from neuroglot.analyses.style import percent_axis
+from neuroglot.analyses.base import words
+from neuroglot.analyses.base.context import Need
+from neuroglot.analyses.base.fold import Analysis, Measures
+from neuroglot.analyses.base.lines import component_panels, language_lines
+from neuroglot.analyses.base.shares import Shares
+from neuroglot.analyses.figures.style import percent_axis
 from neuroglot.results.results import GroupResult
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from markupsafe import Markup
 
-from neuroglot.analyses.output import to_svg
-from neuroglot.analyses.svg import inline_svg
+from neuroglot.analyses.figures.output import to_svg
+from neuroglot.analyses.figures.svg import inline_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

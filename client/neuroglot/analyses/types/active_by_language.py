@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
-from neuroglot.analyses import words
-from neuroglot.analyses.fold import Analysis, Measures
-from neuroglot.analyses.lines import component_panels, language_lines
-from neuroglot.analyses.shares import Shares
-from neuroglot.analyses.style import percent_axis
+from neuroglot.analyses.base import words
+from neuroglot.analyses.base.fold import Analysis, Measures
+from neuroglot.analyses.base.lines import component_panels, language_lines
+from neuroglot.analyses.base.shares import Shares
+from neuroglot.analyses.figures.style import percent_axis
 from neuroglot.results.results import GroupResult
 
 

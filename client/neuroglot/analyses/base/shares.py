@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot.analyses.bootstrap import percentile_interval, ratios
-from neuroglot.analyses.fold import Fold, Sums
+from neuroglot.analyses.base.bootstrap import percentile_interval, ratios
+from neuroglot.analyses.base.fold import Fold, Sums
 
 
 class Shares(NamedTuple):

@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from neuroglot.analyses import words
-from neuroglot.analyses.activity import active_in, histogram, subset_weights, type_counts
-from neuroglot.analyses.context import Need
-from neuroglot.analyses.fold import Analysis, Measures
-from neuroglot.analyses.lines import Panel, type_grid
-from neuroglot.analyses.rotation import Mismatched
-from neuroglot.analyses.shares import Compared
+from neuroglot.analyses.base import words
+from neuroglot.analyses.base.activity import active_in, histogram, subset_weights, type_counts
+from neuroglot.analyses.base.context import Need
+from neuroglot.analyses.base.fold import Analysis, Measures
+from neuroglot.analyses.base.lines import Panel, type_grid
+from neuroglot.analyses.base.mismatched_groups import Mismatched
+from neuroglot.analyses.base.shares import Compared
 from neuroglot.request.neurons import NeuronType
 from neuroglot.results.results import GroupResult
 

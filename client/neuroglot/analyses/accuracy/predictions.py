@@ -9,10 +9,10 @@ from enum import IntEnum, StrEnum, auto
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroglot.analyses.bootstrap import percentile_interval, ratios
-from neuroglot.analyses.choices import Choices
-from neuroglot.analyses.fold import Fold, Measures, Sums
-from neuroglot.analyses.statistics import wilson
+from neuroglot.analyses.base.bootstrap import percentile_interval, ratios
+from neuroglot.analyses.base.choices import Choices
+from neuroglot.analyses.base.fold import Fold, Measures, Sums
+from neuroglot.analyses.base.statistics import wilson
 from neuroglot.results.results import GroupResult, RowPrediction
 
 

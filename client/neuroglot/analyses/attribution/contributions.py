@@ -8,13 +8,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from neuroglot.analyses import words
-from neuroglot.analyses.bootstrap import percentile_interval, ratios
-from neuroglot.analyses.context import Need
-from neuroglot.analyses.fold import Analysis, Measures
-from neuroglot.analyses.lines import type_lines
-from neuroglot.analyses.shares import Compared, Shares
-from neuroglot.analyses.style import COLUMN_INCHES, layer_axis, percent_axis, type_key
+from neuroglot.analyses.base import words
+from neuroglot.analyses.base.bootstrap import percentile_interval, ratios
+from neuroglot.analyses.base.context import Need
+from neuroglot.analyses.base.fold import Analysis, Measures
+from neuroglot.analyses.base.lines import type_lines
+from neuroglot.analyses.base.shares import Compared, Shares
+from neuroglot.analyses.figures.style import COLUMN_INCHES, layer_axis, percent_axis, type_key
 from neuroglot.request.neurons import NeuronType
 from neuroglot.results.results import GroupResult
 
