@@ -1,4 +1,4 @@
-"""What every analysis is made of: the fold, the context of a run, intervals and tests, mismatched groups, variants, lines.
+"""What analyses are made of: the fold, the context of a run, intervals and tests, mismatched groups, variants, lines.
 
 Imports `figures`. Imported by the analyses.
 """

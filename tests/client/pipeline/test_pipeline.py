@@ -25,7 +25,7 @@ from neuroglot.runs.settings import Options
 from neuroglot.tasks.task import Task
 
 LANGUAGES = ("en", "<i>x", "zh")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def groups(languages: Sequence[str], limit: int | None) -> Iterator[ng.Group]:

@@ -21,7 +21,7 @@ from neuroglot.tasks.registry import TASKS, find_task
 from neuroglot.tasks.shots import in_context, with_shots
 from neuroglot.tasks.task import TaskOptions
 
-PAGE = Path(__file__).parents[2] / "docs" / "tasks.md"
+PAGE = Path(__file__).parents[3] / "docs" / "tasks.md"
 
 
 def facts(languages: Sequence[str] = ("en", "de"), count: int = 8) -> Iterator[Group]:
