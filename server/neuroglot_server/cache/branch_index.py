@@ -23,7 +23,7 @@ class Alike(NamedTuple):
     tokens: int
 
 
-class Beginnings:
+class BranchIndex:
     """Of all that goes on from one place with one token, what was computed last.
 
     Prompts that part share a template, or examples, and what parts them is their own: any of them knows as much of what

@@ -107,7 +107,7 @@ class Opening(NamedTuple):
         return self.prefix.worth_waiting(running, left)
 
 
-class Sightings:
+class PrefixCounter:
     """Which blocks prompts began with of late: what many share is told from what is seen once."""
 
     def __init__(self, most: int = 2**16) -> None:

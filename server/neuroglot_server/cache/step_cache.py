@@ -15,7 +15,7 @@ from hashlib import blake2b
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-from neuroglot_server.cache.branch_index import Beginnings
+from neuroglot_server.cache.branch_index import BranchIndex
 from neuroglot_server.cache.lru import Cache
 from neuroglot_server.core import Caller, MemoryUse, Observer, Priority
 from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, RowStep, StepResult
@@ -169,7 +169,7 @@ class _Pending:
         self.found.append(result)
 
 
-class Sharing:
+class StepCache:
     """Runs what is wanted, once. Everything happens on one event loop, so nothing is locked."""
 
     def __init__(self, most_bytes: int, observer: Observer, *, shared: bool = False) -> None:
@@ -184,7 +184,7 @@ class Sharing:
         self._observer = observer
         self._shared = shared
         self._flights: dict[Key, _Flight] = {}
-        self._beginnings = Beginnings()
+        self._beginnings = BranchIndex()
 
     @property
     def keeps(self) -> bool:

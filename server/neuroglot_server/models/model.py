@@ -14,8 +14,8 @@ from neuroglot.definitions.bundle import TOKENIZER, Component, ModelFacts, open_
 from neuroglot.definitions.probe import read_probe
 from neuroglot.errors import BundleError, NeuroglotError
 from neuroglot.v1.probe_pb2 import Probe
-from neuroglot_server.cache.prefix_cache import Sightings
-from neuroglot_server.cache.step_cache import Sharing
+from neuroglot_server.cache.prefix_cache import PrefixCounter
+from neuroglot_server.cache.step_cache import StepCache
 from neuroglot_server.core import (
     ANYONE,
     DECODER,
@@ -64,7 +64,7 @@ from neuroglot_server.plan.generate import Continuing
 from neuroglot_server.plan.group import Planner
 from neuroglot_server.plan.measure import Comparison
 from neuroglot_server.plan.prefill import Encode, Prefill
-from neuroglot_server.plan.runner import Answering
+from neuroglot_server.plan.runner import Runner
 from neuroglot_server.scheduler.batcher import Batcher
 from neuroglot_server.scheduler.budget import Budget, Sizes
 from neuroglot_server.scheduler.watchdog import unwatched
@@ -181,10 +181,10 @@ class Model:
             description.components,
         )
 
-        def planner_with(sharing: Sharing) -> Planner:
+        def planner_with(sharing: StepCache) -> Planner:
             decoder = batchers[DECODER]
-            answering = Answering(
-                reader=Prefill(decoder, sharing, Sightings())
+            answering = Runner(
+                reader=Prefill(decoder, sharing, PrefixCounter())
                 if start is None
                 else Encode(batchers[ENCODER], start, sharing),
                 decoder=decoder,
@@ -196,9 +196,9 @@ class Model:
             return Planner(answering, comparison, kernels, costs)
 
         planner = planner_with(
-            Sharing(settings.cache_bytes, observer or Unobserved(), shared=settings.shared_cache),
+            StepCache(settings.cache_bytes, observer or Unobserved(), shared=settings.shared_cache),
         )
-        uncached_planner = planner_with(Sharing(0, Unobserved(), shared=False))
+        uncached_planner = planner_with(StepCache(0, Unobserved(), shared=False))
         admission = Admission(Cost(settings.queue_tokens, settings.queue_bytes), observer)
         capturing = Capturing(planner.answering, description.components, batchers, budgets, settings.batch_bytes // 4)
         return cls(description, probe, planner, uncached_planner, capturing, worker, admission)

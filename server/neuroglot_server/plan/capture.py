@@ -22,8 +22,8 @@ from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, RowStep
 from neuroglot_server.intake.admission import Cost
 from neuroglot_server.intake.text import EncodedRow
 from neuroglot_server.intake.validation import refuse
-from neuroglot_server.plan.rows import Case
-from neuroglot_server.plan.runner import Answering
+from neuroglot_server.plan.rows import RowRun
+from neuroglot_server.plan.runner import Runner
 from neuroglot_server.scheduler.batcher import Batcher, Timing
 from neuroglot_server.scheduler.budget import Budget, Extent
 
@@ -71,7 +71,7 @@ class Capturing:
         most_bytes: most of a row's values that are held at a time, if they are of more than one layer.
     """
 
-    answering: Answering
+    answering: Runner
     components: Sequence[ComponentDescription]
     batchers: Mapping[str, Batcher]
     budgets: Mapping[str, Budget]
@@ -153,7 +153,7 @@ class Capturing:
         """What the decoder of an encoder-decoder reads of the prompt; nothing for anything else."""
         if wish.component != DECODER or len(self.components) == 1:
             return NO_TOKENS
-        case = Case(wish.row)
+        case = RowRun(wish.row)
         await self.answering.reader.read([case], timing, caller)
         return case.cross
 

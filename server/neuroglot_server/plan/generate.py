@@ -13,8 +13,8 @@ from neuroglot_server.intake.costs import Costs
 from neuroglot_server.intake.text import EncodedRow, Text
 from neuroglot_server.kernels.kernel_thread import KernelThread
 from neuroglot_server.plan.measure import Comparison
-from neuroglot_server.plan.rows import Case
-from neuroglot_server.plan.runner import Answering
+from neuroglot_server.plan.rows import RowRun
+from neuroglot_server.plan.runner import Runner
 from neuroglot_server.scheduler.batcher import Timing
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -50,7 +50,7 @@ class Continuing:
         costs: counts what a row holds.
     """
 
-    answering: Answering
+    answering: Runner
     comparison: Comparison
     kernels: KernelThread
     costs: Costs
@@ -104,9 +104,9 @@ class Continuing:
                 return
             past = past.extended(result.kept)
 
-    async def _case(self, wish: Wish, timing: Timing, caller: Caller) -> Case:
+    async def _case(self, wish: Wish, timing: Timing, caller: Caller) -> RowRun:
         """The row under its interventions, read as far as its answer's beginning."""
-        case = Case(wish.row)
+        case = RowRun(wish.row)
         if not wish.interventions:
             await self.answering.reader.read([case], timing, caller)
             return case

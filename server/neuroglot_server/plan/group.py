@@ -41,8 +41,8 @@ from neuroglot_server.kernels.kernel_thread import KernelThread, Pieces, complet
 from neuroglot_server.neurons.interventions import NO_ROW_EDITS, RowEdits
 from neuroglot_server.neurons.results import row_prediction
 from neuroglot_server.plan.measure import Comparison, Derive
-from neuroglot_server.plan.rows import Case
-from neuroglot_server.plan.runner import Answering
+from neuroglot_server.plan.rows import RowRun
+from neuroglot_server.plan.runner import Runner
 from neuroglot_server.scheduler.batcher import Timing
 
 _OVERFLOW = "the interventions make this row's numbers overflow: use smaller values or fewer neurons"
@@ -68,7 +68,7 @@ class Planner:
         costs: counts what groups hold, and splits their variants.
     """
 
-    answering: Answering
+    answering: Runner
     comparison: Comparison
     kernels: KernelThread
     costs: Costs
@@ -84,7 +84,7 @@ class Planner:
         """
         timing = Timing()
         prediction = analysis.prediction
-        baseline = [Case(row) for row in rows]
+        baseline = [RowRun(row) for row in rows]
         thresholds = analysis.thresholds if analysis.dead else ()
         forks = prediction is not None
         await self.answering.baseline(baseline, prediction, timing, caller, thresholds, forks=forks)
@@ -143,7 +143,7 @@ class Planner:
 
     async def _predict(
         self,
-        baseline: Sequence[Case],
+        baseline: Sequence[RowRun],
         derive: Derive,
         analysis: Analysis,
         prediction: Prediction,
@@ -165,7 +165,7 @@ class Planner:
 
     async def _predict_part(
         self,
-        baseline: Sequence[Case],
+        baseline: Sequence[RowRun],
         derive: Derive,
         variants: Sequence[Interventions],
         analysis: Analysis,
@@ -199,7 +199,7 @@ class Planner:
             for variant, of_rows in enumerate(edits)
         ]
 
-    def _prediction(self, case: Case, edits: RowEdits) -> RowPrediction:
+    def _prediction(self, case: RowRun, edits: RowEdits) -> RowPrediction:
         scores, continuation = case.results[DECODER].scores, case.continuation
         choices = [result.scores for result in case.choices]
         if scores is None or None in choices or (continuation is not None and not continuation.finite):

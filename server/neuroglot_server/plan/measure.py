@@ -27,7 +27,7 @@ from neuroglot_server.neurons.baseline import Baseline
 from neuroglot_server.neurons.interventions import RowEdits, row_edits
 from neuroglot_server.neurons.results import Findings, component_result
 from neuroglot_server.neurons.value_matrices import Projections
-from neuroglot_server.plan.rows import Case
+from neuroglot_server.plan.rows import RowRun
 
 Derive = Callable[[Sequence[Intervention]], Pieces[list[RowEdits]]]
 """From a variant's interventions to what they do to each row of the group. Edits are large: not all at once."""
@@ -53,7 +53,7 @@ class Comparison:
     )
 
     def __call__(
-        self, group_id: str, baseline: Sequence[Case], analysis: Analysis, tenant: str = ""
+        self, group_id: str, baseline: Sequence[RowRun], analysis: Analysis, tenant: str = ""
     ) -> Pieces[tuple[tuple[ComponentResult, ...], Derive]]:
         """Type the baseline's neurons in every component; what a variant does to each row is derived when asked for."""
         found, references = [], []
@@ -73,7 +73,7 @@ class Comparison:
             found.append((yield from component_result(component, findings, analysis)))
         return tuple(found), partial(row_edits, baselines=references, dtype=self.dtype)
 
-    def _baseline(self, component: str, group_id: str, cases: Sequence[Case], threshold: float) -> Baseline:
+    def _baseline(self, component: str, group_id: str, cases: Sequence[RowRun], threshold: float) -> Baseline:
         """The rows' baseline; those who ask for the same group at a time look at the same one."""
         results = [case.results[component] for case in cases]
         labels = tuple(case.row.label for case in cases)
@@ -105,7 +105,7 @@ class Comparison:
         return scores
 
 
-def _ever(component: str, cases: Sequence[Case], thresholds: Sequence[float]) -> Pieces[NDArray[np.bool_]]:
+def _ever(component: str, cases: Sequence[RowRun], thresholds: Sequence[float]) -> Pieces[NDArray[np.bool_]]:
     """Whether each neuron exceeds each threshold at any token of each prompt, `[R, thresholds, layers, neurons]`.
 
     Of a decoder the last prompt token, where the answer begins, was not read with the others: its activations are those

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from neuroglot_server.cache.prefix_cache import Opening, Prefix, Sightings, joined
-from neuroglot_server.cache.step_cache import Link, Sharing, Wanted, Whole
+from neuroglot_server.cache.prefix_cache import Opening, Prefix, PrefixCounter, joined
+from neuroglot_server.cache.step_cache import Link, StepCache, Wanted, Whole
 from neuroglot_server.core import DECODER, ENCODER, Caller, Intervention
 from neuroglot_server.engine.steps import BLOCK, RowStep
 from neuroglot_server.intake.text import EncodedRow
 from neuroglot_server.neurons.interventions import RowEdits
-from neuroglot_server.plan.rows import Case
+from neuroglot_server.plan.rows import RowRun
 from neuroglot_server.scheduler.batcher import Batcher, Timing
 
 
@@ -34,13 +34,15 @@ class Reader(Protocol):
     def changed(self, edits: RowEdits) -> bool:
         """Whether a row's edits do change what is read."""
 
-    def opens_by_itself(self, case: Case) -> bool:
+    def opens_by_itself(self, case: RowRun) -> bool:
         """Whether a case's prompt need not be read first: its answer's beginning brings it along."""
 
     def links(self, row: EncodedRow) -> Sequence[Link]:
         """What is kept of a prompt that is read without interventions, and found by others."""
 
-    def openings(self, cases: Sequence[Case], steps: Sequence[RowStep], caller: Caller, *, forks: bool) -> list[Wanted]:
+    def openings(
+        self, cases: Sequence[RowRun], steps: Sequence[RowStep], caller: Caller, *, forks: bool
+    ) -> list[Wanted]:
         """What begins the answers of cases, and brings along those prompts that were not read.
 
         Args:
@@ -52,7 +54,7 @@ class Reader(Protocol):
         """
 
     async def read(
-        self, cases: Sequence[Case], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
+        self, cases: Sequence[RowRun], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
     ) -> None:
         """Read the prompts of cases, as far as their answers' beginnings; what is known is not read again.
 
@@ -80,8 +82,8 @@ class Prefill:
     """
 
     decoder: Batcher
-    sharing: Sharing
-    sightings: Sightings
+    sharing: StepCache
+    sightings: PrefixCounter
 
     def start(self, row: EncodedRow) -> int:
         """The prompt's last token."""
@@ -95,7 +97,7 @@ class Prefill:
         """Those before the last prompt token."""
         return edits.of(DECODER).before is not None
 
-    def opens_by_itself(self, case: Case) -> bool:
+    def opens_by_itself(self, case: RowRun) -> bool:
         """Without interventions, unless it was read."""
         return not case.edits.anywhere and not case.past.length
 
@@ -103,7 +105,9 @@ class Prefill:
         """Blocks of all tokens but the last."""
         return Prefix(row.prompt[:-1]).links
 
-    def openings(self, cases: Sequence[Case], steps: Sequence[RowStep], caller: Caller, *, forks: bool) -> list[Wanted]:
+    def openings(
+        self, cases: Sequence[RowRun], steps: Sequence[RowStep], caller: Caller, *, forks: bool
+    ) -> list[Wanted]:
         """Prompts and the beginnings of their answers, in one pass.
 
         Keys and values of a prompt are for those that fork from it; where nothing forks, they are kept of a beginning
@@ -123,7 +127,7 @@ class Prefill:
         return wanted
 
     async def read(
-        self, cases: Sequence[Case], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
+        self, cases: Sequence[RowRun], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
     ) -> None:
         """Run the prompts but their last tokens, less what is known of them."""
         longer = [case for case in cases if len(case.row.prompt) > 1]
@@ -155,7 +159,7 @@ class Prefill:
         """Whether what comes out at the prompt's last token is kept."""
         return self.sharing.knows(Whole(DECODER, prompt, RowStep(prompt[-1:], taps=True)), caller)
 
-    def _wanted(self, case: Case, thresholds: tuple[float, ...]) -> Wanted:
+    def _wanted(self, case: RowRun, thresholds: tuple[float, ...]) -> Wanted:
         prompt = case.row.prompt
         if not thresholds and not self.changed(case.edits):
             return Prefix(prompt[:-1])
@@ -176,7 +180,7 @@ class Encode:
 
     encoder: Batcher
     decoder_start: int
-    sharing: Sharing
+    sharing: StepCache
 
     def start(self, row: EncodedRow) -> int:
         """The decoder's start token, whatever the row."""
@@ -190,20 +194,22 @@ class Encode:
         """Those in the encoder."""
         return edits.of(ENCODER).anywhere
 
-    def opens_by_itself(self, case: Case) -> bool:
+    def opens_by_itself(self, case: RowRun) -> bool:
         """Never: another component reads."""
         return False
 
     def links(self, row: EncodedRow) -> Sequence[Link]:
         """The whole prompt."""
-        return self._wanted(Case(row), ()).links
+        return self._wanted(RowRun(row), ()).links
 
-    def openings(self, cases: Sequence[Case], steps: Sequence[RowStep], caller: Caller, *, forks: bool) -> list[Wanted]:
+    def openings(
+        self, cases: Sequence[RowRun], steps: Sequence[RowStep], caller: Caller, *, forks: bool
+    ) -> list[Wanted]:
         """The beginnings of the answers, on top of what the encoder read."""
         return [Whole(DECODER, case.prompt, step) for case, step in zip(cases, steps, strict=True)]
 
     async def read(
-        self, cases: Sequence[Case], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
+        self, cases: Sequence[RowRun], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
     ) -> None:
         """Run the whole prompts, unless they are known."""
         wanted = [self._wanted(case, thresholds) for case in cases]
@@ -214,7 +220,7 @@ class Encode:
             if result.kept is not None:  # a baseline that is not finite has come to its end
                 case.cross = result.kept
 
-    def _wanted(self, case: Case, thresholds: tuple[float, ...]) -> Wanted:
+    def _wanted(self, case: RowRun, thresholds: tuple[float, ...]) -> Wanted:
         prompt, edits = case.row.prompt, case.edits.of(ENCODER)
         known = not thresholds and not edits.anywhere
         step = RowStep(

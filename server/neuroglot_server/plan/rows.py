@@ -15,7 +15,7 @@ from neuroglot_server.plan.greedy import Continuation
 
 
 @dataclass(eq=False)
-class Case:
+class RowRun:
     """A row in the baseline or under a variant, and how far it has come.
 
     Attributes:
@@ -48,6 +48,6 @@ class Case:
         """What others may share what comes out by: the prompt; None where interventions make the case one by itself."""
         return None if self.edits.anywhere else self.row.prompt
 
-    def under(self, edits: RowEdits) -> Case:
+    def under(self, edits: RowEdits) -> RowRun:
         """The row under other interventions, forked where its answer begins."""
-        return Case(self.row, edits, self.past, self.blocks, self.cross)
+        return RowRun(self.row, edits, self.past, self.blocks, self.cross)

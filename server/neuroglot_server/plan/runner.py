@@ -9,19 +9,19 @@ from functools import partial
 import numpy as np
 
 from neuroglot_server.cache.prefix_cache import joined
-from neuroglot_server.cache.step_cache import Sharing, Wanted, Whole
+from neuroglot_server.cache.step_cache import StepCache, Wanted, Whole
 from neuroglot_server.core import DECODER, Caller, NotFinite, Prediction
 from neuroglot_server.engine.steps import RowStep
 from neuroglot_server.intake.encoding import most_tokens
 from neuroglot_server.intake.text import Text
 from neuroglot_server.plan.greedy import Continuation, generate
 from neuroglot_server.plan.prefill import Reader
-from neuroglot_server.plan.rows import Case
+from neuroglot_server.plan.rows import RowRun
 from neuroglot_server.scheduler.batcher import Batcher, Timing
 
 
 @dataclass(frozen=True, eq=False)
-class Answering:
+class Runner:
     """Brings cases through the model; all of it may raise `ModelClosed`.
 
     Attributes:
@@ -35,14 +35,14 @@ class Answering:
 
     reader: Reader
     decoder: Batcher
-    sharing: Sharing
+    sharing: StepCache
     text: Text
     eos: Collection[int]
     dtype: np.dtype[np.floating]
 
     async def baseline(
         self,
-        cases: Sequence[Case],
+        cases: Sequence[RowRun],
         prediction: Prediction | None,
         timing: Timing,
         caller: Caller,
@@ -71,7 +71,7 @@ class Answering:
         self._require_finite(cases)
 
     async def under_interventions(
-        self, cases: Sequence[Case], prediction: Prediction, timing: Timing, caller: Caller
+        self, cases: Sequence[RowRun], prediction: Prediction, timing: Timing, caller: Caller
     ) -> None:
         """Begin the answers of cases that were forked from baselines, whose prompts are read anew where need be."""
         anew = [case for case in cases if self.reader.changed(case.edits)]
@@ -80,7 +80,7 @@ class Answering:
 
     async def begin(
         self,
-        cases: Sequence[Case],
+        cases: Sequence[RowRun],
         prediction: Prediction | None,
         timing: Timing,
         caller: Caller,
@@ -112,13 +112,13 @@ class Answering:
                     case.row, step._replace(past=case.past), result, case.prompt, most
                 )
 
-    async def go_on(self, cases: Sequence[Case], timing: Timing, caller: Caller) -> None:
+    async def go_on(self, cases: Sequence[RowRun], timing: Timing, caller: Caller) -> None:
         """Generate all answers that were begun and have not ended."""
         begun = [case.continuation for case in cases if case.continuation is not None]
         run = partial(self.sharing.run, batcher=self.decoder, timing=timing, caller=caller)
         await generate(begun, self.eos, self.text, run)
 
-    def _require_finite(self, baseline: Sequence[Case]) -> None:
+    def _require_finite(self, baseline: Sequence[RowRun]) -> None:
         """Refuse a baseline that has no types."""
         for case in baseline:
             for component, result in case.results.items():
@@ -128,7 +128,7 @@ class Answering:
                         f"intervention, so its neurons have no types: the model overflows {self.dtype} on this prompt"
                     )
 
-    def _gold(self, case: Case, prediction: Prediction | None) -> RowStep:
+    def _gold(self, case: RowRun, prediction: Prediction | None) -> RowStep:
         gold = case.row.gold if prediction is not None else ()
         return RowStep(
             tokens=(self.reader.start(case.row), *gold[:-1]),
@@ -141,7 +141,7 @@ class Answering:
             keep=prediction is not None and prediction.generate,
         )
 
-    def _choice(self, case: Case, choice: tuple[int, ...]) -> Wanted:
+    def _choice(self, case: RowRun, choice: tuple[int, ...]) -> Wanted:
         step = RowStep(
             tokens=(self.reader.start(case.row), *choice[:-1]),
             past=case.past,
@@ -153,6 +153,6 @@ class Answering:
         return Whole(DECODER, case.prompt, step)
 
 
-def _choices(cases: Sequence[Case]) -> list[tuple[Case, tuple[int, ...]]]:
+def _choices(cases: Sequence[RowRun]) -> list[tuple[RowRun, tuple[int, ...]]]:
     """What is to be scored beside the gold answers, once each."""
     return [(case, choice) for case in cases for choice in dict.fromkeys(case.row.choices) if choice != case.row.gold]

@@ -10,7 +10,7 @@ from neuroglot.errors import Violation
 from neuroglot_server.core import ANYONE, DECODER, Caller, InvalidRequest
 from neuroglot_server.engine.steps import RowStep, StepResult
 from neuroglot_server.scheduler.budget import Budget, Extent
-from neuroglot_server.scheduler.entries import Lane, Submission, Timing, Waiting
+from neuroglot_server.scheduler.entries import ComponentQueue, QueueEntry, Submission, Timing
 from neuroglot_server.scheduler.worker import Worker
 
 __all__ = ["Batcher", "Timing"]
@@ -36,7 +36,7 @@ class Batcher:
             component: whose steps these are.
             stop: has the batch that runs end early, from any thread; `run` then raises `Stopped`.
         """
-        self._lane = Lane(component, run, stop, budget)
+        self._lane = ComponentQueue(component, run, stop, budget)
         self._worker = worker
 
     @property
@@ -71,7 +71,7 @@ class Batcher:
             done=asyncio.get_running_loop().create_future(),
         )
         now = monotonic()
-        waiting = [Waiting(step, Extent.of(step), submission, place, now) for place, step in enumerate(steps)]
+        waiting = [QueueEntry(step, Extent.of(step), submission, place, now) for place, step in enumerate(steps)]
         self._refuse({one.extent for one in waiting})
         self._worker.submit(self._lane, waiting)
         try:

@@ -13,7 +13,7 @@ from neuroglot_server.scheduler.budget import Budget, Extent
 
 
 @dataclass(frozen=True, eq=False)
-class Lane:
+class ComponentQueue:
     """A component, whose steps run together and with no others.
 
     Attributes:
@@ -68,7 +68,7 @@ class Submission:
             self.done.set_exception(error)
 
 
-class Waiting(NamedTuple):
+class QueueEntry(NamedTuple):
     """A step in the queue.
 
     Attributes:

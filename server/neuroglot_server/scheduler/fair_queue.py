@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 from neuroglot_server.core import Caller, Priority
 from neuroglot_server.scheduler.budget import Extent, Shape
-from neuroglot_server.scheduler.entries import Lane, Submission, Waiting
+from neuroglot_server.scheduler.entries import ComponentQueue, QueueEntry, Submission
 
 _QUANTUM = 32
 """How many row-tokens a flow may get ahead of the next one before that has its turn."""
@@ -56,7 +56,7 @@ _BEGUN_IN_A_ROW = 8
 More than a group mostly needs from its first step to its last.
 """
 
-_Bucket = deque[tuple[int, Waiting]]
+_Bucket = deque[tuple[int, QueueEntry]]
 """Steps, each with its place in the order in which all came."""
 
 
@@ -84,8 +84,8 @@ class Batch(NamedTuple):
         priority: of the step that heads it.
     """
 
-    lane: Lane
-    rows: list[Waiting]
+    lane: ComponentQueue
+    rows: list[QueueEntry]
     shape: Shape
     priority: Priority
 
@@ -99,10 +99,10 @@ class _Filling:
         shape: how large it is.
     """
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: ComponentQueue) -> None:
         """Begin without steps."""
         self.lane = lane
-        self.rows: list[Waiting] = []
+        self.rows: list[QueueEntry] = []
         self.shape = Shape()
         self._sources: set[tuple[int, ...]] = set()
 
@@ -110,7 +110,7 @@ class _Filling:
         """How many steps of a kind fit, with so many padded tokens at most."""
         return self.lane.budget.room(self.shape, kind.extent, most, sources=self._more_sources(kind))
 
-    def add(self, kind: _Kind, rows: list[Waiting]) -> None:
+    def add(self, kind: _Kind, rows: list[QueueEntry]) -> None:
         """Add steps of one kind."""
         self.shape = self.shape.grown(kind.extent, len(rows), sources=self._more_sources(kind))
         self.rows += rows
@@ -135,12 +135,12 @@ class _Flow:
     served: int = 0
     headed: int = -1
     in_a_row: int = 0
-    lanes: dict[Lane, dict[_Kind, _Bucket]] = field(default_factory=dict)
+    lanes: dict[ComponentQueue, dict[_Kind, _Bucket]] = field(default_factory=dict)
 
-    def add(self, lane: Lane, kind: _Kind, numbered: _Bucket) -> None:
+    def add(self, lane: ComponentQueue, kind: _Kind, numbered: _Bucket) -> None:
         self.lanes.setdefault(lane, {}).setdefault(kind, _Bucket()).extend(numbered)
 
-    def head(self) -> tuple[Lane, _Kind]:
+    def head(self) -> tuple[ComponentQueue, _Kind]:
         """Where the step is that heads a batch now: the oldest one of a request that has begun, as a rule."""
         firsts = [(bucket[0][0], lane, kind) for lane, kinds in self.lanes.items() for kind, bucket in kinds.items()]
         begun = [first for first in firsts if first[2].begun]
@@ -150,7 +150,7 @@ class _Flow:
         _, lane, kind = min(begun if passed_over else others or begun, key=itemgetter(0))
         return lane, kind
 
-    def alike(self, lane: Lane, head: _Kind) -> list[_Kind]:
+    def alike(self, lane: ComponentQueue, head: _Kind) -> list[_Kind]:
         """What waits in a lane, the most like the head last.
 
         Of equals those whose requests have begun, then those that go on from what the head goes on from, then the
@@ -168,7 +168,7 @@ class _Flow:
 
         return sorted(buckets, key=unlikeness, reverse=True)
 
-    def take(self, lane: Lane, kind: _Kind, most: int) -> list[Waiting]:
+    def take(self, lane: ComponentQueue, kind: _Kind, most: int) -> list[QueueEntry]:
         """The oldest steps of a kind, as many as there are and may be."""
         buckets = self.lanes.get(lane, {})
         bucket = buckets.get(kind)
@@ -187,7 +187,7 @@ class _Flow:
         self.in_a_row = 0
         self.lanes.clear()
 
-    def drop(self, lane: Lane, kind: _Kind, submission: Submission) -> int:
+    def drop(self, lane: ComponentQueue, kind: _Kind, submission: Submission) -> int:
         """Take out the steps of a submission that are of one kind; how many those were."""
         bucket = self.lanes[lane][kind]
         kept = deque(item for item in bucket if item[1].submission is not submission)
@@ -196,7 +196,7 @@ class _Flow:
             self._forget(lane, kind)
         return len(bucket) - len(kept)
 
-    def _forget(self, lane: Lane, kind: _Kind) -> None:
+    def _forget(self, lane: ComponentQueue, kind: _Kind) -> None:
         """Remove a bucket that has become empty."""
         del self.lanes[lane][kind]
         if not self.lanes[lane]:
@@ -212,8 +212,8 @@ class FairQueue:
         self._clocks = dict.fromkeys(Priority, 0)
         self._numbers = count()
         self._batches = count()
-        self._waiting: dict[Lane, int] = {}
-        self._submissions: dict[Submission, dict[tuple[Lane, _Kind], int]] = {}
+        self._waiting: dict[ComponentQueue, int] = {}
+        self._submissions: dict[Submission, dict[tuple[ComponentQueue, _Kind], int]] = {}
         self._bulk_since = 0.0
         self._bulk_seconds = _FIRST_BATCH_SECONDS
         self._interactive_until = 0.0
@@ -222,7 +222,7 @@ class FairQueue:
         """How many steps wait."""
         return sum(self._waiting.values())
 
-    def waiting(self, lane: Lane) -> int:
+    def waiting(self, lane: ComponentQueue) -> int:
         """How many steps wait in a lane."""
         return self._waiting.get(lane, 0)
 
@@ -230,7 +230,7 @@ class FairQueue:
         """Whether any step of a priority waits."""
         return any(flow.lanes for flow in self._flows[priority].values())
 
-    def add(self, lane: Lane, steps: Sequence[Waiting], now: float) -> None:
+    def add(self, lane: ComponentQueue, steps: Sequence[QueueEntry], now: float) -> None:
         """Take in steps of one submission, at least one."""
         submission = steps[0].submission
         flow = self._active(submission.caller, now)
@@ -283,7 +283,7 @@ class FairQueue:
             self._fill(batch, kind, Priority.INTERACTIVE, lane.budget.tokens)
         return Batch(lane, batch.rows, batch.shape, first)
 
-    def _most(self, priority: Priority, lane: Lane, now: float) -> int:
+    def _most(self, priority: Priority, lane: ComponentQueue, now: float) -> int:
         """Most padded tokens of a batch of a priority: few for bulk while interactive requests come."""
         tokens = lane.budget.tokens
         return tokens if priority is Priority.INTERACTIVE or now >= self._interactive_until else tokens // _SHORT
@@ -351,7 +351,7 @@ class FairQueue:
             if kinds:
                 heapq.heappush(turns, (flow.served, flow.headed, place, flow, kinds))
 
-    def _settle(self, lane: Lane, kind: _Kind, rows: list[Waiting]) -> None:
+    def _settle(self, lane: ComponentQueue, kind: _Kind, rows: list[QueueEntry]) -> None:
         """Forget steps of one kind that were taken."""
         self._waiting[lane] -= len(rows)
         place = lane, kind

@@ -15,7 +15,7 @@ from neuroglot_server.core import BatchRun, Caller, ModelClosed, Observer, Prior
 from neuroglot_server.engine.session import Stopped
 from neuroglot_server.engine.steps import StepResult
 from neuroglot_server.scheduler.budget import Shape
-from neuroglot_server.scheduler.entries import Lane, Submission, Waiting
+from neuroglot_server.scheduler.entries import ComponentQueue, QueueEntry, Submission
 from neuroglot_server.scheduler.fair_queue import Batch, FairQueue
 from neuroglot_server.scheduler.watchdog import Watchdog, unwatched
 
@@ -47,8 +47,8 @@ class _Pass:
         stopped: whether it need not run any more.
     """
 
-    lane: Lane
-    rows: Sequence[Waiting]
+    lane: ComponentQueue
+    rows: Sequence[QueueEntry]
     stopped: bool = False
 
     def __call__(self) -> list[StepResult]:
@@ -103,7 +103,7 @@ class Worker:
         """Whether a pass runs for too long right now."""
         return self._watchdog.hung
 
-    def waiting(self, lane: Lane) -> int:
+    def waiting(self, lane: ComponentQueue) -> int:
         """How many steps wait in a lane."""
         return self._queue.waiting(lane)
 
@@ -128,7 +128,7 @@ class Worker:
             self._expected -= interactive
             self._news.set()
 
-    def submit(self, lane: Lane, steps: Sequence[Waiting]) -> None:
+    def submit(self, lane: ComponentQueue, steps: Sequence[QueueEntry]) -> None:
         """Queue steps of one submission, at least one.
 
         Raises:
@@ -230,7 +230,7 @@ class Worker:
         for _ in range(_HOPS):
             await asyncio.sleep(0)
 
-    async def _run(self, lane: Lane, rows: Sequence[Waiting], shape: Shape) -> None:
+    async def _run(self, lane: ComponentQueue, rows: Sequence[QueueEntry], shape: Shape) -> None:
         """Run rows together; if that fails they are run again in halves, until the step at fault is alone."""
         start = monotonic()
 
@@ -298,7 +298,7 @@ class Worker:
             raise ModelClosed(_CLOSED) from error
         return await ended
 
-    async def _run_parts(self, lane: Lane, parts: Sequence[Sequence[Waiting]]) -> None:
+    async def _run_parts(self, lane: ComponentQueue, parts: Sequence[Sequence[QueueEntry]]) -> None:
         """Run again what somebody still waits for."""
         for part in parts:
             alive = [waiting for waiting in part if not waiting.submission.dead]
@@ -306,7 +306,7 @@ class Worker:
                 await self._run(lane, alive, Shape.of(waiting.extent for waiting in alive))
 
 
-def _report(lane: Lane, rows: Sequence[Waiting], shape: Shape, start: float, seconds: float) -> BatchRun:
+def _report(lane: ComponentQueue, rows: Sequence[QueueEntry], shape: Shape, start: float, seconds: float) -> BatchRun:
     return BatchRun(
         component=lane.component,
         rows=shape.rows,

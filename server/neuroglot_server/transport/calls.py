@@ -17,7 +17,7 @@ from neuroglot_server.core import Caller, Priority
 from neuroglot_server.telemetry.logs import FIELDS, current_request
 from neuroglot_server.telemetry.transport_observer import Describe, Tracer, TransportObserver
 from neuroglot_server.transport.auth import REQUEST_ID_KEY, Access, metadata_of, request_id
-from neuroglot_server.transport.concurrency import Gate
+from neuroglot_server.transport.concurrency import ConcurrencyLimit
 from neuroglot_server.transport.statuses import Failure, abort, attempt
 
 _logger = logging.getLogger("neuroglot_server.requests")
@@ -100,7 +100,7 @@ class Calls:
     first byte of a message is read, and nobody who may not come in can have us hold one.
     """
 
-    def __init__(self, gate: Gate, access: Access, observer: TransportObserver, tracer: Tracer) -> None:
+    def __init__(self, gate: ConcurrencyLimit, access: Access, observer: TransportObserver, tracer: Tracer) -> None:
         """Take in whoever the gate and the access let in."""
         self._gate = gate
         self._access = access

@@ -36,7 +36,7 @@ class TooManyCalls(RequestError):
         )
 
 
-class Gate:
+class ConcurrencyLimit:
     """Counts the calls that are running.
 
     Attributes:

@@ -15,8 +15,8 @@ from neuroglot_server.models.registry import Registry
 from neuroglot_server.telemetry.transport_observer import Tracer, TransportObserver, Untraced, Unwatched
 from neuroglot_server.transport.auth import Access
 from neuroglot_server.transport.calls import Calls
-from neuroglot_server.transport.concurrency import Gate
-from neuroglot_server.transport.held_bytes import Room
+from neuroglot_server.transport.concurrency import ConcurrencyLimit
+from neuroglot_server.transport.held_bytes import HeldBytes
 from neuroglot_server.transport.reflection import add_reflection
 from neuroglot_server.transport.service import ANSWER_LIMIT_BYTES, SERVICE_NAME, Servicer
 
@@ -63,12 +63,12 @@ class Endpoint:
         limits, observer = limits or TransportLimits(), observer or Unwatched()
         self._registry = registry
         self._observer = observer
-        self._gate = Gate(limits.calls)
+        self._gate = ConcurrencyLimit(limits.calls)
         self._health = health.aio.HealthServicer()
         self._known_models: set[str] = set()
         self._watching: asyncio.Task[None] | None = None
         calls = Calls(self._gate, access or Access(), observer, tracer or Untraced())
-        self._room = Room(limits.transport_bytes, observer.held)
+        self._room = HeldBytes(limits.transport_bytes, observer.held)
         servicer = Servicer(registry, calls, self._gate, self._room, limits)
         self._server = grpc.aio.server(options=_options(limits))
         self._server.add_generic_rpc_handlers((servicer.handler(),))

@@ -19,7 +19,7 @@ class ReaderTooSlow(RequestError):
         )
 
 
-class Room:
+class HeldBytes:
     """Counts the bytes of messages over all calls: those that are held, and the results that running groups will have.
 
     A message is in memory before anybody can ask whether there is room for it, so nothing is refused here. Instead,

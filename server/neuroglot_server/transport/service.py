@@ -20,8 +20,8 @@ from neuroglot_server.models.registry import Registry
 from neuroglot_server.transport import requests, responses, wire
 from neuroglot_server.transport.auth import PermissionDenied
 from neuroglot_server.transport.calls import Answer, AnswerInParts, Call, Calls
-from neuroglot_server.transport.concurrency import Gate
-from neuroglot_server.transport.held_bytes import ReaderTooSlow, Room
+from neuroglot_server.transport.concurrency import ConcurrencyLimit
+from neuroglot_server.transport.held_bytes import HeldBytes, ReaderTooSlow
 from neuroglot_server.transport.receiving import Receiving, first_request
 from neuroglot_server.transport.result_sizes import result_bytes
 from neuroglot_server.transport.stream import GroupStream
@@ -52,7 +52,9 @@ class Servicer:
     Requests are taken from gRPC as bytes and parsed here, so that malformed ones get a status of ours.
     """
 
-    def __init__(self, registry: Registry, calls: Calls, gate: Gate, room: Room, limits: TransportLimits) -> None:
+    def __init__(
+        self, registry: Registry, calls: Calls, gate: ConcurrencyLimit, room: HeldBytes, limits: TransportLimits
+    ) -> None:
         """Answer the calls that are taken in, as long as the gate is open, for the models of a registry.
 
         Args:

@@ -11,8 +11,8 @@ from neuroglot.v1 import analysis_pb2, result_pb2, service_pb2
 from neuroglot_server.core import Analysis, InvalidRequest, Priority
 from neuroglot_server.transport import requests, wire
 from neuroglot_server.transport.calls import Call
-from neuroglot_server.transport.concurrency import Gate, GoingDown
-from neuroglot_server.transport.held_bytes import Held, Room
+from neuroglot_server.transport.concurrency import ConcurrencyLimit, GoingDown
+from neuroglot_server.transport.held_bytes import Held, HeldBytes
 from neuroglot_server.transport.receiving import RequestTooSlow, first_request
 from neuroglot_server.transport.statuses import Failure, attempt, failure_of, group_error
 
@@ -36,8 +36,8 @@ class GroupStream:
         call: Call,
         analyze: Analyze,
         expected_bytes: ExpectedBytes,
-        gate: Gate,
-        room: Room,
+        gate: ConcurrencyLimit,
+        room: HeldBytes,
         groups_in_flight: int,
         request_seconds: float,
     ) -> None:

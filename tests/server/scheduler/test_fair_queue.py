@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from neuroglot_server.core import Caller, Priority
 from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, RowStep, StepResult
 from neuroglot_server.scheduler.budget import Budget, Extent, Shape, Sizes
-from neuroglot_server.scheduler.entries import Lane, Submission, Waiting
+from neuroglot_server.scheduler.entries import ComponentQueue, QueueEntry, Submission
 from neuroglot_server.scheduler.fair_queue import Batch, FairQueue
 
 INTERACTIVE, BULK = Priority.INTERACTIVE, Priority.BULK
 BUDGET = Budget(tokens=64, bytes=5000, sizes=Sizes(key_values=7, activations=31, edits=62, logits=101))
 
 
-def lane(tokens: int = 64, component: str = "decoder", budget: Budget | None = None) -> Lane:
+def lane(tokens: int = 64, component: str = "decoder", budget: Budget | None = None) -> ComponentQueue:
     def run(steps: Sequence[RowStep]) -> list[StepResult]:
         raise AssertionError("nothing runs here")
 
-    return Lane(component, run, lambda: None, budget or Budget(tokens, 10**9, Sizes()))
+    return ComponentQueue(component, run, lambda: None, budget or Budget(tokens, 10**9, Sizes()))
 
 
 class House:
@@ -38,7 +38,7 @@ class House:
 
     def add(
         self,
-        lane: Lane,
+        lane: ComponentQueue,
         tenant: str,
         extents: Sequence[Extent | int],
         priority: Priority = INTERACTIVE,
@@ -51,7 +51,7 @@ class House:
         self.queue.add(
             lane,
             [
-                Waiting(
+                QueueEntry(
                     RowStep((5,), past),
                     extent if isinstance(extent, Extent) else Extent(extent),
                     submission,
