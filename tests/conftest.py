@@ -1,4 +1,4 @@
-"""What tests share: random checkpoints, and their bundles, made once a session."""
+"""Shared fixtures: random checkpoints, and their bundles, made once a session."""
 
 from __future__ import annotations
 

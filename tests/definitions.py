@@ -51,7 +51,7 @@ def contributions(coefficients: Sequence[float], values: np.ndarray) -> list[flo
 
 
 def top_neurons(shares: Sequence[float], percent: int) -> set[int]:
-    """The neurons with the largest contributions: so many percent of the layer, rounded up."""
+    """The neurons with the largest contributions: a percentage of the layer, rounded up."""
     count = -(-len(shares) * percent // 100)
     best_first = sorted(range(len(shares)), key=lambda i: (-shares[i], i))
     return set(best_first[:count])

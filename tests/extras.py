@@ -31,9 +31,10 @@ with ng.connect(sys.argv[1]) as client:
 
 ASSEMBLE = """
 import numpy as np
-from neuroglot_server.assembly import Assembly
-from neuroglot_server.devices import Device
-from neuroglot_server import device_memory, lifecycle
+from neuroglot_server import lifecycle
+from neuroglot_server.engine import kv_device
+from neuroglot_server.engine.devices import Device
+from neuroglot_server.engine.kv_graphs import Assembly
 assembly = Assembly(Device.parse("cpu"), np.dtype(np.float32))
 value = assembly.of_host(np.arange(24, dtype=np.float32).reshape(2, 1, 2, 3, 2))
 (piece,) = assembly.cut(value, [(0, range(1, 3))])

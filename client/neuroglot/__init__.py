@@ -1,7 +1,7 @@
 """neuroglot: the feed-forward neurons of multilingual language models, served over gRPC.
 
-This is the light client: no torch, no transformers, no ONNX Runtime. Start with `connect`; `neuroglot.tasks` has
-groups to ask about, `neuroglot.analyses` what to make of the answers.
+This is the light client: no torch, no transformers, no ONNX Runtime. Start with `connect`. `neuroglot.tasks` provides
+parallel groups of data sets, `neuroglot.analyses` the paper's analyses of their results.
 """
 
 import importlib

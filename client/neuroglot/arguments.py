@@ -1,7 +1,7 @@
-"""Checks of arguments: a value of the wrong kind raises one sentence that says what was given and what to give.
+"""Validation of arguments: an invalid value raises an error that says what was given and what is expected.
 
-Each check returns the value in the type that the rest of the client works with: NumPy's numbers become Python's. The
-exception is TypeError unless the caller names another class.
+Each check returns the value as a plain Python type, with NumPy's numbers converted. The error is a TypeError unless the
+caller passes another class.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 Raises = Callable[[str], Exception]
-"""Makes the exception of a message."""
+"""Callable that makes an exception from its message."""
 
 _Member = TypeVar("_Member", bound=StrEnum)
 
@@ -26,18 +26,18 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 
 
 def shown(value: object) -> str:
-    """A value for a message: its repr, on one line and of bounded length."""
+    """Format a value for a message: its repr, on one line and of bounded length."""
     line = " ".join(_SHORT.repr(value).split())
     return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]}..."
 
 
 def refuse(name: str, value: object, expected: str, error: Raises = TypeError) -> Exception:
-    """The exception of an argument that is not what it must be; the caller raises it."""
+    """Make the exception for an invalid argument; the caller raises it."""
     return error(f"{name} must be {expected}, not {shown(value)}")
 
 
 def text(name: str, value: object, error: Raises = TypeError, expected: str = "a string") -> str:
-    """A string that UTF-8 can hold."""
+    """Check a string that UTF-8 can encode."""
     if not isinstance(value, str):
         raise refuse(name, value, expected, error)
     try:
@@ -48,33 +48,33 @@ def text(name: str, value: object, error: Raises = TypeError, expected: str = "a
 
 
 def optional_text(name: str, value: object, error: Raises = TypeError, expected: str = "a string") -> str | None:
-    """A string, or None."""
+    """Check a string, or None."""
     return None if value is None else text(name, value, error, f"{expected}, or None")
 
 
 def path(name: str, value: object, error: Raises = TypeError) -> str | PathLike[str]:
-    """A path."""
+    """Check a path."""
     if not isinstance(value, str | PathLike):
         raise refuse(name, value, "a path: a string or a pathlib.Path", error)
     return value
 
 
 def flag(name: str, value: object, error: Raises = TypeError) -> bool:
-    """True or False."""
+    """Check a bool."""
     if not isinstance(value, bool | np.bool_):
         raise refuse(name, value, "True or False", error)
     return bool(value)
 
 
 def integer(name: str, value: object, error: Raises = TypeError, expected: str = "an integer") -> int:
-    """An integer, not a bool."""
+    """Check an integer that is not a bool."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise refuse(name, value, expected, error)
     return int(value)
 
 
 def count(name: str, value: object, minimum: int = 0, error: Raises | None = None) -> int:
-    """An integer from a minimum; below it the exception is ValueError unless the caller names a class."""
+    """Check an integer of at least `minimum`; a smaller one raises ValueError, or the class that is given."""
     expected = f"an integer of {minimum} or more"
     number = integer(name, value, error or TypeError, expected)
     if number < minimum:
@@ -83,17 +83,17 @@ def count(name: str, value: object, minimum: int = 0, error: Raises | None = Non
 
 
 def number(name: str, value: object, error: Raises = TypeError, expected: str = "a number") -> float:
-    """A real number, not a bool."""
+    """Check a real number that is not a bool."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise refuse(name, value, expected, error)
     return float(value)
 
 
 def seconds(name: str, value: object) -> float | None:
-    """A number of seconds that is not negative, or None.
+    """Check a non-negative number of seconds, or None for no limit.
 
     Raises:
-        ValueError: it is negative or NaN.
+        ValueError: the number is negative or NaN.
     """
     if value is None:
         return None
@@ -105,7 +105,7 @@ def seconds(name: str, value: object) -> float | None:
 
 
 def mapping(name: str, value: object, expected: str, error: Raises = TypeError) -> Mapping[str, Any]:
-    """A mapping whose keys are strings."""
+    """Check a mapping whose keys are strings."""
     if not isinstance(value, Mapping):
         raise refuse(name, value, expected, error)
     for key in value:
@@ -114,32 +114,32 @@ def mapping(name: str, value: object, expected: str, error: Raises = TypeError) 
 
 
 def items(name: str, value: object, expected: str, error: Raises = TypeError) -> tuple[Any, ...]:
-    """The items of a list or of another iterable; a string and a mapping are none."""
+    """Return the items of an iterable that is neither a string nor a mapping."""
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | Mapping):
         raise refuse(name, value, expected, error)
     try:
         return tuple(value)
-    except TypeError:  # an array of no dimensions has an iterator that refuses
+    except TypeError:  # a zero-dimensional array is an Iterable that cannot be iterated over
         raise refuse(name, value, expected, error) from None
 
 
 def texts(name: str, value: object, expected: str, error: Raises = TypeError) -> tuple[str, ...]:
-    """The strings of a list."""
+    """Check an iterable of strings."""
     return tuple(text(f"{name}[{i}]", item, error) for i, item in enumerate(items(name, value, expected, error)))
 
 
 def integers(name: str, value: object, expected: str, error: Raises = TypeError) -> tuple[int, ...]:
-    """The integers of a list."""
+    """Check an iterable of integers."""
     return tuple(integer(f"{name}[{i}]", item, error) for i, item in enumerate(items(name, value, expected, error)))
 
 
 def numbers(name: str, value: object, expected: str, error: Raises = TypeError) -> tuple[float, ...]:
-    """The numbers of a list."""
+    """Check an iterable of numbers."""
     return tuple(number(f"{name}[{i}]", item, error) for i, item in enumerate(items(name, value, expected, error)))
 
 
 def member(kind: type[_Member], what: str, value: object, error: Raises = ValueError) -> _Member:
-    """A member of an enumeration, given as such or by its value."""
+    """Check a member of an enumeration, given as the member or as its value."""
     if not isinstance(value, str) or value not in set(kind):
         raise error(f"unknown {what} {shown(value)}: expected one of {', '.join(kind)}")
     return kind(value)

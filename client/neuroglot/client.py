@@ -1,4 +1,4 @@
-"""The client: finds a server and its models."""
+"""Entry point of the client: `connect` to a server, list its models, and get a handle to one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from neuroglot.connection.connection import Connection
 
 RETRY_SECONDS = 120.0
-"""How long a question is asked again by default: a server on a disk that is slow takes that long to be back."""
+"""Default time for which a request is retried, in seconds: a server on a slow disk takes that long to restart."""
 
 _MODEL_NAME = "the name of a model, a string"
 
@@ -33,7 +33,7 @@ def connect(
     certificate: str | Path | None = None,
     key: str | Path | None = None,
 ) -> Client:
-    """Connect to a server, or serve a bundle in this process: what comes back is the same.
+    """Connect to a server, or serve a bundle in this process. Both give the same `Client`.
 
     >>> connect("localhost:50051").model("bloomz-560m")            # doctest: +SKIP
     <Model 'bloomz-560m' at localhost:50051: bigscience/bloomz-560m, decoder 24 x 4096, float32>
@@ -42,32 +42,35 @@ def connect(
     >>> connect("https://neurons.example.org:443", token="...")    # doctest: +SKIP
     >>> connect("gpu-7:50051", root_certificates="ca.pem", certificate="me.pem", key="me.key")    # doctest: +SKIP
 
-    Whether a server is there is found out at once. From then on, questions are asked again while it is away (it may be
-    restarted under a bulk analysis) or full, as long as `retry_seconds` say; what is wrong with a question is told at
-    once, always.
+    The connection is tested at once, without retries. Later requests are retried for up to `retry_seconds` while the
+    server is unavailable (for example restarted during a bulk analysis) or overloaded. Invalid requests are never
+    retried: they raise at once.
 
     Args:
         target: `host:port` of a server, `https://host:port` for TLS, or the folder of a bundle (needs
             `pip install 'neuroglot[cpu]'`).
-        timeout: seconds within which the server must answer what takes no computation, now and later.
-        retry_seconds: how long to go on asking, from the beginning of a trouble to the next answer; 0 for not at all.
-        on_retry: is told before each pause why, and how many seconds it takes; by default the log is.
-        token: what the server knows the caller by; by default the environment's NEUROGLOT_TOKEN. It is sent by TLS
-            alone, unless the server is on this machine.
-        root_certificates: PEM file with the certificates by which the server's is known, which also asks for TLS; by
-            default the environment's NEUROGLOT_ROOT_CERTIFICATES or, with `https://`, those that gRPC brings.
-        certificate: PEM file with the client's own certificate, for a server that asks for one.
-        key: PEM file with its private key.
+        timeout: seconds to wait for requests that need no computation, such as listing models or tokenizing.
+        retry_seconds: seconds for which a request is retried, from its first failure to its next success; 0 disables
+            retries.
+        on_retry: called before each pause with the error and the length of the pause in seconds; by default the retry
+            is logged as a warning.
+        token: bearer token that identifies the caller; by default the environment variable NEUROGLOT_TOKEN. It is sent
+            over TLS only, unless the server is on this machine.
+        root_certificates: PEM file with the root certificates that the server's certificate is verified against; giving
+            one enables TLS. By default the environment variable NEUROGLOT_ROOT_CERTIFICATES or, with `https://`, gRPC's
+            own root certificates.
+        certificate: PEM file with the client's certificate, for servers that require one (mutual TLS).
+        key: PEM file with the private key of `certificate`.
 
     Raises:
-        TypeError, ValueError: an argument of another kind, or a negative number of seconds.
-        InvalidTargetError: the target is neither; certificates cannot be read; a token would cross the network in the
-            clear.
-        UnavailableError: no server answers there.
-        InstallationError: a folder, and the server's packages are not installed.
-        BundleError: a folder that is no bundle, or a damaged one.
+        TypeError, ValueError: an argument has the wrong type, or a number of seconds is negative.
+        InvalidTargetError: the target is neither an address nor a folder, certificates cannot be read, or the token
+            would cross the network unencrypted.
+        UnavailableError: no server answers at the address.
+        InstallationError: the target is a folder, and the server's packages are not installed.
+        BundleError: the target is a folder that is not a bundle, or a damaged bundle.
     """
-    # Here, for gRPC would be half of the time that our import takes.
+    # Imported here because gRPC would double the import time of neuroglot.
     from neuroglot.connection.connection import Retries, log_retry, open_connection
 
     if not isinstance(target, str | Path):
@@ -95,9 +98,9 @@ def connect(
 
 
 class Client:
-    """A connection to a server; `connect` makes one. Close it, or use it in a `with` statement.
+    """A connection to a server, made by `connect`. Close it, or use it in a `with` statement.
 
-    Many threads may use it at once.
+    It is thread-safe.
     """
 
     def __init__(self, connection: Connection, timeout: float) -> None:
@@ -105,16 +108,19 @@ class Client:
         self._timeout = timeout
 
     def models(self) -> tuple[model_pb2.Model, ...]:
-        """What the server has, in the order in which it was loaded: names, geometry, identity and limits."""
+        """List the models of the server in loading order: names, geometry, identity and limits."""
         request = service_pb2.ListModelsRequest()
         return tuple(self._connection.call(self._connection.stub.ListModels, request, self._timeout).models)
 
     def model(self, name: str | None = None) -> Model:
-        """A model by its name, or the only one.
+        """Get a model by name.
+
+        Args:
+            name: the model's name on the server; None if the server has exactly one model.
 
         Raises:
-            NotFoundError: the server has no such model, or no name was given and it has several; the message names
-                those that it has.
+            NotFoundError: the server has no model of this name, or no name was given and the server does not have
+                exactly one model. The message lists the models of the server.
         """
         if name is None:
             infos = self.models()
@@ -130,15 +136,18 @@ class Client:
         return Model(self._connection, info, self._timeout)
 
     def load(self, bundle: str, name: str = "") -> Model:
-        """Have the server load a bundle, or load it anew, while it serves others. For tenants that may.
+        """Load or reload a bundle on the server while it serves other models. Requires `may_manage_models`.
 
         Args:
-            bundle: the bundle's folder, relative to the folder that the server was told to load from.
-            name: the name to serve it by; empty for the folder's. A model that has it is replaced once the new one
-                stands.
+            bundle: the bundle's folder, relative to the folder from which the server may load bundles.
+            name: the name to serve the model under; empty for the folder's name. A model that is already served under
+                this name is replaced once the new one is ready.
+
+        Returns:
+            The loaded model.
 
         Raises:
-            ServerError: the server refused, or failed. It is not asked again by itself.
+            ServerError: the server refused or failed. The request is not retried.
         """
         arguments.text("bundle", bundle, expected="the path of a bundle on the server, a string")
         arguments.text("name", name, expected=_MODEL_NAME)
@@ -147,16 +156,18 @@ class Client:
         return Model(self._connection, response.model, self._timeout)
 
     def unload(self, name: str) -> None:
-        """Have the server take a model out of service: what runs on it ends, nothing new begins. For tenants that may.
+        """Unload a model from the server. Requires `may_manage_models`.
+
+        Requests in flight run to their end; new ones are refused.
 
         Raises:
-            ServerError: the server refused, or failed. It is not asked again by itself.
+            ServerError: the server refused or failed. The request is not retried.
         """
         request = service_pb2.UnloadModelRequest(model=arguments.text("name", name, expected=_MODEL_NAME))
         self._connection.call(self._connection.stub.UnloadModel, request, timeout=None, again=False)
 
     def close(self) -> None:
-        """End the connection, and with it what is under way on it."""
+        """Close the connection, and cancel the requests in flight on it."""
         self._connection.close()
 
     def __enter__(self) -> Self:

@@ -1,22 +1,22 @@
 """Everything that neuroglot raises.
 
 NeuroglotError
-├── InvalidGroupError        a group that no server could answer, found before it is sent         (also ValueError)
-├── InvalidSelectionError    a neuron set, a selection or an intervention that makes no sense     (also ValueError)
-├── InvalidTargetError       to connect to: no address, no bundle's folder, or unfit credentials  (also ValueError)
-├── NotInResultError         a part of a result that was not asked for, or that cannot be         (also LookupError)
-├── BundleError              a folder that is no bundle, or a damaged or a newer one
-├── AnalysisError            an analysis that makes no sense: mixed languages, an unknown task    (also ValueError)
-│   └── DataError            a task's files with something wrong in them, or no files at all
-├── RunError                 a run's folder that is damaged, holds another run, or cannot be written
-├── ModelChangedError        the server has another bundle under the model's name than when it was asked for
-├── InstallationError        an extra that the command needs is missing
-└── ServerError              what the server said, with its status code and request id; any status but these:
-    ├── InvalidRequestError  INVALID_ARGUMENT, with the fields that were wrong
-    ├── NotFoundError        NOT_FOUND: the message names what exists
-    ├── OverloadedError      RESOURCE_EXHAUSTED: carries how long to wait
+├── InvalidGroupError        an invalid group, found before it is sent                            (also ValueError)
+├── InvalidSelectionError    an invalid neuron set, selection or intervention                     (also ValueError)
+├── InvalidTargetError       `connect`: not an address or a bundle's folder, or bad credentials   (also ValueError)
+├── NotInResultError         a part of a result that was not requested, or that cannot exist      (also LookupError)
+├── BundleError              a folder that is not a bundle, a damaged one, or one of a newer format
+├── AnalysisError            an invalid analysis: mixed languages, an unknown task                (also ValueError)
+│   └── DataError            a task's data files are missing or invalid
+├── RunError                 a run's folder is damaged, holds another run, or cannot be written
+├── ModelChangedError        the server now serves another bundle under the model's name
+├── InstallationError        a package that the command needs is missing
+└── ServerError              an error from the server, with its status code and request id; any status but these:
+    ├── InvalidRequestError  INVALID_ARGUMENT, with the invalid fields
+    ├── NotFoundError        NOT_FOUND: the message lists what exists
+    ├── OverloadedError      RESOURCE_EXHAUSTED: carries the time to wait
     ├── DeadlineError        DEADLINE_EXCEEDED
-    └── UnavailableError     UNAVAILABLE: no server there, or one that is going down
+    └── UnavailableError     UNAVAILABLE: no server at the address, or one that is shutting down
 """
 
 from __future__ import annotations
@@ -26,55 +26,55 @@ from typing import NamedTuple, Self
 
 
 class NeuroglotError(Exception):
-    """Base of everything that neuroglot raises on purpose."""
+    """Base class of all errors that neuroglot raises."""
 
 
 class InvalidGroupError(NeuroglotError, ValueError):
-    """A group that no server could answer."""
+    """A group is invalid: no server could analyse it."""
 
 
 class InvalidSelectionError(NeuroglotError, ValueError):
-    """A neuron set, a selection or an intervention that makes no sense, or sets that do not fit each other."""
+    """A neuron set, a selection or an intervention is invalid, or sets of different models are combined."""
 
 
 class InvalidTargetError(NeuroglotError, ValueError):
-    """What was given to connect to is no address and no bundle's folder, or its certificates or token do not do."""
+    """The target of `connect` is not an address or a bundle's folder, or its certificates or token are unusable."""
 
 
 class NotInResultError(NeuroglotError, LookupError):
-    """A part of a result that was not asked for, or that cannot be; the message says which argument gives it."""
+    """A part of a result was not requested, or cannot exist; the message names the argument that requests it."""
 
 
 class BundleError(NeuroglotError):
-    """A folder that is no bundle, a damaged one, or one of a newer format version."""
+    """A folder is not a bundle, is a damaged one, or is one of a newer format version."""
 
 
 class AnalysisError(NeuroglotError, ValueError):
-    """An analysis that makes no sense: an unknown task or language, or results that do not belong together."""
+    """An analysis is invalid: an unknown task or language, or results that do not belong together."""
 
 
 class DataError(AnalysisError):
-    """A task's files are not there, or something is wrong in them; the message names files and lines."""
+    """A task's data files are missing or invalid; the message names files and lines."""
 
 
 class RunError(NeuroglotError):
-    """A run's folder that is damaged, holds another run, or cannot be written."""
+    """A run's folder is damaged, holds another run, or cannot be written."""
 
 
 class ModelChangedError(NeuroglotError):
-    """The server has another bundle under the model's name than it had when the model was asked for."""
+    """The server now serves another bundle under the model's name than when `Client.model` was called."""
 
 
 class InstallationError(NeuroglotError):
-    """A package that the command needs is missing, or two that exclude each other are installed."""
+    """A required package is missing, or two packages that exclude each other are installed."""
 
 
 class Violation(NamedTuple):
-    """A field of a request that was wrong.
+    """An invalid field of a request.
 
     Attributes:
-        field: its path, `group.rows[2].text`.
-        description: what is wrong with it and what is allowed.
+        field: the field's path, `group.rows[2].text`.
+        description: what is wrong with the field, and what is allowed.
     """
 
     field: str
@@ -82,14 +82,14 @@ class Violation(NamedTuple):
 
 
 class ServerError(NeuroglotError):
-    """What the server said.
+    """An error from the server, or about reaching it.
 
     Attributes:
         code: the gRPC status, `INVALID_ARGUMENT`.
         message: the server's message, one line.
-        violations: the fields that were wrong, if any.
-        request_id: the id under which the server's log has more; empty where there is none.
-        retry_after_seconds: how long the server asks to wait before the next try; None where it does not say.
+        violations: the invalid fields, if any.
+        request_id: the id of the request in the server's log; empty if no server received it.
+        retry_after_seconds: seconds that the server asks to wait before a retry; None if it gives no delay.
     """
 
     def __init__(
@@ -100,39 +100,39 @@ class ServerError(NeuroglotError):
         request_id: str = "",
         retry_after_seconds: float | None = None,
     ) -> None:
-        """Keep what the server said; the text of the error is its message and the fields it names."""
+        """Build the error's text from the message, the violations that it does not mention, and the request id."""
         self.code = code
         self.message = message
         self.violations = tuple(violations)
         self.request_id = request_id
         self.retry_after_seconds = retry_after_seconds
-        unsaid = [violation for violation in self.violations if violation.description not in message]
-        lines = [message, *(f"  {violation.field}: {violation.description}" for violation in unsaid)]
+        unmentioned = [violation for violation in self.violations if violation.description not in message]
+        lines = [message, *(f"  {violation.field}: {violation.description}" for violation in unmentioned)]
         if request_id:
             lines.append(f"  (request {request_id})")
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
-        """Let the error cross to another process, as everything that a worker raises does."""
-        said = (self.code, self.message, self.violations, self.request_id, self.retry_after_seconds)
-        return type(self), said
+        """Pickle the error by its arguments, so that worker processes can raise it."""
+        args = (self.code, self.message, self.violations, self.request_id, self.retry_after_seconds)
+        return type(self), args
 
 
 class InvalidRequestError(ServerError):
-    """INVALID_ARGUMENT: `violations` names the fields."""
+    """INVALID_ARGUMENT: the request is invalid; `violations` names the fields."""
 
 
 class NotFoundError(ServerError):
-    """NOT_FOUND: the message names what exists."""
+    """NOT_FOUND: the message lists what exists."""
 
 
 class OverloadedError(ServerError):
-    """RESOURCE_EXHAUSTED: wait `retry_after_seconds` and try again."""
+    """RESOURCE_EXHAUSTED: the server is overloaded; retry after `retry_after_seconds`."""
 
 
 class DeadlineError(ServerError):
-    """DEADLINE_EXCEEDED: the answer did not come in the time that the caller gave, or that a load may take."""
+    """DEADLINE_EXCEEDED: no response within the caller's timeout, or within the time limit of a model load."""
 
 
 class UnavailableError(ServerError):
-    """UNAVAILABLE: no server answers at the address, or it is going down."""
+    """UNAVAILABLE: no server answers at the address, or it is shutting down."""

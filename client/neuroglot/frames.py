@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def frame(columns: Mapping[str, object]) -> pd.DataFrame:
-    """A table of columns of one length.
+    """Make a table of columns of equal length.
 
     Raises:
         InstallationError: pandas is not installed.

@@ -1,4 +1,4 @@
-"""A model on a server: what can be asked of it."""
+"""A model on a server, and the requests it serves: tokenize, analyze, capture, generate, upload, probe."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Tokens(NamedTuple):
 
     Attributes:
         ids: token ids.
-        tokens: the same tokens as the vocabulary spells them.
+        tokens: the same tokens as strings, as they stand in the vocabulary.
     """
 
     ids: tuple[int, ...]
@@ -57,13 +57,13 @@ class Tokens(NamedTuple):
 
 
 class Model:
-    """A model on a server; `Client.model` gives one. Many threads may use it at once.
+    """A model on a server, made by `Client.model`. It is thread-safe.
 
-    All that it asks are pure questions, and they are asked again when the server is away for a while, was restarted, or
-    is full: see `retry_seconds` of `neuroglot.connect`.
+    All requests are idempotent, and are retried while the server is unavailable, restarting or overloaded: see
+    `retry_seconds` of `neuroglot.connect`.
 
     Attributes:
-        info: geometry, identity and limits, as the contract's `neuroglot.v1.Model` has them.
+        info: geometry, identity and limits: the protobuf message `neuroglot.v1.Model`.
     """
 
     def __init__(self, connection: Connection, info: model_pb2.Model, timeout: float) -> None:
@@ -77,14 +77,14 @@ class Model:
         return self.info.name
 
     def neuron_set(self, indices: Iterable[tuple[int, int]], component: str | None = None) -> NeuronSet:
-        """A set of this model's neurons.
+        """Make a set of this model's neurons.
 
         Args:
             indices: pairs (layer, neuron), both counted from 0.
-            component: `decoder` or `encoder`; None for the only one.
+            component: `decoder` or `encoder`; None if the model has only one component.
 
         Raises:
-            InvalidSelectionError: a component, a layer or a neuron that the model does not have.
+            InvalidSelectionError: the model has no such component, layer or neuron.
         """
         found = self._component(component)
         return NeuronSet.from_indices(
@@ -96,22 +96,22 @@ class Model:
         )
 
     def probe(self) -> Probe | None:
-        """The fixed request of the model's bundle and what the export recorded for it; None where it has none."""
+        """Get the probe of the model's bundle: a fixed request and the result recorded at export; None without one."""
         request = service_pb2.GetModelRequest(model=self.name, probe=True)
         response = self._connection.call(self._connection.stub.GetModel, request, self._timeout)
         return response.probe if response.HasField("probe") else None
 
     def check_probe(self, probe: Probe, *, timeout: float | None = None) -> Comparison:
-        """Ask a probe, as any group is asked, and compare the answer with what was recorded.
+        """Run a probe like any other group, and compare the result with the recorded one.
 
-        The server may have parts of the answer in its caches, from an earlier time.
+        The server may serve parts of the result from its caches.
 
         Args:
-            probe: from `Model.probe`, or of the bundle, from `neuroglot.definitions.probe.read_probe`.
-            timeout: seconds to wait for the answer; None for ever.
+            probe: from `Model.probe`, or from a bundle by `neuroglot.definitions.probe.read_probe`.
+            timeout: seconds to wait for the result, including retries; None for no limit.
 
         Raises:
-            TypeError: the probe is none, or the timeout no number.
+            TypeError: `probe` is not a Probe, or `timeout` is not a number.
             ServerError: the server refused the request, or failed.
         """
         if not isinstance(probe, Probe):
@@ -122,11 +122,15 @@ class Model:
         return compare(probe, response.result)
 
     def tokenize(self, texts: Sequence[str], *, special_tokens: bool = True) -> tuple[Tokens, ...]:
-        """The tokens of texts, as the model's own tokenizer gives them.
+        """Tokenize texts with the model's tokenizer.
 
         Args:
-            texts: each is tokenized by itself; the server is asked as often as their number and length take.
-            special_tokens: whether to add what the tokenizer's post-processor adds (BOS, `</s>`).
+            texts: the texts, tokenized independently; sent in as many requests as the server's limits on their number
+                and length require.
+            special_tokens: whether to add the special tokens of the tokenizer's post-processor (BOS, `</s>`).
+
+        Returns:
+            One `Tokens` for each text, in their order.
         """
         given = arguments.texts("texts", texts, "a list of strings, ['Paris']")
         without_special_tokens = not arguments.flag("special_tokens", special_tokens)
@@ -141,17 +145,18 @@ class Model:
         return tuple(found)
 
     def upload(self, neurons: NeuronSet) -> Uploaded:
-        """Have the server keep a set of neurons, so that interventions on it need not carry it each time.
+        """Upload a set of neurons to the server, so that interventions refer to it by name instead of sending it.
 
         >>> chosen = model.upload(NeuronSet.load("shared.neurons"))      # doctest: +SKIP
         >>> model.analyze(group, variants={"without": deactivate(chosen)})    # doctest: +SKIP
 
         Returns:
-            What every function that takes a selection takes. Where the server has lost the set, it is uploaded again.
+            A selection, for every function that takes one. If the server has dropped the set (a restart, an eviction),
+            the client uploads it again.
 
         Raises:
-            InvalidSelectionError: the set is another model's.
-            ServerError: the server refused it.
+            InvalidSelectionError: the set belongs to another model.
+            ServerError: the server refused the set, or failed.
         """
         if not isinstance(neurons, NeuronSet):
             raise arguments.refuse("neurons", neurons, "a neuroglot.NeuronSet")
@@ -186,8 +191,8 @@ class Model:
             thresholds: a neuron is active where its activation exceeds the threshold. Interventions that choose
                 neurons by type use the first.
             type_map: return the type of every neuron; counts of types always come.
-            active: return which neurons are active in each row, which are dead if `dead` is set, and which contribute
-                most if `contribution` is; counts come without it.
+            active: return which neurons are active in each row, which are dead (with `dead`), and which are top
+                contributors (with `contribution`); their counts are returned in any case.
             contribution: return contributions by type. A number is the share of a layer's neurons that count as its top
                 contributors (True: 0.05); `ContributionOptions` has more choices.
             effective_score: return effective scores by type; `EffectiveScoreOptions` says of which tokens.
@@ -199,9 +204,9 @@ class Model:
             timeout: seconds to wait for the answer, including retries; None for no limit.
 
         Raises:
-            TypeError, ValueError: an argument of another kind, or out of its range.
+            TypeError, ValueError: an argument has the wrong type, or is out of range.
             InvalidSelectionError: a neuron set of another model, or a variant without interventions.
-            InvalidRequestError: what the server does not accept; `violations` names the fields.
+            InvalidRequestError: the server rejected the request; `violations` names the fields.
             ServerError: any other failure, see `neuroglot.errors`.
         """
         if not isinstance(group, Group):
@@ -254,15 +259,15 @@ class Model:
         timeout: float | None = None,
         group_timeout: float | None = None,
     ) -> Generator[GroupResult | GroupFailure, None, None]:
-        """Analyse many groups on one stream, and yield the answers as they come, in any order.
+        """Analyse many groups on one stream, and yield the results as they arrive, in any order.
 
-        Groups are taken as answers arrive, in the caller's thread, so there may be any number of them, made on the
-        way. Nothing is sent before the first answer is asked for. A stream that breaks is followed by another one,
-        which asks what is unanswered: each group is answered once. Closing the iterator, or leaving it behind, cancels
-        what is under way; answers that were yielded are kept.
+        Groups are consumed lazily in the caller's thread as results arrive, so the iterable may be a generator of any
+        length. Nothing is sent before the first result is requested. If the stream breaks, a new one is opened for the
+        groups without a result: each group gives exactly one result. Closing or dropping the iterator cancels the
+        groups in flight.
 
         Args:
-            groups: each with its own id; one with an empty id gets its place among them, from 0, as its id.
+            groups: each with a unique id; a group with an empty id gets its index in `groups`, from 0, as its id.
             variants: as in `analyze`, like all options of the analysis below.
             thresholds: as in `analyze`.
             type_map: as in `analyze`.
@@ -281,14 +286,14 @@ class Model:
                 longer fails.
 
         Yields:
-            A result, or a `GroupFailure` for a group that the server could not analyse: the others go on.
+            A result for each group, or a `GroupFailure` for one that failed; the other groups continue.
 
         Raises:
-            TypeError, ValueError: an argument of another kind, or out of its range.
+            TypeError, ValueError: an argument has the wrong type, or is out of range.
             InvalidGroupError: two groups have the same id.
             InvalidSelectionError: as in `analyze`.
-            ModelChangedError: the server has another bundle under the model's name by now.
-            ServerError: the stream as a whole failed, and did so for as long as retries go on.
+            ModelChangedError: the server now serves another bundle under the model's name.
+            ServerError: the stream as a whole failed, and kept failing for `retry_seconds`.
         """
         if not isinstance(groups, Iterable) or isinstance(groups, str | bytes | Mapping):
             raise arguments.refuse("groups", groups, "a list or another iterable of groups")
@@ -333,29 +338,29 @@ class Model:
         coefficients: bool = False,
         timeout: float | None = None,
     ) -> Generator[CapturedLayer, None, None]:
-        """Raw activations of one prompt, layer by layer, as they come: no more than a few layers are held at a time.
+        """Stream the raw activations of one prompt, layer by layer. Only a few layers are held in memory at a time.
 
         >>> layers = model.capture("Paris is", layers=[3], positions=[-1])     # doctest: +SKIP
         >>> {layer.layer: layer.values.shape for layer in layers}              # doctest: +SKIP
         {3: (1, 4096)}
 
         Args:
-            prompt: text, or token ids that are taken as they are.
-            layers: which, counted from 0; None for all.
-            neurons: which, in the order that the columns shall have; None for all.
-            positions: which of the prompt's tokens, negative ones counted from its end; None for all.
-            component: `decoder` or `encoder`; None for the only one.
-            coefficients: captures what multiplies the value rows in place of the activations; the same where the model
-                is not gated.
-            timeout: seconds that all of it may take; None for ever.
+            prompt: text, or token ids that are used unchanged.
+            layers: layer indices, counted from 0; None for all.
+            neurons: neuron indices, in the order of the returned columns; None for all.
+            positions: token positions in the prompt, negative ones counted from its end; None for all.
+            component: `decoder` or `encoder`; None if the model has only one component.
+            coefficients: capture the coefficients that multiply the value vectors instead of the activations. The two
+                are the same unless the FFN is gated.
+            timeout: seconds for the whole stream; None for no limit.
 
         Yields:
-            The layers that were asked for, each once.
+            Each requested layer once, with values `[positions, neurons]`.
 
         Raises:
             InvalidGroupError: the prompt is empty.
-            InvalidSelectionError: a component, a layer or a neuron that the model does not have.
-            ModelChangedError: the server has another bundle under the model's name by now.
+            InvalidSelectionError: the model has no such component, layer or neuron.
+            ModelChangedError: the server now serves another bundle under the model's name.
             ServerError: any other failure.
         """
         found = self._component(component)
@@ -382,25 +387,28 @@ class Model:
         past_newlines: bool = False,
         timeout: float | None = None,
     ) -> Generator[GeneratedToken, None, None]:
-        """Go on from a prompt greedily, under interventions or none, token by token as they come.
+        """Generate greedily from a prompt, optionally under interventions. Streams one token at a time.
 
         >>> "".join(token.text for token in model.generate("The capital of France is"))    # doctest: +SKIP
         ' Paris'
 
         Args:
-            prompt: text, or token ids that are taken as they are.
-            interventions: one, or several that are applied together. The prompt is a group of its own, so that its
-                neurons have no types to be chosen by.
-            threshold: above which activation a neuron is active, for interventions that ask.
-            max_tokens: most tokens; 0 leaves it to the server.
-            past_newlines: whether to go on after a newline, too.
-            timeout: seconds that all of it may take; None for ever.
+            prompt: text, or token ids that are used unchanged.
+            interventions: one intervention, or several that are applied together. Selections by neuron type are not
+                available: a single prompt has no types.
+            threshold: a neuron is active where its activation exceeds it; used by interventions that depend on it.
+            max_tokens: maximum number of tokens to generate; 0 for the server's default.
+            past_newlines: whether to continue after a newline, where generation stops otherwise.
+            timeout: seconds for the whole stream; None for no limit.
+
+        Yields:
+            The generated tokens, in their order.
 
         Raises:
             InvalidGroupError: the prompt is empty.
             InvalidSelectionError: a neuron set of another model.
-            ServerError: any other failure. It is asked again only as long as no token came: another server may go on
-                in another way.
+            ServerError: any other failure. The request is retried only before its first token: after a restart the
+                continuation could differ.
         """
         applied = as_interventions(interventions, "what to generate under", some=False)
         check_fits(applied, self.info, "what to generate under")
@@ -427,7 +435,7 @@ class Model:
         )
 
     def _component(self, name: str | None) -> model_pb2.Component:
-        """A component by its name, or the only one."""
+        """Return a component by name; None selects the model's only one."""
         arguments.optional_text("component", name)
         components = {one.name: one for one in self.info.components}
         chosen = name or (next(iter(components)) if len(components) == 1 else "")
@@ -442,7 +450,7 @@ class Model:
         return options
 
     def _restoring(self, uploaded: Sequence[Uploaded]) -> Callable[[], None] | None:
-        """What uploads sets again that the server has lost; None where there are none."""
+        """Return a function that uploads the sets again once the server has lost them; None without sets."""
 
         def restore() -> None:
             for one in uploaded:
@@ -452,13 +460,13 @@ class Model:
 
 
 def _questions(groups: Iterable[Group], options: AnalysisOptions) -> Iterator[Question]:
-    """One question a group, each under an id of its own."""
+    """Yield a request for each group, each with a unique id."""
     analyses = {predict: analysis_message(options, predict=predict) for predict in (True, False)}
     ids: set[str] = set()
-    for place, group in enumerate(groups):
+    for index, group in enumerate(groups):
         if not isinstance(group, Group):
-            raise arguments.refuse(f"groups[{place}]", group, _GROUP)
-        group_id = group.id or str(place)
+            raise arguments.refuse(f"groups[{index}]", group, _GROUP)
+        group_id = group.id or str(index)
         if group_id in ids:
             raise InvalidGroupError(
                 f"two groups have the id {group_id!r}, and answers come back under it: give each group its own"
@@ -468,7 +476,7 @@ def _questions(groups: Iterable[Group], options: AnalysisOptions) -> Iterator[Qu
 
 
 def _positions(given: Sequence[int]) -> tuple[int, ...]:
-    """Positions in a prompt; the server checks them against its length."""
+    """Check positions in a prompt; the server checks them against the prompt's length."""
     positions = arguments.integers("positions", given, "a list of integers, [-1], or None for all")
     for position in positions:
         if not -(2**31) <= position < 2**31:
@@ -477,7 +485,7 @@ def _positions(given: Sequence[int]) -> tuple[int, ...]:
 
 
 def _indices(what: str, given: Iterable[int], count: int, component: str) -> list[int]:
-    """Indices that exist, as they were given."""
+    """Check that indices exist, and return them in the order given."""
     indices = list(arguments.integers(f"{what}s", given, "a list of integers, [0], or None for all"))
     if not indices:
         raise InvalidSelectionError(f"no {what} of {component!r} was given: give some, or None for all")
@@ -489,13 +497,13 @@ def _indices(what: str, given: Iterable[int], count: int, component: str) -> lis
     return indices
 
 
-def _parts(texts: Sequence[str], most: int, most_bytes: float) -> Iterator[list[str]]:
-    """Texts in their order, in parts of so many; a text that is too long by itself is a part."""
+def _parts(texts: Sequence[str], max_texts: int, max_bytes: float) -> Iterator[list[str]]:
+    """Split texts, in order, into chunks within both limits; a text above `max_bytes` is a chunk of its own."""
     part: list[str] = []
     size = 0
     for text in texts:
         length = len(text.encode())
-        if part and (len(part) == most or size + length > most_bytes):
+        if part and (len(part) == max_texts or size + length > max_bytes):
             yield part
             part, size = [], 0
         part.append(text)

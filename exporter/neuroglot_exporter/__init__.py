@@ -3,9 +3,9 @@
 >>> from neuroglot_exporter import export
 >>> export("bigscience/bloomz-560m", Path("bundles/bloomz-560m"))      # doctest: +SKIP
 
-The way of a checkpoint, in the order of the modules: `checkpoints` finds it, `families` says where its neurons are,
-`tracing` makes a graph without weights, `rewrite` opens the FFN, `weights` writes the parameters, `verification`
-compares with transformers, and `exporting` leads through it all.
+Modules, in the order of an export: `checkpoints` finds the checkpoint, `families` locates its neurons, `tracing` makes
+a graph without weights, `rewrite` exposes the FFN, `weights` writes the parameters, `verification` compares the graphs
+with transformers, and `exporting` calls them all.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Finds the checkpoint that a source names, and loads it.
 
-Nothing heavy is imported to find it, so that a misspelt source is told at once.
+No heavy package is imported to find it, so that a misspelt source fails at once.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Checkpoint:
     """A checkpoint of a known family.
 
     Attributes:
-        source: as the manifest names it: a Hub id, the name of a folder or a GGUF file, `embedded:bloom`.
-        folder: where it is; None while it is only on the Hub.
-        commit: of a Hub id, the commit that is meant; of an embedded model, its revision; empty for a folder.
+        source: its name in the manifest: a Hub id, the name of a folder or a GGUF file, `embedded:bloom`.
+        folder: its folder; None if it is only on the Hub.
+        commit: the commit of a Hub id, or the revision of an embedded model; empty for a folder.
         family: its family.
-        raw_config: config.json as it stands, or what transformers reads in a GGUF file instead.
-        gguf_file: name of the GGUF file in the folder that is the checkpoint; None where it is the folder.
+        raw_config: config.json, unchanged, or the config that transformers reads from a GGUF file.
+        gguf_file: name of the GGUF file in the folder; None if the folder itself is the checkpoint.
     """
 
     source: str
@@ -59,7 +59,7 @@ class Checkpoint:
         check_attributes(self.raw_config, self.family, frozenset(PretrainedConfig().to_dict()), self.source)
 
     def fetch(self) -> Path:
-        """The checkpoint's folder, downloaded into the Hub's cache where it is not there yet.
+        """Return the checkpoint's folder, downloading it into the Hub's cache if needed.
 
         Raises:
             CheckpointError: the download failed.
@@ -82,7 +82,7 @@ class Checkpoint:
 
         Args:
             folder: of the checkpoint.
-            dtype: of its weights: `float32`, or `float16`; what the model keeps in float32 then (T5's `wo`) stays so.
+            dtype: of its weights: `float32`, or `float16`, in which some weights may stay float32 (T5's `wo`).
 
         Raises:
             CheckpointError: its weights cannot be loaded, or some are missing.
@@ -111,7 +111,7 @@ class Checkpoint:
         """The tokenizer.
 
         Raises:
-            CheckpointError: there is none, or none that can do without transformers.
+            CheckpointError: there is none, or it works only within transformers.
         """
         from transformers import AutoTokenizer
 
@@ -134,7 +134,7 @@ def find_checkpoint(source: str, revision: str | None) -> Checkpoint:
         revision: branch, tag or commit of a Hub id.
 
     Raises:
-        CheckpointError: there is none, or its family is unknown.
+        CheckpointError: the checkpoint does not exist, or its family is unknown.
     """
     if source.endswith(GGUF_SUFFIX):
         return _find_gguf(source, revision)
@@ -159,7 +159,7 @@ def _find_gguf(source: str, revision: str | None) -> Checkpoint:
         raise CheckpointError(f"there is no file {source}; give a GGUF file that is here")
     if revision is not None:
         raise CheckpointError(f"{source} is a file and has no revisions: leave out {revision!r}")
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint  # heavy, so only where it is needed
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint  # heavy: imported only if needed
 
     try:
         raw_config = load_gguf_checkpoint(str(file))["config"]

@@ -21,13 +21,13 @@ from neuroglot_exporter.stages import StageDisplay, quiet_libraries
     type=click.Choice(DTYPES),
     default=DTYPES[0],
     show_default=True,
-    help="Of weights and activations; float16 is for GPUs.",
+    help="Data type of weights and activations; float16 is for GPUs.",
 )
 def export(source: str, bundle: Path, revision: str | None, dtype: str) -> None:
     """Export the checkpoint SOURCE into the new folder BUNDLE.
 
     SOURCE is a Hub id (bigscience/bloomz-560m), the folder of a checkpoint, a GGUF file, or the name of an embedded
-    model (embedded:bloom). The bundle is compared with transformers before it is put in its place.
+    model (embedded:bloom). The bundle is verified against transformers before it is moved into place.
     """
     quiet_libraries()
     with StageDisplay(Console(stderr=True)) as display:
@@ -39,8 +39,8 @@ def export(source: str, bundle: Path, revision: str | None, dtype: str) -> None:
         f"{name} {measured[name]['difference']:.1e}"
         for name in (*(f"{component.name}.activations" for component in manifest.model.components), "logits")
     )
-    typed = [one for one in measured.values() if one["type_flips"] is not None]
+    typed = [measurement for measurement in measured.values() if measurement["type_flips"] is not None]
     click.echo(
-        f"Against transformers, largest difference: {largest}; {sum(one['type_flips'] for one in typed):,} of "
-        f"{sum(one['values'] for one in typed):,} neurons change type."
+        f"Against transformers, largest difference: {largest}; {sum(entry['type_flips'] for entry in typed):,} of "
+        f"{sum(entry['values'] for entry in typed):,} neurons change type."
     )

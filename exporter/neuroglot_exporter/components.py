@@ -34,14 +34,14 @@ _ELEMENT_TYPES = {torch.float32: onnx.TensorProto.FLOAT, torch.float16: onnx.Ten
 
 
 class Written(NamedTuple):
-    """What was written: the components, and where the output embedding lies."""
+    """The written components, and the location of the output embedding."""
 
     components: tuple[Component, ...]
     output_embedding: StoredMatrix
 
 
 def write_components(model: PreTrainedModel, family: Family, folder: Path) -> Written:
-    """Trace every component, open its FFN, and write `NAME.onnx`, `NAME.norms.npy`, and the weights of all of them.
+    """Trace every component, expose its FFN, and write `NAME.onnx`, `NAME.norms.npy`, and the weights of all of them.
 
     The graphs' metadata name the initializers that attribution needs: `value_matrix.{i}` `[neurons, hidden]` for every
     layer i, and where there are logits `output_embedding` `[vocabulary, hidden]`.
@@ -52,7 +52,7 @@ def write_components(model: PreTrainedModel, family: Family, folder: Path) -> Wr
         folder: of the bundle.
 
     Raises:
-        RewriteError: a traced graph is not what the family says.
+        RewriteError: a traced graph does not match the family.
     """
     traces = {"encoder": trace_encoder, "decoder": trace_decoder if family.encoder_decoder else trace_causal}
     components, embeddings = [], []
@@ -71,7 +71,7 @@ def write_components(model: PreTrainedModel, family: Family, folder: Path) -> Wr
 def _write_component(
     model: PreTrainedModel, family: Family, ffn: Ffn, traced: TracedGraph, weights: WeightsFile, folder: Path
 ) -> tuple[Component, dict[str, StoredMatrix]]:
-    """Write one component; also say where the matrices lie that its metadata name."""
+    """Write one component. Also returns the locations of the matrices that its metadata name."""
     layers = ffn.layers(model.config)
     values = [value_matrix(model, layer.down_projection) for layer in layers]
     hidden_size, neurons = values[0].shape
@@ -121,10 +121,10 @@ def _write_component(
 
 
 def _named(metadata: Mapping[str, str], stored: Mapping[str, StoredMatrix]) -> dict[str, StoredMatrix]:
-    """Where the matrices lie that the metadata name.
+    """Locations of the matrices that the metadata name.
 
     Raises:
-        RewriteError: one of them is no parameter, so it lies nowhere as it is read.
+        RewriteError: one of them is not a parameter, so it is not stored as the graph reads it.
     """
     for what, name in metadata.items():
         if name not in stored:

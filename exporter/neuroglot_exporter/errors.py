@@ -1,9 +1,9 @@
-"""What the exporter raises, beside `neuroglot.errors`.
+"""Errors of the exporter, in addition to those of `neuroglot.errors`.
 
 NeuroglotError
 └── ExportError             a checkpoint that cannot be exported
     ├── CheckpointError     no such checkpoint, an unknown family, or an attribute that could change the FFN
-    ├── RewriteError        the traced graph is not what the family says
+    ├── RewriteError        the traced graph does not match the family
     └── VerificationError   the exported graph does not compute what transformers computes
 """
 
@@ -21,7 +21,7 @@ class CheckpointError(ExportError):
 
 
 class RewriteError(ExportError):
-    """The traced graph is not what the family says: the message names the node and what was expected there."""
+    """The traced graph does not match the family: the message names the node and what was expected."""
 
 
 class VerificationError(ExportError):

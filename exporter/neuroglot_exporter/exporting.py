@@ -1,4 +1,4 @@
-"""From a source to a bundle: the stages of an export, in their order."""
+"""The stages of an export, from a source to a bundle."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from neuroglot_exporter.interrupts import ctrl_c_held_back
 from neuroglot_exporter.packages import require_packages
 
 Progress = Callable[[str], None]
-"""Is called with the name of every stage as it begins."""
+"""Called with the name of every stage as it begins."""
 
 DTYPES = ("float32", "float16")
-"""What weights and activations of a bundle may be."""
+"""Data types of a bundle's weights and activations."""
 
 _TOOLS = ("neuroglot", "onnx", "optimum-onnx", "tokenizers", "torch", "transformers")
 
@@ -42,29 +42,29 @@ def export(
     verify: bool = True,
     progress: Progress = lambda _stage: None,
 ) -> Manifest:
-    """Export a checkpoint: trace it, open its FFN, write a bundle, verify it against transformers, record its probe.
+    """Export a checkpoint: trace it, expose its FFN, write a bundle, verify it against transformers, record its probe.
 
-    The verification runs in a process of its own, once this one has given the model back. Either a whole bundle, and a
-    verified one, stands in `folder` afterwards, or nothing does.
+    The verification runs in a separate process, once this one has released the model. The export is atomic: `folder`
+    is created with a complete and verified bundle, or not at all.
 
     Args:
         source: a Hub id, a checkpoint's folder, a GGUF file, or `embedded:NAME`; a `Path` is never a Hub id.
         folder: the bundle; must not exist.
         revision: branch, tag or commit of a Hub id.
         dtype: of weights and activations: `float32`, or `float16`, which is for GPUs.
-        verify: whether to; a bundle that was not verified has no measurements in its manifest, and the expected answer
-            to its probe is what its own graphs compute.
-        progress: is called with the name of every stage as it begins.
+        verify: verify the bundle. Otherwise its manifest has no measurements, and the expected result of its probe is
+            computed by its own graphs.
+        progress: called with the name of every stage as it begins.
 
     Returns:
-        What stands in the bundle's manifest, with the differences that the verification measured.
+        The bundle's manifest, with the differences that the verification measured.
 
     Raises:
         BundleError: `folder` exists.
         CheckpointError: no such checkpoint, an unknown family, or an attribute of its config that could change the FFN.
         ExportError: too little of the disk is free.
         InstallationError: a package that exporting needs is missing.
-        RewriteError: the traced graph is not what the family says.
+        RewriteError: the traced graph does not match the family.
         VerificationError: the exported graph does not compute what transformers computes.
     """
     if dtype not in DTYPES:
@@ -75,7 +75,7 @@ def export(
         checkpoint = find_checkpoint(source, revision)
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is imported
         progress("importing torch and transformers")
-        # Heavy, and only here: a wrong argument is told at once.
+        # Heavy imports, after the arguments were checked: a wrong argument fails at once.
         from neuroglot_exporter import needs
         from neuroglot_exporter.verification.probe import record_of_graphs
         from neuroglot_exporter.verification.process import verify_apart
@@ -107,7 +107,7 @@ def export(
 
 
 def _write_model(checkpoint: Checkpoint, dtype: str, folder: Path, progress: Progress) -> ModelFacts:
-    """Write all files of a bundle but the manifest; the model is out of memory when this returns."""
+    """Write all files of a bundle except the manifest. The model's memory is released on return."""
     with ctrl_c_held_back():
         from neuroglot_exporter.components import write_components
     from neuroglot_exporter.tokenizer_files import write_tokenizer
@@ -136,7 +136,7 @@ def _write_model(checkpoint: Checkpoint, dtype: str, folder: Path, progress: Pro
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end a generation: what the generation config says, else the tokenizer."""
+    """The tokens that end a generation: those of the generation config, or else the tokenizer's."""
     ends = model.generation_config.eos_token_id
     if ends is None:
         ends = tokenizer.eos_token_id

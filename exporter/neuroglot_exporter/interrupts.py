@@ -1,4 +1,4 @@
-"""Ctrl-C, where it must wait."""
+"""Deferring Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from contextlib import contextmanager
 
 @contextmanager
 def ctrl_c_held_back() -> Iterator[None]:
-    """Let Ctrl-C come at the end of a block.
+    """Defer Ctrl-C to the end of a block.
 
-    For imports of onnx: its extension ends the whole process where its initialisation is cut off.
+    For imports of onnx: its extension aborts the process if its initialisation is interrupted.
     """
-    if threading.current_thread() is not threading.main_thread():  # signals are handled there alone
+    if threading.current_thread() is not threading.main_thread():  # only the main thread handles signals
         yield
         return
-    came: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    received: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-        if came:
+        if received:
             signal.raise_signal(signal.SIGINT)

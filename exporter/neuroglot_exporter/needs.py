@@ -1,4 +1,4 @@
-"""What an export will need in memory and on disk, known before anything large is read."""
+"""Estimates the memory and disk space of an export before any weights are read."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Needs(NamedTuple):
-    """What an export needs.
+    """Memory and disk space of an export.
 
     Attributes:
-        parameters: of the model, tied ones once.
-        memory: bytes at its peak, about.
-        disk: bytes of the bundle, at most.
+        parameters: number of parameters, tied ones once.
+        memory: approximate peak, in bytes.
+        disk: maximum size of the bundle, in bytes.
     """
 
     parameters: int
@@ -43,11 +43,11 @@ class Needs(NamedTuple):
 
 
 def estimate(checkpoint: Checkpoint, dtype: str) -> Needs:
-    """What the export of a checkpoint will need, from its config.
+    """Estimate the needs of an export from the checkpoint's config.
 
     Args:
         checkpoint: may still be on the Hub.
-        dtype: of the bundle; what the checkpoint is stored in does not matter.
+        dtype: dtype of the bundle; that of the checkpoint does not matter.
     """
     parameters = parameter_count(skeleton(checkpoint))
     # The verification holds the model in float32, whatever the bundle's type is.
@@ -56,14 +56,14 @@ def estimate(checkpoint: Checkpoint, dtype: str) -> Needs:
 
 
 def check(needs: Needs, folder: Path) -> None:
-    """Warn if memory is short, as it may be given back meanwhile, and refuse where the disk is.
+    """Raise if disk space is insufficient; warn if memory is, since other processes may still release some.
 
     Args:
-        needs: of the export.
-        folder: an existing one, where the bundle is going to be written.
+        needs: needs of the export.
+        folder: existing folder that the bundle will be written to.
 
     Raises:
-        ExportError: the disk has too little free.
+        ExportError: the disk has too little free space.
     """
     free = shutil.disk_usage(folder).free
     if free < needs.disk:

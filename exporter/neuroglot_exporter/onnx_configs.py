@@ -1,4 +1,4 @@
-"""What optimum does not know: the inputs and outputs of families that it has no `OnnxConfig` for.
+"""An `OnnxConfig`, with inputs and outputs, for families that optimum has none for.
 
 Importing this module registers them with optimum.
 """
@@ -14,7 +14,7 @@ _register = TasksManager.create_register("onnx")
 
 @_register("xglm", "text-generation", "text-generation-with-past")
 class XglmOnnxConfig(TextDecoderWithPositionIdsOnnxConfig):  # type: ignore[misc]  # optimum is untyped
-    """XGLM as a causal model whose positions are given: padded rows count theirs over real tokens."""
+    """XGLM as a causal model with `position_ids`, which count real tokens only in padded rows."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedTextConfig.with_args(
         hidden_size="d_model", num_layers="num_layers", num_attention_heads="attention_heads"

@@ -1,4 +1,4 @@
-"""Says which package is missing before anything is done."""
+"""Checks that the required packages are installed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _REQUIRED_FOR_GGUF = {"gguf": "exporter", "accelerate": "exporter"}  # by transf
 
 
 def require_packages(source: str, what: str) -> None:
-    """Check that everything is installed.
+    """Check that all required packages are installed.
 
     Args:
-        source: of the checkpoint; a GGUF file needs more.
+        source: the checkpoint; a GGUF file needs more packages.
         what: for the message: `exporting`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A checkpoint's model without its weights: what its config says of shapes, before anything large is read."""
+"""A checkpoint's model without its weights: shapes from its config, before any weights are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shows on a terminal which stage of a long command runs."""
+"""Shows the current stage of a long command on a terminal."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
 def quiet_libraries() -> None:
-    """Let libraries report errors only: what they warn of is what the verification measures."""
+    """Let libraries log errors only: the verification measures what they warn of."""
     for library in ("huggingface_hub", "optimum", "torch", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
 class StageDisplay:
-    """Shows the stage that runs with a spinner and its time, and a line for each that is done."""
+    """Shows the current stage with a spinner and its time, and a line for each finished stage."""
 
     def __init__(self, console: Console) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -37,7 +37,7 @@ class StageDisplay:
         self._progress.stop()
 
     def begin(self, stage: str) -> None:
-        """Show a stage as running, and the one before it as done."""
+        """Show a stage as running, and the previous one as finished."""
         self._finish_stage()
         self._progress.start()
         self._stage, self._began = stage, time.monotonic()

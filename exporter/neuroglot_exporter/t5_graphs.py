@@ -1,4 +1,4 @@
-"""The two graphs of T5 and mT5: what optimum's have and more.
+"""Traces the two graphs of T5 and mT5, which do more than those of optimum.
 
 optimum's decoder has no mask for its own positions, so that rows of different lengths cannot share a batch, and comes
 in two forms, for the first step and for later ones. Here
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ENCODER_POSITIONS = "encoder_sequence_length"
-_ROWS, _PROMPT, _NEW, _PAST = 2, 5, 3, 4  # of the examples; no two are equal, so that none passes for another
+_ROWS, _PROMPT, _NEW, _PAST = 2, 5, 3, 4  # sizes of the examples; all differ, so that dimensions are not confused
 
 
 def trace_encoder(model: PreTrainedModel) -> TracedGraph:
@@ -64,7 +64,7 @@ def trace_decoder(model: PreTrainedModel) -> TracedGraph:
 
 
 def _keys_and_values(kind: str, layers: int, part: str, positions: str) -> Axes:
-    """The keys and values of all layers: names as optimum has them, and dynamic axes."""
+    """Names, as in optimum, and dynamic axes of the keys and values of all layers."""
     names = [f"{kind}.{layer}.{part}.{what}" for layer in range(layers) for what in ("key", "value")]
     return {name: {0: "batch_size", 2: positions} for name in names}
 
@@ -74,7 +74,7 @@ def _mask(positions: int) -> Tensor:
 
 
 class _Encoder(nn.Module):
-    """The encoder, and behind it the projections of the decoder's cross-attention."""
+    """The encoder, followed by the key and value projections of the decoder's cross-attention."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class _Decoder(nn.Module):
             output = self.decoder(
                 input_ids,
                 attention_mask=_visible(mask, new, self.lm_head.weight.dtype),
-                # Nothing reads it: its keys and values are there already.
+                # Unused: its keys and values are in the cache already.
                 encoder_hidden_states=of_cross[0].flatten(2),
                 encoder_attention_mask=encoder_mask,
                 past_key_values=cache,
@@ -135,10 +135,10 @@ def _cache(tensors: tuple[Tensor, ...]) -> DynamicCache:
 
 
 def _visible(mask: Tensor, new: int, dtype: torch.dtype) -> Tensor:
-    """What each new position may attend to, as a summand of the scores, `[rows, 1, new, past + new]`.
+    """Additive attention mask of the new positions, `[rows, 1, new, past + new]`.
 
-    Padding sees itself: with nothing to attend to, its scores could all be minus infinity, and its keys and values
-    would be no numbers.
+    Padding attends to itself: with nothing to attend to, its scores could all be minus infinity, and its keys and
+    values NaN.
     """
     columns = torch.arange(mask.shape[1])
     own = columns[-new:, None]
@@ -149,10 +149,10 @@ def _visible(mask: Tensor, new: int, dtype: torch.dtype) -> Tensor:
 
 @contextmanager
 def _distances(stack: Any, queries: Tensor, keys: Tensor) -> Iterator[None]:
-    """Let a stack compute its position bias from these positions, `[rows or 1, new]` and `[rows or 1, past + new]`.
+    """Make a stack compute its position bias from these positions, `[rows or 1, new]` and `[rows or 1, past + new]`.
 
     The bucket of a distance is a logarithm, rounded down; at powers of two another runtime's logarithm may fall on the
-    other side, so the buckets are a table that is made here.
+    other side, so the buckets are a constant table.
     """
     attention = stack.block[0].layer[0].SelfAttention
     farthest = attention.relative_attention_max_distance

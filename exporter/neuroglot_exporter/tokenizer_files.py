@@ -1,4 +1,4 @@
-"""Writes what the server needs to turn text into tokens without transformers."""
+"""Writes the tokenizer files, which the server reads without transformers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CHAT_TEMPLATE = "chat_template.jinja"
 
 
 def write_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write `tokenizer.json`, and `chat_template.jinja` where the tokenizer has one.
+    """Write `tokenizer.json`, and `chat_template.jinja` if the tokenizer has one.
 
-    Padding and truncation that a training script may have left in the tokenizer are taken out: rows are padded by the
-    server, and a row that is too long is an error.
+    Removes padding and truncation that a training script may have left in the tokenizer: the server pads rows, and a
+    row that is too long is an error.
     """
     backend = tokenizer.backend_tokenizer
     backend.no_padding()

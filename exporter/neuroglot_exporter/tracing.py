@@ -1,7 +1,7 @@
 """From a torch model to an ONNX graph without weights.
 
-optimum says what a family's graph takes and gives and makes its modules traceable; the parameters become graph inputs
-under their names in the model, so that no weight is copied, transposed or written twice on the way.
+optimum defines the inputs and outputs of a family's graph and makes its modules traceable. Parameters become graph
+inputs under their names in the model, so that no weight is copied, transposed or written twice.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def trace_causal(model: PreTrainedModel) -> TracedGraph:
     with description.patch_model_for_export(model):
         _cut_signature(model, examples)
         traced = trace(model, (examples,), description.ordered_inputs(model), description.outputs)
-    # optimum leaves its own forward on the instance; from here on the model is what transformers made of it.
+    # optimum leaves its own forward on the instance: restore the one of transformers.
     model.__dict__.pop("forward")
     return traced
 
@@ -63,11 +63,11 @@ def trace(module: nn.Module, examples: tuple[Any, ...], inputs: Axes, outputs: A
     Args:
         module: in eval mode, on the CPU.
         examples: what its `forward` is called with; a dictionary at the end holds keywords.
-        inputs: names of what it takes, in the order of `forward`, and their dynamic axes.
-        outputs: the same of what it gives.
+        inputs: names of the inputs, in the order of `forward`, and their dynamic axes.
+        outputs: names of the outputs and their dynamic axes.
     """
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad(), _shapes_without_values():
-        warnings.simplefilter("ignore")  # the tracer's own: what they warn of is what the verification measures
+        warnings.simplefilter("ignore")  # tracer warnings: the verification measures what they warn of
         graph_file = Path(folder) / "graph.onnx"
         torch.onnx.export(
             module,
@@ -82,14 +82,14 @@ def trace(module: nn.Module, examples: tuple[Any, ...], inputs: Axes, outputs: A
             dynamo=False,
         )
         traced = onnx.load(graph_file)
-    del traced.graph.value_info[:]  # rewrites rename tensors; what they were is told anew by whoever reads the graph
+    del traced.graph.value_info[:]  # rewrites rename tensors, and readers of the graph infer shapes again
     parameters = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
     used = [value.name for value in traced.graph.input if value.name not in inputs]
     return TracedGraph(traced, {name: parameters[name].detach() for name in used})
 
 
 def _describe(model: PreTrainedModel) -> Any:
-    """What optimum knows of a causal model's inputs and outputs, an `OnnxConfig`."""
+    """Return the `OnnxConfig` of optimum, which describes a causal model's inputs and outputs."""
     import optimum.exporters.onnx.model_configs  # noqa: F401  registers the families
     from optimum.exporters.tasks import TasksManager
 
@@ -106,7 +106,7 @@ def _describe(model: PreTrainedModel) -> Any:
 def _shapes_without_values() -> Iterator[None]:
     """Keep the tracer's inference of shapes from copying all parameters.
 
-    It is handed their values to fold constants, which is not wanted here: on 560 million parameters, tracing peaks at
+    It receives their values to fold constants, which is disabled here: on 560 million parameters, tracing peaks at
     2.8 GB without them and at 6.6 GB with them, and the graph is the same, bit for bit.
     """
     infer = torch._C._jit_pass_onnx_graph_shape_type_inference
@@ -124,11 +124,11 @@ def _shapes_without_values() -> Iterator[None]:
 def _cut_signature(model: PreTrainedModel, given: Collection[str]) -> None:
     """Hide the parameters of `forward` behind the last one that is given.
 
-    The tracer passes on the defaults of all that it sees, numbers as tensors: `logits_to_keep=0`, by which transformers
-    means all positions, would pick the first one.
+    The tracer passes the defaults of all visible parameters, numbers as tensors: `logits_to_keep=0`, which means all
+    positions to transformers, would select the first one.
     """
     forward: Any = model.forward
     signature = inspect.signature(forward)
     parameters = list(signature.parameters.values())
-    end = 1 + max(place for place, parameter in enumerate(parameters) if parameter.name in given)
+    end = 1 + max(index for index, parameter in enumerate(parameters) if parameter.name in given)
     forward.__signature__ = signature.replace(parameters=parameters[:end])

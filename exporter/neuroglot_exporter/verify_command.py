@@ -1,4 +1,4 @@
-"""`neuroglot verify --source`: a bundle against the checkpoint that it was made from."""
+"""`neuroglot verify --source`: compares a bundle with the checkpoint that it was exported from."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from neuroglot_exporter.verification.measurement import Verification, difference
 
 
 def verify_bundle(bundle: Path, source: str, revision: str | None, texts: Path | None, report: str | None) -> None:
-    """Compare the graphs of a bundle with transformers, and print what was measured.
+    """Compare the graphs of a bundle with transformers, and print the measurements.
 
     Args:
         bundle: its folder.
         source: the checkpoint that it was made from, as `neuroglot export` takes it.
         revision: branch, tag or commit of a Hub id.
         texts: a file of texts to compare on, one a line; None for eight sentences.
-        report: where to write the measurements as JSON; `-` for standard output, None for nowhere.
+        report: path to write the measurements to as JSON; `-` for standard output, None for no report.
 
     Raises:
         VerificationError: something differs by more than the tolerance.
@@ -39,7 +39,7 @@ def verify_bundle(bundle: Path, source: str, revision: str | None, texts: Path |
         display.begin("hashing the bundle")
         manifest = open_bundle(bundle, full=True)
         display.begin("importing torch and transformers")
-        # Heavy, and only here: a wrong argument is told at once.
+        # Heavy imports, after the arguments were checked: a wrong argument fails at once.
         from neuroglot_exporter.verification.source import other_source
         from neuroglot_exporter.verification.verify import TEXTS
         from neuroglot_exporter.verification.verify import verify as verify_bundle

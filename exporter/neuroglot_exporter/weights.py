@@ -1,4 +1,4 @@
-"""Writes parameters into one external file, each once, straight from the model's memory."""
+"""Writes parameters into one external file, each once, directly from the model's memory."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LARGE_BYTES = 2**20
 
 
 class WeightsFile:
-    """A bundle's external file; what several graphs share is written once."""
+    """A bundle's external file. Parameters shared by several graphs are written once."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Write into an open file that has a name; beside it the graphs must be saved."""
+        """Write into a named open file. The graphs must be saved in the same folder."""
         self._file = file
         self._location = Path(file.name).name
         self._written: dict[tuple[int, torch.Size, bool], tuple[int, int]] = {}
@@ -30,17 +30,17 @@ class WeightsFile:
     def add(
         self, model: onnx.ModelProto, parameters: Mapping[str, torch.Tensor], transposed: frozenset[str]
     ) -> dict[str, StoredMatrix]:
-        """Turn the graph inputs that are parameters into initializers whose values stand in the file.
+        """Turn the graph inputs that are parameters into initializers whose values are in the file.
 
         Values are little-endian and row-major; large ones begin on a page, so that ONNX Runtime can map them.
 
         Args:
             model: changed in place.
             parameters: the tensors behind the inputs, by name; they must live as long as this object.
-            transposed: names of those that are to be stored transposed.
+            transposed: names of the parameters to store transposed.
 
         Returns:
-            Where those of two dimensions lie, by their names.
+            Locations of the two-dimensional parameters, by name.
         """
         graph = model.graph
         inputs = [info for info in graph.input if info.name not in parameters]
@@ -64,7 +64,7 @@ class WeightsFile:
         return matrices
 
     def _place(self, parameter: torch.Tensor, stored: torch.Tensor, transposed: bool) -> tuple[int, int]:
-        """Where a tensor's values stand in the file: offset and length, in bytes."""
+        """Write a tensor unless it was written already; returns its offset and length in the file, in bytes."""
         key = (parameter.data_ptr(), parameter.shape, transposed)
         if key not in self._written:
             values = stored.contiguous().numpy()

@@ -1,4 +1,4 @@
-"""`neuroglot serve`: bundles on an address, until a signal; and `neuroglot token`, for those who may call."""
+"""`neuroglot serve`, which serves bundles until a signal, and `neuroglot token`, which creates tokens for tenants."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 
 def _read_file(context: click.Context, _: click.Parameter, file: Path | None) -> Path | None:
-    """Have the file's values stand in for defaults, before anything else is read."""
+    """Use the values of the configuration file as defaults of the other options."""
     if file is not None:
         content = config_file.read(file)
         context.default_map = content.values
@@ -45,7 +45,7 @@ def _read_file(context: click.Context, _: click.Parameter, file: Path | None) ->
 
 
 def _with_options(function: Callable[..., None]) -> click.Command:
-    """A command that takes what the table of options says, beside what it takes already."""
+    """Create a command with the options of the table, in addition to those of the function."""
     command = click.command()(function)
     command.params += [option.click_option() for option in OPTIONS]
     return command
@@ -62,19 +62,20 @@ def _with_options(function: Callable[..., None]) -> click.Command:
     envvar="NEUROGLOT_CONFIG",
     show_envvar=True,
     metavar="FILE",
-    help="TOML file with any of these options, by their names with underscores, and models as tables [models.NAME]. "
-    "The environment goes before the file, and flags before both.",
+    help="TOML file with any of these options, named with underscores, and a table [models.NAME] per model. "
+    "Environment variables override the file, and flags override both.",
 )
 @click.option(
-    "--print-config", is_flag=True, help="Print the effective configuration, and where it is from; then exit."
+    "--print-config", is_flag=True, help="Print the effective configuration with the source of each value, and exit."
 )
 @click.pass_context
 def serve(
     context: click.Context, /, bundles: Sequence[Path], file: Path | None, print_config: bool, **values: Any
 ) -> None:
-    """Serve BUNDLEs over gRPC, each under the name of its folder, beside the models of the configuration file.
+    """Serve BUNDLEs over gRPC, in addition to the models of the configuration file.
 
-    Prints a line for each model and, once it answers, the address it listens on.
+    The name of each model is the name of its bundle's folder. Prints one line per model, and the address once the
+    server is ready.
     """
     models: dict[str, ModelTable] = dict(context.obj or {})
     for name, folder in by_name(bundles).items():
@@ -104,18 +105,18 @@ def serve(
 @click.command()
 @click.argument("tenant")
 def token(tenant: str) -> None:
-    """Make a new token for TENANT.
+    """Create a token for TENANT.
 
-    Prints the token, which is for the tenant alone and is stored nowhere, and what goes into the --tokens-file.
+    Prints the token, which is stored nowhere, and the entry for the --tokens-file, which has only its hash.
     """
     made = new_token()
     click.echo(f"token for {tenant}: {made.token}")
-    click.echo("into the --tokens-file, or if the tenant is there already, only the hash into its list:", err=True)
+    click.echo("add this to the --tokens-file, or only the hash to the list of an existing tenant:", err=True)
     click.echo(f'[tenants.{config_file.quoted(tenant)}]\ntoken_sha256 = ["{made.sha256}"]')
 
 
 def _source(context: click.Context, name: str, file: Path | None) -> str:
-    """Where an option's value came from."""
+    """Return the source of an option's value: flag, variable, file or default."""
     match context.get_parameter_source(name):
         case ParameterSource.COMMANDLINE:
             return BY_NAME[name].flag
@@ -128,10 +129,10 @@ def _source(context: click.Context, name: str, file: Path | None) -> str:
 
 
 def _deployment(values: Mapping[str, Any], models: Mapping[str, ModelTable]) -> Deployment:
-    """What the options come to.
+    """Create the deployment that the options describe.
 
     Raises:
-        UsageError: some of them make no sense together.
+        UsageError: a TLS certificate is given without its key, or the reverse.
     """
     settings = with_settings(Settings(), values)
     return Deployment(
@@ -164,7 +165,7 @@ def _path(text: str | None) -> Path | None:
 
 
 def _end_without_waiting(status: int) -> NoReturn:
-    """End the process though a thread is loading a bundle, which at an ordinary end the interpreter would wait for."""
+    """Exit at once, although a thread is loading a bundle, for which an ordinary exit would wait."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -172,13 +173,13 @@ def _end_without_waiting(status: int) -> NoReturn:
 
 
 async def _until_signal(deployment: Deployment) -> bool:
-    """Serve until SIGTERM or SIGINT, and then for as long as what runs needs and the grace allows.
+    """Serve until SIGTERM or SIGINT, then let running requests finish within the grace period.
 
-    While models load, either ends the process at once: nothing was promised to anybody, and ONNX Runtime cannot be
-    interrupted while it starts a session.
+    While models are loading, either signal ends the process at once: no request was accepted yet, and ONNX Runtime
+    cannot be interrupted while it starts a session.
 
     Returns:
-        As `run`, whether a thread is still loading a bundle.
+        Whether a thread is still loading a bundle, as `run`.
     """
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -189,9 +190,9 @@ async def _until_signal(deployment: Deployment) -> bool:
 
     def stop() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)  # a second one ends the process there and then
+            signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
         stopping.set()
-        _logger.info("going down within %g s: taking nothing new", deployment.grace_seconds)
+        _logger.info("shutting down within %g s: new requests are refused", deployment.grace_seconds)
 
     def started(server: Started) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -207,5 +208,5 @@ async def _until_signal(deployment: Deployment) -> bool:
         return await run(deployment, stopping, started)
     except BaseException:
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)  # uvloop's closing leaves them, and the caller could not be interrupted
+            loop.remove_signal_handler(number)  # uvloop keeps them when it closes, and Ctrl-C would have no effect
         raise

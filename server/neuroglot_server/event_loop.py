@@ -1,4 +1,4 @@
-"""The event loop on which a server runs: uvloop's, which wakes a task in less time, where there is one."""
+"""The event loop of the server: uvloop, which has a lower latency, if it is available."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _Returned = TypeVar("_Returned")
 
 
 def run_in_loop(work: Callable[[], Coroutine[Any, Any, _Returned]]) -> _Returned:
-    """Run a coroutine on a loop of its own, as `asyncio.run` does."""
+    """Run a coroutine function on a new event loop, as `asyncio.run` does."""
     with asyncio.Runner(loop_factory=_factory()) as runner:
         return runner.run(work())
 
@@ -18,6 +18,6 @@ def run_in_loop(work: Callable[[], Coroutine[Any, Any, _Returned]]) -> _Returned
 def _factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         from uvloop import new_event_loop
-    except ImportError:  # it does not run on Windows
+    except ImportError:  # on Windows
         return None
     return new_event_loop

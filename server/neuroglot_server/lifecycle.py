@@ -1,6 +1,6 @@
-"""The life of a server: bind, load, serve, drain, stop; on the caller's event loop, or on one in a thread of its own.
+"""The lifecycle of a server: bind, load, serve, drain, stop; on the caller's event loop, or in a separate thread.
 
-Nothing of gRPC or ONNX Runtime is imported before it is known that what the server needs is installed.
+gRPC and ONNX Runtime are imported only after checking that the server's requirements are installed.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_LONGEST_SOCKET_PATH = 100
-"""In bytes: the kernel's limit is 108 on Linux and 104 on macOS."""
+_MAX_SOCKET_PATH = 100
+"""Maximum length in bytes; the kernel's limit is 108 on Linux and 104 on macOS."""
 
-_SHORT_START_SECONDS = 1.0
-"""A start that takes no longer shows no progress."""
+_SHORT_LOAD_SECONDS = 1.0
+"""Load time up to which no progress is shown."""
 
 
 class Started(NamedTuple):
-    """A server that answers.
+    """A running server.
 
     Attributes:
-        target: what a client connects to, `127.0.0.1:50051` or `unix:/path`.
-        models: what it serves, in the order of the bundles.
+        target: target for clients to connect to, `127.0.0.1:50051` or `unix:/path`.
+        models: the served models, in the order of the bundles.
     """
 
     target: str
@@ -57,7 +57,7 @@ class Started(NamedTuple):
 
 
 def show_on_stderr(line: str) -> None:
-    """Print a line of progress, unless the log says the same."""
+    """Print a line of progress to standard error, unless the log level is INFO or lower, which logs the same."""
     if not _logger.isEnabledFor(logging.INFO):
         click.echo(line, err=True)
 
@@ -68,24 +68,24 @@ async def run(
     started: Callable[[Started], None],
     progress: Callable[[str], None] = show_on_stderr,
 ) -> bool:
-    """Serve until told to stop.
+    """Serve until `stopping` is set.
 
     Args:
-        deployment: what, where, to whom and how.
-        stopping: set it to have the server drained and stopped.
-        started: called once, when the server answers.
-        progress: is given a line when a model takes more than a second to load, and one when it is ready.
+        deployment: definition of the server.
+        stopping: event that makes the server drain and stop.
+        started: called once, when the server is ready.
+        progress: called with a line when a model takes more than a second to load, and with another when it is ready.
 
     Returns:
-        Whether a thread is still loading a bundle: nothing can interrupt it, and the interpreter's end waits for it.
+        Whether a thread is still loading a bundle. It cannot be interrupted, and the interpreter waits for it at exit.
 
     Raises:
-        AddressError: an address cannot be had.
-        BundleError: a folder is no bundle, a damaged or a newer one, or its model gives another answer to its probe.
-        CertificateError: files for TLS cannot be read or do not belong together.
-        InstallationError: ONNX Runtime is missing or installed twice, or what tracing needs is missing.
-        LoadTooSlow: a bundle was not loaded in time.
-        TenantsError: the file of tenants does not say what it should.
+        AddressError: an address cannot be bound.
+        BundleError: a folder is not a bundle, is damaged or of a newer version, or its model fails its probe.
+        CertificateError: files for TLS cannot be read or do not match.
+        InstallationError: ONNX Runtime is missing or installed twice, or the packages for tracing are missing.
+        LoadTooSlow: a bundle was not loaded within `load_seconds`.
+        TenantsError: the file of tenants is invalid.
     """
     execution_provider()
     from neuroglot_server.config.tenants import Tenants
@@ -138,12 +138,12 @@ async def run(
 
 
 async def _show_progress(loading: Awaitable[object], folder: Path, show: Callable[[str], None]) -> None:
-    """Wait for a bundle to be loaded, and show lines about it if that takes long."""
+    """Wait until a bundle is loaded, and show progress if that takes long."""
     from neuroglot_server.engine.session import weights_size
 
     began = monotonic()
     task = asyncio.ensure_future(loading)
-    _, pending = await asyncio.wait([task], timeout=_SHORT_START_SECONDS)
+    _, pending = await asyncio.wait([task], timeout=_SHORT_LOAD_SECONDS)
     if pending:
         show(f"starting {folder}: {weights_size(folder)} of weights")
     await task
@@ -152,7 +152,7 @@ async def _show_progress(loading: Awaitable[object], folder: Path, show: Callabl
 
 
 def _metrics(deployment: Deployment, watchers: ExitStack) -> Metrics | None:
-    """Numbers, at an address, if there is one."""
+    """Create metrics and serve them, if an address is configured."""
     if deployment.metrics_address is None:
         return None
     from neuroglot_server.telemetry.metrics import Metrics
@@ -166,7 +166,7 @@ def _metrics(deployment: Deployment, watchers: ExitStack) -> Metrics | None:
 
 
 def _tracing(deployment: Deployment, watchers: ExitStack) -> Tracing | None:
-    """Spans, sent to a collector, if there is one."""
+    """Create tracing to a collector, if an endpoint is configured."""
     if not deployment.tracing_endpoint:
         return None
     try:
@@ -182,7 +182,7 @@ def _tracing(deployment: Deployment, watchers: ExitStack) -> Tracing | None:
 
 
 def _bind(bind: Callable[[str], int], address: Address | Path) -> str:
-    """Listen, and say under which target a client finds it."""
+    """Bind an address, and return the target for clients."""
     if isinstance(address, Path):
         target = f"unix:{address}"
         bind(target)
@@ -192,23 +192,23 @@ def _bind(bind: Callable[[str], int], address: Address | Path) -> str:
 
 
 class LocalServer:
-    """A server in a thread of this process, which nobody else can reach.
+    """A server in a thread of this process, which only this user can reach.
 
-    Close it, or use it as a context manager; at the latest it ends with the process.
+    Close it, or use it as a context manager; otherwise it ends with the process.
 
     Attributes:
-        target: what a client connects to.
-        models: what it serves.
+        target: target for clients to connect to.
+        models: the served models.
     """
 
     def __init__(self, started: Started, end: Callable[[], None]) -> None:
-        """Hold a server that runs, and what ends it."""
+        """Wrap a running server and the function that ends it."""
         self.target = started.target
         self.models = started.models
         self._end = weakref.finalize(self, end)
 
     def close(self) -> None:
-        """Stop the server and remove its socket; requests that run are cut off. A second time does nothing."""
+        """Stop the server and remove its socket; cancels running requests. Further calls do nothing."""
         self._end()
 
     def __enter__(self) -> Self:
@@ -221,17 +221,17 @@ class LocalServer:
 def start_in_thread(bundles: Sequence[str | Path], settings: Settings | None = None) -> LocalServer:
     """Serve bundles from a daemon thread of this process, on a unix socket that only this user can open.
 
-    Where there are no unix sockets it listens on a free port of 127.0.0.1.
+    Without unix sockets it listens on a free port of 127.0.0.1.
 
     Args:
-        bundles: folders, each served under its name.
-        settings: how the models are run; the defaults if None.
+        bundles: folders of bundles, each served under its folder's name.
+        settings: settings of the models; the defaults if None.
 
     Returns:
-        The server, once it answers.
+        The server, once it is ready.
 
     Raises:
-        BundleError: a folder is no bundle, a damaged or a newer one, or two have the same name.
+        BundleError: a folder is not a bundle, is damaged or of a newer version, or two have the same name.
         InstallationError: ONNX Runtime is missing, or installed twice.
     """
     named = by_name(Path(bundle) for bundle in bundles)
@@ -253,14 +253,14 @@ def start_in_thread(bundles: Sequence[str | Path], settings: Settings | None = N
                 _logger.exception("the server in this process failed")
             elif not (for_daemon and not main_thread().is_alive()):
                 starting.set_exception(error)
-            # Otherwise Python ends, which is what the load failed of, and ends the daemon thread that waits for it.
+            # Otherwise the load failed because Python is exiting, which also ends the daemon thread that waits for it.
         finally:
-            running.cancel()  # where it has not even begun
+            running.cancel()  # if the loop never ran
 
     thread = Thread(target=work, name="neuroglot-server", daemon=True)
 
     def stop() -> None:
-        with suppress(RuntimeError, CancelledError):  # the loop is closed, or never ran: the server has ended
+        with suppress(RuntimeError, CancelledError):  # the loop is closed or never ran: the server has ended
             loop, stopping = running.result()
             loop.call_soon_threadsafe(stopping.set)
 
@@ -269,7 +269,7 @@ def start_in_thread(bundles: Sequence[str | Path], settings: Settings | None = N
         thread.join()
         shutil.rmtree(folder, ignore_errors=True)
 
-    atexit.register(end)  # a program may end while models load; the interpreter must not go before this thread
+    atexit.register(end)  # a program may end while models load; the interpreter must wait for this thread
     thread.start()
     try:
         server = starting.result()
@@ -278,7 +278,7 @@ def start_in_thread(bundles: Sequence[str | Path], settings: Settings | None = N
         thread.join()
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    except BaseException:  # Ctrl-C: models that load cannot be interrupted, and are not waited for
+    except BaseException:  # Ctrl-C: loading models cannot be interrupted, so do not wait
         stop()
         raise
     atexit.unregister(end)  # the server's own finalizer takes over
@@ -286,8 +286,8 @@ def start_in_thread(bundles: Sequence[str | Path], settings: Settings | None = N
 
 
 def _private_address(folder: Path) -> Address | Path:
-    """A socket in a private folder, or a port that only this machine can reach."""
+    """Return a socket in a private folder, or a loopback address if its path is too long or sockets are missing."""
     path = folder / "socket"
-    if hasattr(socket, "AF_UNIX") and len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+    if hasattr(socket, "AF_UNIX") and len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
         return path
     return Address("127.0.0.1", 0)

@@ -1,4 +1,4 @@
-"""`neuroglot prepare`: saves weights that the servers of a bundle on this machine share."""
+"""`neuroglot prepare`: saves prepacked weights, which the servers of a bundle on this machine share."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from neuroglot_server.engine.prepacking import save
 def prepare(bundle: Path) -> None:
     """Save the prepacked weights of BUNDLE, so that its servers on this machine share them in memory.
 
-    Worth it only where several servers of one bundle run on one machine: a start is no faster, and batches of long
-    prompts have fewer rows, because a pass holds the keys and values of all layers at once.
+    Useful only if several servers of one bundle run on one machine: startup is no faster, and batches of long prompts
+    have fewer rows, because a pass holds the keys and values of all layers at once.
 
-    Takes twice the size of the weights, in $NEUROGLOT_CACHE or else $XDG_CACHE_HOME/neuroglot or ~/.cache/neuroglot.
-    Answers stay the same, bit for bit. What is kept there may be removed while no server runs.
+    Takes twice the size of the weights on disk, in $NEUROGLOT_CACHE, $XDG_CACHE_HOME/neuroglot or ~/.cache/neuroglot.
+    Results are identical, bit for bit. The saved files may be removed while no server runs.
     """
     for component in open_bundle(bundle).model.components:
         click.echo(f"{component.name}: {save(bundle / component.graph)}")

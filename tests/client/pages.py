@@ -35,11 +35,11 @@ class Reader(HTMLParser):
         self.ids: list[str] = []
         self.references: list[str] = []
         self.headings: list[str] = []
-        self.inside: list[str] = []
+        self.open_tags: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.inside.append(tag)
+        self.open_tags.append(tag)
         for name, value in attributes:
             if name == "id":
                 self.ids.append(value or "")
@@ -47,9 +47,9 @@ class Reader(HTMLParser):
                 self.references.append(value or "")
 
     def handle_data(self, data: str) -> None:
-        if self.inside and self.inside[-1] == "h2":
+        if self.open_tags and self.open_tags[-1] == "h2":
             self.headings.append(data)
 
     def handle_endtag(self, tag: str) -> None:
-        while self.inside and self.inside.pop() != tag:
+        while self.open_tags and self.open_tags.pop() != tag:
             pass

@@ -199,9 +199,9 @@ def test_controls_have_the_size_of_what_they_control_and_can_be_drawn_again(mode
     }
     result = model.analyze(GROUP, variants=variants)
     for language in GROUP.languages:
-        wanted = result.predictions["shared"][language].selected_active_neurons
+        expected = result.predictions["shared"][language].selected_active_neurons
         for name in list(variants)[1:]:
-            assert result.predictions[name][language].selected_active_neurons == wanted
+            assert result.predictions[name][language].selected_active_neurons == expected
     assert log_probabilities(result, "draw 0") == pytest.approx(log_probabilities(result, "draw 0 again"), abs=1e-5)
     assert log_probabilities(result, "draw 0") != pytest.approx(log_probabilities(result, "draw 1"), abs=1e-4)
 
@@ -258,10 +258,10 @@ def test_a_capture_of_some(model: ng.Model) -> None:
 
 def test_dead_neurons_are_inactive_at_every_position(model: ng.Model) -> None:
     types = model.analyze(GROUP, dead=True, active=True).types
-    for place, (label, prompt) in enumerate(GROUP.prompts.items()):
+    for index, (label, prompt) in enumerate(GROUP.prompts.items()):
         dead = np.stack([(layer.values <= 0).all(axis=0) for layer in model.capture(prompt)])
         assert types.dead(label).to_mask().tolist() == dead.tolist()
-        assert types.dead_counts()[:, place].tolist() == dead.sum(axis=1).tolist()
+        assert types.dead_counts()[:, index].tolist() == dead.sum(axis=1).tolist()
 
 
 def test_the_mean_of_the_active_rows(model: ng.Model) -> None:
@@ -290,14 +290,14 @@ def test_top_contributors_are_the_leading_ones(model: ng.Model) -> None:
     assert (np.diff(leading.values) <= 0).all()
     variants = {"top": ng.deactivate(ng.top_contribution(count=4))} | {
         label: ng.deactivate(
-            model.neuron_set((layer, int(neuron)) for layer in range(3) for neuron in leading.neurons[place, layer])
+            model.neuron_set((layer, int(neuron)) for layer in range(3) for neuron in leading.neurons[index, layer])
         )
-        for place, label in enumerate(GROUP.languages)
+        for index, label in enumerate(GROUP.languages)
     }
     result = model.analyze(GROUP, variants=variants)
-    for place, label in enumerate(GROUP.languages):
-        assert log_probabilities(result, "top")[place] == pytest.approx(
-            log_probabilities(result, label)[place], abs=1e-4
+    for index, label in enumerate(GROUP.languages):
+        assert log_probabilities(result, "top")[index] == pytest.approx(
+            log_probabilities(result, label)[index], abs=1e-4
         )
         assert result.predictions["top"][label].selected_neurons == 12
 
@@ -323,10 +323,10 @@ def test_effective_scores(model: ng.Model) -> None:
 def test_choices(model: ng.Model) -> None:
     choices = {"en": ["London", "Paris"], "th": ["ปารีส", "ลอนดอน", "โรม"]}
     predictions = model.analyze(ng.Group(GROUP.prompts, GROUP.answers, choices=choices)).predictions["baseline"]
-    for label, place in (("en", 1), ("th", 0)):
+    for label, index in (("en", 1), ("th", 0)):
         chosen = predictions[label]
         assert len(chosen.choice_log_probabilities) == len(choices[label])
-        assert chosen.choice_log_probabilities[place] == pytest.approx(chosen.gold_log_probability, abs=1e-4)
+        assert chosen.choice_log_probabilities[index] == pytest.approx(chosen.gold_log_probability, abs=1e-4)
         assert chosen.choice == int(np.argmax(chosen.choice_log_probabilities))
     assert predictions["es"].choice is None
 

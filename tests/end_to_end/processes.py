@@ -97,6 +97,6 @@ def raw(address: str, **options: int) -> Iterator[service_pb2_grpc.NeuroglotServ
 
 
 def works(server: Process) -> bool:
-    """Whether somebody else is answered."""
+    """Whether another client gets an answer."""
     with ng.connect(server.address) as client:
         return client.model().analyze(SMALL).group_id == "small"

@@ -48,7 +48,7 @@ def server(bloom_bundle: Path) -> Iterator[Process]:
 
 
 def request_of(server: Process, group: ng.Group) -> service_pb2.AnalyzeGroupRequest:
-    """What the client would send, to be sent by a call that can be cancelled."""
+    """The client's request, to be sent by a call that can be cancelled."""
     rows = [group_pb2.Row(label=label, text=text) for label, text in group.prompts.items()]
     analysis = analysis_pb2.Analysis(prediction={"generate": True, "max_tokens": 16})
     for n in range(24):

@@ -1,4 +1,4 @@
-"""Whatever is asked, the server says how it is at once, and takes no more time than it charges for."""
+"""Hostile requests do not delay health checks, and cost no more time than they are charged for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.server.hostile_requests import HOSTILE, Hostile, generated
 from tests.server.live import NAME
 
 SECONDS = 50e-3
-"""Within which health answers, in 99 of 100 cases."""
+"""Maximum 99th percentile of a health check's latency."""
 CHECKS = 400
 SENDERS = 2
 TIMES_PLAIN = 20
@@ -33,7 +33,7 @@ _FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UN
 
 
 def send(channel: grpc.Channel, hostile: Hostile) -> grpc.StatusCode:
-    """What comes of a request."""
+    """Send a request, and return its status."""
     answers = channel.unary_stream(f"/neuroglot.v1.NeuroglotService/{hostile.method}")(hostile.raw(), timeout=60)
     try:
         for _ in answers:
@@ -49,8 +49,8 @@ def connected(server: Process) -> Iterator[grpc.Channel]:
         yield channel
 
 
-def slow_ones(server: Process) -> float:
-    """The seconds that health takes in 1 of 100 cases."""
+def p99_seconds(server: Process) -> float:
+    """The 99th percentile of a health check's latency in seconds."""
     taken = []
     with connected(server) as channel:
         health = health_pb2_grpc.HealthStub(channel)
@@ -62,39 +62,39 @@ def slow_ones(server: Process) -> float:
     return float(np.percentile(taken, 99))
 
 
-def slow_ones_beside(server: Process, requests: Sequence[Hostile]) -> tuple[float, set[grpc.StatusCode]]:
-    """As `slow_ones`, while some callers send requests one after the other; and what these came to."""
+def p99_seconds_under_load(server: Process, requests: Sequence[Hostile]) -> tuple[float, set[grpc.StatusCode]]:
+    """Like `p99_seconds`, while clients send requests one after the other; also returns the statuses of these."""
     ended = Event()
 
     def work(first: int) -> set[grpc.StatusCode]:
         codes = set()
         with connected(server) as channel:
-            for one in cycle([*requests[first:], *requests[:first]]):
+            for request in cycle([*requests[first:], *requests[:first]]):
                 if ended.is_set():
                     return codes
-                codes.add(send(channel, one))
+                codes.add(send(channel, request))
         return codes
 
     with ThreadPoolExecutor(SENDERS) as senders:
-        working = [senders.submit(work, place * len(requests) // SENDERS) for place in range(SENDERS)]
-        seconds = slow_ones(server)
+        working = [senders.submit(work, index * len(requests) // SENDERS) for index in range(SENDERS)]
+        seconds = p99_seconds(server)
         ended.set()
-        return seconds, set().union(*(one.result() for one in working))
+        return seconds, set().union(*(future.result() for future in working))
 
 
-def test_health_answers_at_once_beside_any_request(bloom_bundle: Path) -> None:
-    # Their bytes are made before: this process measures, too.
-    requests = [one._replace(raw=partial(bytes, one.raw())) for one in (*HOSTILE, *generated())]
+def test_health_responds_at_once_during_any_request(bloom_bundle: Path) -> None:
+    # Bytes are built in advance: this process also measures.
+    requests = [hostile._replace(raw=partial(bytes, hostile.raw())) for hostile in (*HOSTILE, *generated())]
     with process(bloom_bundle) as server:
-        before = stretch()
-        beside, codes = slow_ones_beside(server, requests)
+        before = slowdown()
+        under_load, codes = p99_seconds_under_load(server, requests)
         assert not codes & _FAULTS
         assert works(server)
-    assert beside < SECONDS * max(before, stretch())
+    assert under_load < SECONDS * max(before, slowdown())
 
 
-def stretch() -> float:
-    """How much longer than on a machine of its own a process takes here, now, that does not rest: at least 1."""
+def slowdown() -> float:
+    """Ratio of wall time to CPU time of a busy process on this machine now, at least 1."""
     start, cpu = time.perf_counter(), time.process_time()
     while time.process_time() - cpu < 0.2:
         pass
@@ -102,7 +102,7 @@ def stretch() -> float:
 
 
 def plain(number: int) -> Hostile:
-    """A request as anybody has it."""
+    """An ordinary request."""
     rows = [group_pb2.Row(label=label, text=f"The capital number {number} is", answers=["x"]) for label in "abcde"]
     analysis = analysis_pb2.Analysis(prediction=analysis_pb2.Prediction())
     group = group_pb2.Group(id=str(number), rows=rows)
@@ -111,13 +111,13 @@ def plain(number: int) -> Hostile:
 
 
 def cpu_seconds(server: Process) -> float:
-    """What the server and its processes have taken so far."""
-    whole = psutil.Process(server.popen.pid)
-    times = [one.cpu_times() for one in (whole, *whole.children())]
-    return float(sum(one.user + one.system for one in times))
+    """CPU seconds used so far by the server and its child processes."""
+    parent = psutil.Process(server.popen.pid)
+    times = [running.cpu_times() for running in (parent, *parent.children())]
+    return float(sum(time.user + time.system for time in times))
 
 
-def test_what_is_answered_takes_no_more_time_than_it_is_charged(bloom_bundle: Path) -> None:
+def test_answered_requests_cost_no_more_time_than_they_are_charged(bloom_bundle: Path) -> None:
     def charged() -> float:
         return server.number("neuroglot_tokens_total")
 
@@ -127,29 +127,29 @@ def test_what_is_answered_takes_no_more_time_than_it_is_charged(bloom_bundle: Pa
         for number in range(100):
             assert send(channel, plain(number)) is grpc.StatusCode.OK
         of_plain = (cpu_seconds(server) - before) / (charged() - tokens)
-        for one in HOSTILE:
+        for hostile in HOSTILE:
             before, tokens = cpu_seconds(server), charged()
-            if send(channel, one) is grpc.StatusCode.OK:
+            if send(channel, hostile) is grpc.StatusCode.OK:
                 taken, paid = cpu_seconds(server) - before, charged() - tokens
-                assert taken < TIMES_PLAIN * of_plain * paid + 0.05, one.name  # times are counted in hundredths
+                assert taken < TIMES_PLAIN * of_plain * paid + 0.05, hostile.name  # CPU times have steps of 0.01 s
 
 
-@pytest.mark.parametrize("hostile", [one for one in HOSTILE if one.field], ids=lambda one: one.name)
-def test_what_is_refused_takes_next_to_no_time(server_of_all: Process, hostile: Hostile) -> None:
-    with connected(server_of_all) as channel:
-        before = cpu_seconds(server_of_all)
+@pytest.mark.parametrize("hostile", [hostile for hostile in HOSTILE if hostile.field], ids=lambda hostile: hostile.name)
+def test_refused_requests_cost_almost_no_time(shared_server: Process, hostile: Hostile) -> None:
+    with connected(shared_server) as channel:
+        before = cpu_seconds(shared_server)
         assert send(channel, hostile) is grpc.StatusCode.INVALID_ARGUMENT
-        assert cpu_seconds(server_of_all) - before < 0.15
+        assert cpu_seconds(shared_server) - before < 0.15
 
 
 @pytest.fixture(scope="module")
-def server_of_all(bloom_bundle: Path) -> Iterator[Process]:
+def shared_server(bloom_bundle: Path) -> Iterator[Process]:
     with process(bloom_bundle) as server:
         works(server)
         yield server
 
 
-def test_groups_that_take_their_time_to_come_are_answered(bloom_bundle: Path) -> None:
+def test_groups_that_arrive_slowly_are_answered(bloom_bundle: Path) -> None:
     def groups() -> Iterator[ng.Group]:
         for number in range(2):
             time.sleep(0.7)

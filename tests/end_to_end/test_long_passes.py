@@ -1,4 +1,4 @@
-"""Passes that take long, or more memory than there is: what health says meanwhile, and what becomes of the callers."""
+"""Passes that hang or exceed the memory: the health status meanwhile, and the callers' results."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_signal_refuses_what_waits_and_lets_the_pass_that_runs_end(bloom_bundl
         for call in waits:
             refusal = call.exception(20)
             assert refusal.code() is grpc.StatusCode.UNAVAILABLE
-            assert "going down and has not come to this request" in refusal.details()
+            assert "shutting down and has not started this request" in refusal.details()
         assert not runs.done(), "they were refused at once, not when the pass had ended"
         assert runs.result(60).result.rows[0].prompt_tokens == 4000
         assert server.popen.wait(20) == 0
@@ -103,7 +103,7 @@ def test_a_signal_refuses_what_waits_and_lets_the_pass_that_runs_end(bloom_bundl
 
 @contextmanager
 def cramped(server: Process, more_bytes: int) -> Iterator[None]:
-    """The server can have so much more memory than it has, for the length of a block."""
+    """Limit the server's memory to its current use plus a margin, within a block."""
     running = psutil.Process(server.popen.pid)
     before = running.rlimit(resource.RLIMIT_AS)
     running.rlimit(resource.RLIMIT_AS, (running.memory_info().vms + more_bytes, before[1]))
@@ -114,7 +114,7 @@ def cramped(server: Process, more_bytes: int) -> Iterator[None]:
 
 
 def test_a_batch_that_is_too_much_for_the_memory_is_run_in_halves(bloom_bundle: Path, deployed_allocator: None) -> None:
-    """So that whoever could be answered is; who asks for too much all by itself is told, and the server goes on."""
+    """Requests that fit are answered; a request too large on its own is refused, and the server keeps running."""
     with process(bloom_bundle, "--batch-tokens", "100000", *LONG) as server, raw(server.address) as stub:
         assert works(server)
 

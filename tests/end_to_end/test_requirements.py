@@ -72,7 +72,7 @@ def requirements(extras: str) -> frozenset[str]:
 
 
 def file_of(module: str) -> Path | None:
-    """The file of one of our modules; None where there is no such module."""
+    """The file of a module of this project; None if it does not exist."""
     package, *rest = module.split(".")
     if package not in PACKAGES:
         return None

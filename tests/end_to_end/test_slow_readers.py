@@ -1,4 +1,4 @@
-"""Callers that stop reading in the middle of an answer: what the server holds for them, and what they find after."""
+"""Clients that stop reading in the middle of a response: what the server holds for them, and how the call ends."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from tests.end_to_end.processes import PROMPT, Process, process, raw, until, wor
 
 ROW = group_pb2.Row(label="en", text=PROMPT)
 NARROW = {"http2__lookahead_bytes": 1024, "http2__bdp_probe": 0, "max_receive_message_length": 64 * 2**20}
-"""A channel that takes a kilobyte at a time from each call, so that nothing is hidden in its buffers."""
+"""Options of a channel that buffers only a kilobyte per call."""
 
 QUEUE_BYTES = 128 * 2**20
 
 
 @pytest.fixture(scope="module")
 def server(bloom_bundle: Path) -> Iterator[Process]:
-    """One that runs everything anew, and goes on with a stream a group at a time beyond a megabyte."""
+    """A server without caches, which reads a stream one group at a time once it holds a megabyte."""
     options = ("--cache-bytes", "0", "--queue-bytes", str(QUEUE_BYTES), "--transport-bytes", "1MiB")
     with process(bloom_bundle, *options) as running:
         yield running
 
 
 def settled(measure: Callable[[], float]) -> float:
-    """A number once it has not changed for half a second."""
+    """Wait until a number has not changed for half a second, and return it."""
     last, since = measure(), time.monotonic()
     while time.monotonic() - since < 0.5:
         time.sleep(0.05)
@@ -39,28 +39,28 @@ def settled(measure: Callable[[], float]) -> float:
     return last
 
 
-def test_a_text_waits_for_its_reader(server: Process) -> None:
-    asked = service_pb2.GenerateRequest(model=server.bundle.name, row=ROW, max_tokens=300, past_newlines=True)
+def test_generation_waits_for_its_reader(server: Process) -> None:
+    request = service_pb2.GenerateRequest(model=server.bundle.name, row=ROW, max_tokens=300, past_newlines=True)
     with raw(server.address, **NARROW) as stub:
         before = server.number("neuroglot_batch_seconds_count")
-        slow = stub.Generate(asked)
+        slow = stub.Generate(request)
         tokens = [next(slow)]
         ahead = settled(lambda: server.number("neuroglot_batch_seconds_count")) - before
-        assert ahead < 200, "it is a kilobyte ahead of its reader, not the whole text"
-        assert server.depth() > 0, "it keeps its place"
+        assert ahead < 200, "generation is a kilobyte ahead of its reader, not the whole text"
+        assert server.depth() > 0, "it stays admitted"
         assert works(server)
         tokens += slow
         assert slow.code() is grpc.StatusCode.OK
         assert until(lambda: server.depth() == 0)
     with raw(server.address) as stub:
-        quick = list(stub.Generate(asked))
+        quick = list(stub.Generate(request))
     assert len(quick) == 300
     assert [token.token_id for token in tokens] == [token.token_id for token in quick]
     assert "".join(token.text for token in tokens) == "".join(token.text for token in quick)
 
 
-def test_captures_wait_for_their_readers_and_their_bytes_are_bounded(server: Process) -> None:
-    """Twelve at once of 15 MB a layer: as many as the house has bytes for are let in, the others are sent away."""
+def test_captures_wait_for_their_readers_and_their_bytes_are_limited(server: Process) -> None:
+    """Twelve concurrent captures of 15 MB per layer: those that fit `queue_bytes` are admitted, the others refused."""
     few = service_pb2.CaptureActivationsRequest(model=server.bundle.name, row=ROW)
     positions = np.arange(40_000) % 5
     many = service_pb2.CaptureActivationsRequest(model=server.bundle.name, row=ROW, positions=positions.tolist())
@@ -69,23 +69,23 @@ def test_captures_wait_for_their_readers_and_their_bytes_are_bounded(server: Pro
         before = server.resident_bytes()
         slow = [stub.CaptureActivations(many) for _ in range(12)]
         grown = settled(lambda: round((server.resident_bytes() - before) / 2**22)) * 2**22
-        inside = [call for call in slow if call.is_active()]
+        admitted = [call for call in slow if call.is_active()]
         refused = [call for call in slow if not call.is_active()]
-        assert inside
+        assert admitted
         assert refused
         for call in refused:
             assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert "the queue is full" in call.details()
             assert retry_seconds(call) > 0
-        assert grown < 3 * QUEUE_BYTES, "what is let in, and one layer of each once more as a message"
+        assert grown < 3 * QUEUE_BYTES, "admitted captures, and one layer of each again as a message"
         assert works(server)
-        for call in inside:
+        for call in admitted:
             assert_captured(list(call), expected, positions)
         assert until(lambda: server.depth() == 0)
-        assert_captured(list(stub.CaptureActivations(many)), expected, positions)  # who comes again is let in
+        assert_captured(list(stub.CaptureActivations(many)), expected, positions)  # a retry is admitted
 
 
-def test_a_reader_that_takes_nothing_loses_its_place(bloom_bundle: Path) -> None:
+def test_a_call_whose_client_does_not_read_is_ended(bloom_bundle: Path) -> None:
     options = ("--cache-bytes", "0", "--queue-bytes", str(QUEUE_BYTES), "--reader-seconds", "1")
     few = service_pb2.CaptureActivationsRequest(model=bloom_bundle.name, row=ROW)
     positions = np.arange(40_000) % 5
@@ -95,7 +95,7 @@ def test_a_reader_that_takes_nothing_loses_its_place(bloom_bundle: Path) -> None
         expected = [values(layer) for layer in stub.CaptureActivations(few)]
         slow = [*(stub.CaptureActivations(many) for _ in range(12)), stub.Generate(text)]
         assert until(lambda: server.depth() > 0)
-        assert until(lambda: server.depth() == 0), "all of them have lost their places"
+        assert until(lambda: server.depth() == 0), "all of them are dropped from the queue"
         with raw(server.address, max_receive_message_length=64 * 2**20) as others:
             assert_captured(list(others.CaptureActivations(many)), expected, positions)
         stopped = [call for call in slow if call.is_active()]
@@ -104,7 +104,7 @@ def test_a_reader_that_takes_nothing_loses_its_place(bloom_bundle: Path) -> None
             with pytest.raises(grpc.RpcError) as caught:
                 list(call)
             assert caught.value.code() is grpc.StatusCode.ABORTED
-            assert "nothing of this answer was taken for 1 s" in caught.value.details()
+            assert "the client read nothing of this response for 1 s" in caught.value.details()
 
 
 def test_groups_wait_for_their_reader(server: Process) -> None:
@@ -121,21 +121,21 @@ def test_groups_wait_for_their_reader(server: Process) -> None:
         before = server.number("neuroglot_tokens_total")
         slow = stub.AnalyzeGroups(requests())
         answers = [next(slow)]
-        taken_in = settled(lambda: server.number("neuroglot_tokens_total")) - before
+        accepted = settled(lambda: server.number("neuroglot_tokens_total")) - before
         assert works(server)
         answers += slow
         assert slow.code() is grpc.StatusCode.OK
-    assert taken_in < (server.number("neuroglot_tokens_total") - before) / 2, "the sender was held back"
-    assert sorted(int(answer.group_id) for answer in answers) == list(range(total)), "none is lost or comes twice"
+    assert accepted < (server.number("neuroglot_tokens_total") - before) / 2, "the sender gets backpressure"
+    assert sorted(int(answer.group_id) for answer in answers) == list(range(total)), "none is lost or duplicated"
     first = answers[0].result.components
-    assert all(answer.result.components == first for answer in answers), "they are of the same prompts"
+    assert all(answer.result.components == first for answer in answers), "all groups have the same prompts"
     assert until(lambda: server.depth() == 0)
 
 
 def assert_captured(
     layers: Sequence[service_pb2.CaptureActivationsResponse], expected: Sequence[np.ndarray], positions: np.ndarray
 ) -> None:
-    """Every layer is there, once, with the values that each position has."""
+    """Check that every layer is present once, with the values of each position."""
     assert [layer.layer for layer in layers] == [0, 1, 2]
     for layer, of_all in zip(layers, expected, strict=True):
         np.testing.assert_allclose(values(layer), of_all[positions], atol=1e-5)
@@ -147,7 +147,7 @@ def values(layer: service_pb2.CaptureActivationsResponse) -> np.ndarray:
 
 
 def retry_seconds(call: grpc.RpcError) -> float:
-    """When the server said to come again."""
+    """The retry delay in seconds that the server returned."""
     trailing = dict(call.trailing_metadata())
     details = status_pb2.Status.FromString(trailing["grpc-status-details-bin"]).details
     (retry,) = (detail for detail in details if detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR))

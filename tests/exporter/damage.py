@@ -1,4 +1,4 @@
-"""Damages a bundle so that its manifest still fits: what only a comparison with transformers can find."""
+"""Damages a bundle whose manifest still matches, so that only a comparison with transformers can find it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from neuroglot.definitions.bundle import WEIGHTS, describe_files, read_manifest,
 
 
 def damaged_copy(bundle: Path, folder: Path, damage: Callable[[Path], None]) -> Path:
-    """A copy of a bundle to which `damage` was done, with a manifest that has the hashes of what is there."""
+    """A copy of a bundle, changed by `damage`, with a manifest of the new hashes."""
     shutil.copytree(bundle, folder)
     damage(folder)
     write_manifest(folder, dataclasses.replace(read_manifest(folder), files=describe_files(folder)))
@@ -40,7 +40,7 @@ def change_weight(folder: Path, name: str, change: Callable[[np.ndarray], None],
 
 
 def swap_layers(folder: Path, name: str, component: str = "decoder") -> None:
-    """Let the first two layers have each other's weight; `name` has `{i}` for the layer."""
+    """Swap the weights of the first two layers; `name` has `{i}` for the layer."""
 
     def swap(graph: onnx.GraphProto) -> None:
         first, second = (

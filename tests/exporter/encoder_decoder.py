@@ -1,4 +1,4 @@
-"""Encoder-decoders: what transformers computes, watched and changed by hooks, and what the graphs compute alone."""
+"""Encoder-decoders: the results of transformers, recorded and changed by hooks, and those of the graphs alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODULES = {
     "encoder": "encoder.block.{i}.layer.1.DenseReluDense",
     "decoder": "decoder.block.{i}.layer.2.DenseReluDense",
 }
-"""Written down apart from `neuroglot_exporter.families`."""
+"""Independent of `neuroglot_exporter.families`."""
 
 START = 3
 Taps = dict[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""What transformers computes, watched and changed by forward hooks, and what a graph computes in bare ONNX Runtime."""
+"""Results of transformers, recorded and changed by forward hooks, and of a graph in bare ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from neuroglot.definitions.bundle import StoredMatrix
 TOLERANCE = 1e-4
 
 Edit = Callable[[int, torch.Tensor], torch.Tensor]
-"""Layer and activations `[1, positions, neurons]` to the activations that the model goes on with."""
+"""Maps a layer and its activations `[1, positions, neurons]` to those that the model continues with."""
 
 
 @dataclass(frozen=True)
 class Modules:
-    """Where a family has its neurons, written down apart from `neuroglot_exporter.families`."""
+    """Modules with a family's neurons, independent of `neuroglot_exporter.families`."""
 
     activation: str
     down_projection: str
@@ -116,7 +116,7 @@ class Graph:
 
     @staticmethod
     def past_of(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What a pass gave as present, to feed to the next."""
+        """The present outputs of a pass, as inputs of the next."""
         return {
             name.replace("present", "past_key_values"): value
             for name, value in values.items()
@@ -125,7 +125,7 @@ class Graph:
 
 
 def stored(bundle: Path, matrix: StoredMatrix) -> np.ndarray:
-    """A matrix from where the manifest says that it lies."""
+    """Read a matrix at the location in the manifest."""
     content = (bundle / matrix.file).read_bytes()[matrix.offset :]
     return np.frombuffer(content, matrix.dtype, matrix.rows * matrix.columns).reshape(matrix.rows, matrix.columns)
 

@@ -1,4 +1,4 @@
-"""The embedded models: what they were kept from seeing, the form of their tokenizers, and what the stored ones know."""
+"""The embedded models: held-out data, the form of their tokenizers, and the accuracy of the stored ones."""
 
 from __future__ import annotations
 

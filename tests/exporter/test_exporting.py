@@ -151,7 +151,7 @@ def test_an_embedded_model_is_found_by_its_name() -> None:
 
 
 class TestNothingIsLeft:
-    """An export that does not end well leaves no folder, neither the bundle's nor the one it was written in."""
+    """A failed export leaves no folder, neither the bundle's nor the temporary one."""
 
     def refused(self, source: Path, folder: Path, error: type[Exception], match: str) -> None:
         with pytest.raises(error, match=match):

@@ -1,4 +1,4 @@
-"""What each family says of its checkpoints: which configs it takes, and how long a row may be."""
+"""Families: accepted configs, and the longest row."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "flan-t5-small": ("t5", {"feed_forward_proj": "gated-gelu", "classifier_dropout": 0.0, "n_positions": 512}),
 }
-"""Attributes in the config.json of published checkpoints, beside the geometry that all of a family have."""
+"""Attributes in the config.json of published checkpoints, in addition to the geometry that all of a family have."""
 
 
 def with_config(folder: Path, family: str, **attributes: Any) -> Path:

@@ -1,4 +1,4 @@
-"""Bundles in float16 against transformers in float32, and what half the bits must not break."""
+"""Bundles in float16 against transformers in float32, and results that must not depend on the data type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of a block."""
+"""Ctrl-C is deferred to the end of a block."""
 
 from __future__ import annotations
 

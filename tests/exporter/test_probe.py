@@ -1,4 +1,4 @@
-"""The probe that an export records: what is asked, and that it finds graphs that are not the checkpoint's."""
+"""The probe that an export records: its request, and that it detects graphs that are not the checkpoint's."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_it_is_no_part_of_the_identity_and_its_content_is_hashed(bloom_bundle: P
 
 
 class TestFinds:
-    """What a record of damaged graphs differs in."""
+    """Differences of a probe of damaged graphs."""
 
     def differences(self, bundle: Path, folder: Path, damage: Callable[[Path], None]) -> str:
         damaged = damaged_copy(bundle, folder, damage)

@@ -406,7 +406,7 @@ class TestFoldTransposes:
         assert np.array_equal(run(model)["again"], WEIGHTS["head.weight"])
 
     def test_a_tied_head_goes_through_gemm_instead(self) -> None:
-        """The embedding is gathered by rows and multiplied by: with the head's Gemm nobody transposes it any more."""
+        """The embedding is gathered by rows and multiplied by: with the head's Gemm, no node transposes it."""
         model = small_model()
         model.graph.initializer.append(numpy_helper.from_array(np.array([1, 2]), "ids"))
         model.graph.node.append(helper.make_node("Gather", ["head.weight", "ids"], ["rows"], name="/embedding/Gather"))

@@ -1,4 +1,4 @@
-"""The verification sees what it should: graphs, weights and tokenizers that are not the checkpoint's."""
+"""The verification detects graphs, weights and tokenizers that are not the checkpoint's."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class TestDamage:
 
 
 def ignore(node: str, instead: float, graph: onnx.GraphProto) -> None:
-    """Let a node take a constant for the intervention's tensor."""
+    """Replace a node's intervention input by a constant."""
     found = next(one for one in graph.node if one.name == node)
     given = next(i for i, name in enumerate(found.input) if name.endswith((".mask", ".override")))
     found.input[given] = "instead"
@@ -182,7 +182,7 @@ class TestRows:
         found = rows.rows_of(["a", "", "abc"], facts(2, None), letters, letters)
         assert found == [{"decoder": [97]}, {"decoder": [97, 98]}]
 
-    def test_a_decoder_begins_the_text_anew_and_rows_differ_in_length(self) -> None:
+    def test_a_decoder_restarts_the_text_and_rows_differ_in_length(self) -> None:
         found = rows.rows_of(["abcde"] * 5, facts(None, 7), letters, letters)
         assert all(row["encoder"] == letters("abcde") for row in found)
         assert [row["decoder"] for row in found[:2]] == [[7, 97], [7, 97, 98]]

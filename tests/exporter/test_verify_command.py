@@ -1,4 +1,4 @@
-"""`neuroglot verify` as a user runs it."""
+"""`neuroglot verify` on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates for a loopback server and for clients, from an authority of the test's own."""
+"""Certificates for a loopback server and its clients, issued by a test authority."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neuroglot_server.config.deployment import Certificates
 
 
 class Authority(NamedTuple):
-    """An authority and what it has signed."""
+    """A certificate authority and the server certificate that it issued."""
 
     ca: trustme.CA
     server: Certificates
@@ -21,13 +21,13 @@ class Authority(NamedTuple):
         return self.ca.cert_pem.bytes()
 
     def client(self, name: str | None) -> tuple[bytes, bytes]:
-        """A client's key and certificate."""
+        """Issue a client's key and certificate."""
         issued = self.ca.issue_cert("client@example.org", common_name=name)
         return issued.private_key_pem.bytes(), b"".join(part.bytes() for part in issued.cert_chain_pems)
 
 
 def authority(folder: Path) -> Authority:
-    """A new authority, with the files of a server on this machine; clients are asked for certificates of its own."""
+    """Create an authority and a loopback server's TLS files, which require client certificates of that authority."""
     ca = trustme.CA()
     issued = ca.issue_cert("127.0.0.1", "localhost")
     files = Certificates(folder / "server.pem", folder / "server.key", folder / "ca.pem")

@@ -1,4 +1,4 @@
-"""A server as a configuration makes it, for the length of a block."""
+"""A server with a deployment, for the duration of a block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neuroglot_server.lifecycle import Started, run
 
 @asynccontextmanager
 async def deployed(deployment: Deployment) -> AsyncIterator[str]:
-    """Run a deployment for the length of a block."""
+    """Run a deployment for the duration of a block."""
     stopping, target = asyncio.Event(), asyncio.get_running_loop().create_future()
 
     def started(server: Started) -> None:

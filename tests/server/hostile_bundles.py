@@ -1,4 +1,4 @@
-"""Bundles that lie: each is made of a good one by one change, with hashes that fit what was changed."""
+"""Hostile bundles: each is a valid bundle with one change, and hashes that match the changed files."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ VALUES: dict[str, Any] = {
     "list": [],
     "object": {},
 }
-"""What fields are set to."""
+"""Values to set fields to, by name."""
 
-_FITTING = {
+_ALLOWED = {
     "source_revision": {"empty", "missing"},
     "tools": {"object", "missing"},
     "verification": {"object", "missing"},
@@ -59,11 +59,11 @@ _FITTING = {
     "model.output_scale": {"fraction"},
     "model.output_embedding.offset": {"zero"},
 }
-"""Values that are allowed: a bundle with them is a good one."""
+"""Values with which a bundle is still valid, by field."""
 
 
 def changes() -> Iterator[tuple[str, Change]]:
-    """All of them, by what they do."""
+    """Yield all changes, each with a description."""
     yield from _fields()
     yield from _manifests()
     yield from _files()
@@ -85,7 +85,7 @@ def _load(folder: Path) -> dict[str, Any]:
 
 
 def _store(folder: Path, content: dict[str, Any]) -> None:
-    """Write a manifest whose identity fits, where it can."""
+    """Write a manifest, with the identity that matches its content if that can be computed."""
     with suppress(KeyError, TypeError, AttributeError, ValueError):
         hashes = {path: entry["sha256"] for path, entry in content["files"].items() if path != PROBE}
         decisive = {"format_version": content["format_version"], "model": content["model"], "files": hashes}
@@ -95,7 +95,7 @@ def _store(folder: Path, content: dict[str, Any]) -> None:
 
 
 def rehash(folder: Path) -> None:
-    """Have the manifest say what its files are now."""
+    """Update the sizes and hashes in the manifest to those of the files."""
     content = _load(folder)
     for path, entry in content["files"].items():
         entry.update(size=(folder / path).stat().st_size, sha256=hash_file(folder / path))
@@ -116,9 +116,9 @@ def _fields() -> Iterator[tuple[str, Change]]:
     ]
     for path in paths:
         for name, value in VALUES.items():
-            if name not in _FITTING.get(path, ()):
+            if name not in _ALLOWED.get(path, ()):
                 yield f"{path}={name}", functools.partial(_set_field, path=path, value=value)
-        if "missing" not in _FITTING.get(path, ()):
+        if "missing" not in _ALLOWED.get(path, ()):
             yield f"{path} missing", functools.partial(_set_field, path=path)
     for path in ("more", "model.more", "model.components.0.more", "model.output_embedding.more"):
         yield path, functools.partial(_set_field, path=path, value=1)
@@ -216,9 +216,9 @@ def _files() -> Iterator[tuple[str, Change]]:
     def directory(file: Path) -> None:
         file.mkdir()
 
-    def listening(file: Path) -> None:
+    def bound_socket(file: Path) -> None:
         here = Path.cwd()
-        os.chdir(file.parent)  # the path of a socket is short
+        os.chdir(file.parent)  # the path of a Unix socket is limited to 108 bytes
         try:
             with socket.socket(socket.AF_UNIX) as unix:
                 unix.bind(file.name)
@@ -234,7 +234,7 @@ def _files() -> Iterator[tuple[str, Change]]:
         "missing": lambda _: None,
         "pipe": os.mkfifo,
         "directory": directory,
-        "socket": listening,
+        "socket": bound_socket,
         "zeros": lambda file: file.symlink_to("/dev/zero"),
         "dangling link": lambda file: file.symlink_to("nowhere"),
         "link to itself": lambda file: file.symlink_to(file.name),
@@ -247,7 +247,7 @@ def _files() -> Iterator[tuple[str, Change]]:
     for name in (MANIFEST, GRAPH, NORMS, TOKENIZER, PROBE, WEIGHTS):
         for kind, make in kinds.items():
             if (name, kind) == (MANIFEST, "flipped"):
-                continue  # in its middle are measurements
+                continue  # its middle is in the measurements, which are not checked
             yield f"{name} {kind}", functools.partial(_replace, name=name, make=make)
     yield "folder is a link", _link_a_folder
 
@@ -295,7 +295,7 @@ def _write_weight(folder: Path, value: float) -> None:
 
 
 def change_graph(folder: Path, change: Callable[[Any], None]) -> None:
-    """Change the graph of a bundle in place; its external data stay where they are."""
+    """Change the graph of a bundle in place, without its external data."""
     model = onnx.load(folder / GRAPH, load_external_data=False)
     change(model)
     (folder / GRAPH).write_bytes(model.SerializeToString())
@@ -303,7 +303,7 @@ def change_graph(folder: Path, change: Callable[[Any], None]) -> None:
 
 
 def _external(model: Any, index: int = 3) -> Any:
-    """One of the tensors that lie in a file."""
+    """An initializer with external data."""
     return [tensor for tensor in model.graph.initializer if tensor.data_location][index]
 
 
@@ -325,7 +325,7 @@ def _graphs() -> Iterator[tuple[str, Change]]:
         ("nodes", _nodes()),
     ):
         yield f"graph/{name}", functools.partial(_rewrite, name=GRAPH, content=content)
-    places: dict[str, dict[str, str]] = {
+    locations: dict[str, dict[str, str]] = {
         "outside": {"location": "../weights.data"},
         "absolute": {"location": "/etc/passwd"},
         "zeros": {"location": "/dev/zero"},
@@ -344,14 +344,14 @@ def _graphs() -> Iterator[tuple[str, Change]]:
         "no length": {"length": ""},
         "more keys": {"checksum": "x"},
     }
-    for name, values in places.items():
+    for name, values in locations.items():
         yield f"data/{name}", functools.partial(change_graph, change=functools.partial(_set_external, **values))
     for change in _GRAPH_CHANGES:
         yield f"graph/{change.__name__.strip('_')}", functools.partial(change_graph, change=change)
 
 
 def _nested() -> bytes:
-    """A graph in an attribute of a node of a graph, a thousand times."""
+    """A graph in an attribute of a node of a graph, nested a thousand times."""
     content = b""
     for _ in range(1000):
         for tag in (0x32, 0x2A, 0x0A):  # AttributeProto.g, NodeProto.attribute, GraphProto.node
@@ -360,7 +360,7 @@ def _nested() -> bytes:
 
 
 def _nodes() -> bytes:
-    """A graph of two million empty nodes: parsed, they would take up a hundred times their four megabytes."""
+    """A graph of two million empty nodes, four megabytes that take up a hundred times as much once parsed."""
     content = b"\x0a\x00" * 2_000_000
     return b"\x3a" + _varint(len(content)) + content
 
@@ -374,7 +374,7 @@ def _varint(number: int) -> bytes:
 
 
 def slow_to_start(model: Any) -> None:
-    """Have a session multiply constants for a minute before it has started."""
+    """Make a session multiply constants for a minute while it starts."""
     size, products = 2048, 200
     model.graph.initializer.append(helper.make_tensor("slow.shape", onnx.TensorProto.INT64, [2], [size, size]))
     first = helper.make_node("ConstantOfShape", ["slow.shape"], ["slow.0"])
@@ -519,7 +519,7 @@ def _some_vocabulary(model: Any) -> None:
     logits.type.tensor_type.shape.dim[2].dim_param = "vocabulary"
     del model.graph.value_info[:]
     name = next(entry.value for entry in model.metadata_props if entry.key == "output_embedding")
-    for node in model.graph.node:  # through a matrix whose shape is not known
+    for node in model.graph.node:  # through a matrix of unknown shape
         if name in node.input and node.op_type != "Gather":
             node.input[:] = ["any" if each == name else each for each in node.input]
     model.graph.node.insert(0, helper.make_node("Reshape", [name, "shape"], ["any"]))

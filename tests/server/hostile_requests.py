@@ -1,6 +1,6 @@
-"""Requests that are made to cost more than they say; each is to be refused, or to be charged for what it costs.
+"""Requests that try to cost more than they are charged; each must be refused, or charged for its cost.
 
-`HOSTILE` is a list to be extended: a test sends each of them again and again, and asks beside it how the server is.
+`HOSTILE` is open for additions: a test sends each repeatedly while it measures the latency of health checks.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from neuroglot.v1 import analysis_pb2, group_pb2, service_pb2
 from tests.server.live import NAME, PROMPTS
 
 _MIB = 2**20
-_DEEPEST = 5
-"""Messages inside of each other that `generated` goes into."""
+_MAX_DEPTH = 5
+"""Maximum depth of submessages in `generated`."""
 
 
 class Hostile(NamedTuple):
-    """A request.
+    """A hostile request.
 
     Attributes:
-        name: for the test.
-        method: of the service.
-        raw: makes its bytes.
-        field: where the violation is that it is refused with; empty where it is answered, or refused otherwise.
+        name: id of the test.
+        method: method of the service.
+        raw: builds its bytes.
+        field: the violated field that it is refused for; empty where it is answered, or refused for another reason.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Hostile(NamedTuple):
 
 
 def delimited(field: int, content: bytes) -> bytes:
-    """A field of a message that is a message, a text or a packed list."""
+    """Serialize a length-delimited field: a message, a text or a packed list."""
     return _varint(field << 3 | 2) + _varint(len(content)) + content
 
 
@@ -47,7 +47,7 @@ def _varint(number: int) -> bytes:
 
 
 def _analysis(intervention: bytes) -> bytes:
-    """An AnalyzeGroupRequest with an intervention in a variant of its analysis."""
+    """Serialize an AnalyzeGroupRequest with one variant of one intervention."""
     return _request() + delimited(3, delimited(5, b"") + delimited(6, delimited(1, b"v") + delimited(2, intervention)))
 
 
@@ -57,10 +57,10 @@ def _request(**row: object) -> bytes:
 
 
 def _many_choices(rows: int, choices: int) -> bytes:
-    """Prompts of 900 tokens, each of which is tokenized again with every choice."""
-    said = [f"{number}" for number in range(choices)]
+    """Prompts of 900 tokens, each tokenized again with every choice."""
+    texts = [f"{number}" for number in range(choices)]
     group = group_pb2.Group(
-        id="h", rows=[group_pb2.Row(label=f"l{row}", text="a " * 450, choices=said) for row in range(rows)]
+        id="h", rows=[group_pb2.Row(label=f"l{row}", text="a " * 450, choices=texts) for row in range(rows)]
     )
     return service_pb2.AnalyzeGroupRequest(model=NAME, group=group, analysis={"prediction": {}}).SerializeToString()
 
@@ -81,7 +81,7 @@ def _nested(depth: int) -> bytes:
 
 
 def _controls(rows: int) -> bytes:
-    """511 controls of equal mass in one selection, of so many rows."""
+    """511 controls of equal mass in one selection, for a group of `rows` rows."""
     shared = analysis_pb2.Selection(types={"types": [analysis_pb2.NEURON_TYPE_ALL_SHARED]})
     mass = analysis_pb2.CONTROL_KIND_RANDOM_MASS
     controls = [analysis_pb2.Selection(control={"of": shared, "kind": mass, "draw": draw}) for draw in range(511)]
@@ -188,7 +188,7 @@ HOSTILE = [
 
 
 def generated() -> Iterator[Hostile]:
-    """Of every method, every list that its request may have, at any depth: as long as it may be, and far longer."""
+    """For every method and every list in its request, at any depth: requests with a short and with too long a list."""
     for method in service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"].methods:
         if method.name in ("LoadModel", "UnloadModel", "AnalyzeGroups"):
             continue
@@ -206,9 +206,9 @@ def generated() -> Iterator[Hostile]:
 
 
 def _lists(kind: Descriptor, path: str, around: list[int]) -> Iterator[tuple[str, FieldDescriptor, list[int]]]:
-    """The lists in a message, each with the numbers of the fields that it is inside of."""
+    """Yield the lists in a message type, each with the numbers of its enclosing fields."""
     for field in kind.fields:
         if field.is_repeated:
             yield path + field.name, field, around
-        if field.message_type is not None and len(around) < _DEEPEST:
+        if field.message_type is not None and len(around) < _MAX_DEPTH:
             yield from _lists(field.message_type, f"{path}{field.name}.", [*around, field.number])

@@ -1,4 +1,4 @@
-"""A server on a loopback port for the length of a block, and requests to send to it."""
+"""A server on a loopback port for the length of a block, and requests for it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Live(NamedTuple):
         return service_pb2_grpc.NeuroglotServiceStub(self.channel)
 
     def bytes_to(self, method: str) -> grpc.aio.UnaryUnaryMultiCallable:
-        """A unary method that takes and gives bytes."""
+        """A unary method on raw bytes."""
         return self.channel.unary_unary(f"/{SERVICE_NAME}/{method}")
 
 
@@ -46,7 +46,11 @@ async def serving(
 ) -> AsyncIterator[Live]:
     """Serve models, and close them at the end.
 
-    `settings` are those of models that requests load, and `options` those of the endpoint.
+    Args:
+        models: models that are already loaded.
+        bundles_folder: the folder that `LoadModel` loads from.
+        settings: settings of models loaded by requests.
+        options: options of the endpoint.
     """
     loaded = {model.description.name: model for model in models}
 
@@ -68,7 +72,7 @@ async def serving(
 
 
 def channel_to(target: str) -> grpc.aio.Channel:
-    """A channel of its own pool: it does not share a connection with the channels of other tests."""
+    """A channel with its own connection, not shared with other channels."""
     return grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)])
 
 
@@ -77,7 +81,7 @@ def load(bundle: Path, settings: Settings | None = None, kind: type[Model] = Mod
 
 
 def group(group_id: str = "FR", repeat: int = 1, answers: bool = True) -> group_pb2.Group:
-    """A group of three languages, each prompt so many times in a row."""
+    """A group of three languages, each prompt repeated `repeat` times."""
     rows = [
         group_pb2.Row(label=label, text=" ".join([prompt] * repeat), answers=["Paris"] if answers else [])
         for label, prompt in PROMPTS.items()
@@ -93,10 +97,10 @@ def deactivate(*types: analysis_pb2.NeuronType.ValueType) -> analysis_pb2.Interv
 
 
 class Watched(Model):
-    """A model that counts who is inside, and does what a test wants before each analysis."""
+    """A model that counts its analyses, with hooks before and after each."""
 
-    inside = 0
-    most_inside = 0
+    in_flight = 0
+    max_in_flight = 0
     seen = 0
     cancelled = 0
 
@@ -105,15 +109,15 @@ class Watched(Model):
         self.callers: list[Caller] = []
 
     async def before(self, group: Group) -> None:
-        """What happens before an analysis."""
+        """Hook before an analysis."""
 
     async def after(self, group: Group) -> None:
-        """What happens after it."""
+        """Hook after an analysis."""
 
     async def analyze(self, group: Group, analysis: Analysis, caller: Caller = ANYONE) -> GroupResult:
         self.seen += 1
-        self.inside += 1
-        self.most_inside = max(self.most_inside, self.inside)
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
             await self.before(group)
             self.callers.append(caller)
@@ -124,11 +128,11 @@ class Watched(Model):
             self.cancelled += 1
             raise
         finally:
-            self.inside -= 1
+            self.in_flight -= 1
 
 
 class Held(Watched):
-    """A model that analyses nothing until it is let go."""
+    """A model whose analyses start only once `go` is set."""
 
     def __init__(self, *parts: Any, **more: Any) -> None:
         super().__init__(*parts, **more)
@@ -139,17 +143,17 @@ class Held(Watched):
 
 
 class Finishing(Held):
-    """A model whose analyses have run, but do not end until it is let go."""
+    """A model whose analyses run, but end only once `go` is set."""
 
     async def before(self, group: Group) -> None:
-        """Begin at once."""
+        """Start at once."""
 
     async def after(self, group: Group) -> None:
         await self.go.wait()
 
 
 class Said(NamedTuple):
-    """What a server said when a call failed."""
+    """The error that a server returned for a call."""
 
     code: grpc.StatusCode
     message: str
@@ -159,7 +163,7 @@ class Said(NamedTuple):
 
 
 def said(error: grpc.aio.AioRpcError) -> Said:
-    """The status of an error and its details."""
+    """Parse the status of an error and its details."""
     violations: dict[str, str] = {}
     retry_seconds, request_id = None, ""
     for key, value in error.trailing_metadata():
@@ -179,7 +183,7 @@ def said(error: grpc.aio.AioRpcError) -> Said:
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for something to become true."""
+    """Wait for a condition to become true."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)

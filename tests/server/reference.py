@@ -1,4 +1,4 @@
-"""What the core should answer, by the definitions: transformers with hooks, one row at a time, nothing cached."""
+"""Expected results of the core by the definitions: transformers with hooks, one row at a time, without caches."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ ACTIONS: dict[str, tuple[Action, Callable[[torch.Tensor], torch.Tensor]]] = {
     "add": (Add(1.25), lambda a: a + 1.25),
     "convert": (Convert(1.5), lambda a: torch.full_like(a, 1.5)),
 }
-"""Actions, and what they do to the activations that they choose."""
+"""Actions, and the functions of activations that they stand for."""
 
 CAUSAL = tuple(family for family in CONFIGS if family not in ENCODER_DECODERS)
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to some neurons at some positions.
+    """A change of some neurons at some positions. The last prompt token is always among the positions.
 
     Attributes:
-        neurons: `[layers, neurons]`.
-        of: activations to new ones.
-        before_last: whether prompt tokens but the last are changed.
-        generated: whether tokens of the answer are.
-        component: in which component.
+        neurons: the neurons, bool `[layers, neurons]`.
+        of: maps activations to new ones.
+        before_last: whether prompt tokens before the last are changed.
+        generated: whether tokens of the answer are changed.
+        component: the component's name.
     """
 
     neurons: np.ndarray
@@ -53,19 +53,19 @@ class Change:
 
 
 def load(checkpoint: Path, family: str) -> Model:
-    """A checkpoint of any family."""
+    """Load a checkpoint of any family."""
     return EncoderDecoder(checkpoint) if family in ENCODER_DECODERS else Transformers(checkpoint, family)
 
 
 def watched(model: Model, prompt: Sequence[int], tap: str = "activation") -> dict[str, np.ndarray]:
-    """By component, `[layers, positions, neurons]`: at all tokens of a prompt, and at the decoder's start token."""
+    """Activations by component, `[layers, positions, neurons]`: at all prompt tokens, or the decoder's start token."""
     if isinstance(model, Transformers):
         return {"decoder": model.run(prompt)[tap]}
     return {component: taps[tap] for component, taps in model.run(Texts(list(prompt), [START])).items()}
 
 
 def logits(model: Model, prompt: Sequence[int], answer: Sequence[int], changes: Sequence[Change]) -> np.ndarray:
-    """Logits `[1 + len(answer), vocabulary]` of what follows the prompt, and each token of the answer."""
+    """Logits after the prompt and after each token of the answer, `[1 + len(answer), vocabulary]`."""
 
     def edit_of(component: str, last: int) -> Edit:
         def edit(layer: int, activations: torch.Tensor) -> torch.Tensor:
@@ -90,18 +90,18 @@ def logits(model: Model, prompt: Sequence[int], answer: Sequence[int], changes: 
 
 
 def activations(model: Transformers, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-    """At the last prompt token: `[rows, layers, neurons]`."""
+    """Activations at the last prompt token, `[rows, layers, neurons]`."""
     return np.stack([model.run(prompt)["activation"][:, -1] for prompt in prompts])
 
 
 def taps(model: EncoderDecoder, prompts: Sequence[Sequence[int]], tap: str = "activation") -> dict[str, np.ndarray]:
-    """By component, `[rows, layers, neurons]`: at the prompts' last tokens, and at the decoder's start token."""
+    """Activations by component, `[rows, layers, neurons]`: at the last prompt token, or the decoder's start token."""
     runs = [model.run(Texts(list(prompt), [START])) for prompt in prompts]
     return {component: np.stack([run[component][tap][:, -1] for run in runs]) for component in model.layers}
 
 
 def of_type(activations: np.ndarray, name: str) -> np.ndarray:
-    """The neurons of a type, `[layers, neurons]`."""
+    """The neurons of a type, bool `[layers, neurons]`."""
     found = np.zeros(activations.shape[1:], dtype=np.bool_)
     for layer, sets in enumerate(definitions.types(activations)):
         found[layer, sorted(sets[name])] = True
@@ -115,10 +115,12 @@ def gold_log_probability(
     return sum(definitions.log_probability(row, token) for row, token in zip(scored, gold, strict=True))
 
 
-def greedy(model: Model, prompt: Sequence[int], changes: Sequence[Change], most: int, stop: set[int]) -> list[int]:
-    """Generated tokens, until one of `stop` (left out) or so many."""
+def greedy(
+    model: Model, prompt: Sequence[int], changes: Sequence[Change], max_tokens: int, stop: set[int]
+) -> list[int]:
+    """Generate greedily until one of `stop`, which is left out, or at most `max_tokens` tokens."""
     answer: list[int] = []
-    while len(answer) < most:
+    while len(answer) < max_tokens:
         token = int(logits(model, prompt, answer, changes)[-1].argmax())
         if token in stop:
             break

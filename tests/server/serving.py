@@ -1,4 +1,4 @@
-"""A model that is loaded for the length of a block, and groups to ask it about."""
+"""A model loaded for the length of a block, and a group for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CAPITALS = Group(
         Row("zh", "法国的首都是", ("巴黎",)),
     ),
 )
-"""One group of five languages, whose prompts have different lengths."""
+"""A group of five languages, with prompts of different lengths."""
 
 
 @asynccontextmanager
@@ -40,7 +40,7 @@ async def served(
 
 
 class Recorder(Unobserved):
-    """Keeps what a model says of itself."""
+    """Records the metrics of a model."""
 
     def __init__(self) -> None:
         self.runs: list[BatchRun] = []
@@ -49,7 +49,7 @@ class Recorder(Unobserved):
 
     @property
     def tokens(self) -> int:
-        """How many tokens were run."""
+        """Number of tokens computed in batches."""
         return sum(run.tokens for run in self.runs)
 
     def batch(self, run: BatchRun) -> None:
@@ -61,7 +61,7 @@ class Recorder(Unobserved):
 
 
 def analyze(bundle: Path, group: Group, analysis: Analysis, settings: Settings | None = None) -> GroupResult:
-    """The answer to one request."""
+    """Load a bundle, analyse one group, and return the result."""
 
     async def ask() -> GroupResult:
         async with served(bundle, settings) as model:
@@ -71,7 +71,7 @@ def analyze(bundle: Path, group: Group, analysis: Analysis, settings: Settings |
 
 
 def changed_bundle(bundle: Path, folder: Path, *, eos: int | None = None, newline: int | None = None) -> Path:
-    """A copy of a bundle whose model ends with another token, or spells another token as a newline."""
+    """Copy a bundle, with another end-of-sequence token or another token as the newline."""
     shutil.copytree(bundle, folder)
     manifest = read_manifest(folder)
     model = manifest.model

@@ -1,4 +1,4 @@
-"""Choices are scored as the gold answer is: in the baseline, under every variant, in every family."""
+"""Choices are scored like the gold answer: in the baseline, under every variant, in every family."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def test_choices_have_the_log_probabilities_of_transformers(
         if variant.name in SCOPES:
             scope = SCOPES[variant.name]
             changes = [Change(neurons, torch.zeros_like, scope.before_last, scope.generated)]
-        expected = [reference.gold_log_probability(model, prompt, one, changes) for one in tokens]
+        expected = [reference.gold_log_probability(model, prompt, choice, changes) for choice in tokens]
         (prediction,) = variant.predictions
         assert prediction.choice_log_probabilities == pytest.approx(expected, abs=TOLERANCE)
         assert prediction.choice_log_probabilities[0] == prediction.gold_log_probability
     scores = [variant.predictions[0].choice_log_probabilities for variant in result.variants]
-    assert max(abs(scores[1][place] - scores[0][place]) for place in range(3)) > 100 * TOLERANCE
+    assert max(abs(scores[1][index] - scores[0][index]) for index in range(3)) > 100 * TOLERANCE
 
 
 def test_choices_need_no_answer(bloom_bundle: RandomModel) -> None:
@@ -76,11 +76,11 @@ def test_choices_need_no_answer(bloom_bundle: RandomModel) -> None:
     assert without.variants[0].predictions[0].choice_log_probabilities == pytest.approx(expected, abs=1e-5)
 
 
-def test_choices_are_not_scored_where_predictions_are_not_wanted(bloom_bundle: RandomModel) -> None:
+def test_choices_are_not_scored_without_a_prediction(bloom_bundle: RandomModel) -> None:
     assert analyze(bloom_bundle, group(CHOICES), Analysis()).variants == ()
 
 
-def test_a_choice_must_say_something_and_fit(bloom_bundle: RandomModel) -> None:
+def test_choices_must_not_be_empty_and_must_fit(bloom_bundle: RandomModel) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         analyze(bloom_bundle, group(("Paris", " ")), Analysis(prediction=Prediction()))
     assert refusal.value.violations[0].field == "group.rows[0].choices[1]"

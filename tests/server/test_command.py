@@ -64,7 +64,7 @@ def started(*arguments: object) -> Iterator[Program]:
 
 
 def refused(*arguments: object) -> str:
-    """What the command says when it does not start: one line."""
+    """The error of a command that does not start: one line."""
     result = CliRunner().invoke(main, ["serve", *map(str, arguments)])
     assert result.exit_code == 1, result.output
     assert isinstance(result.exception, SystemExit)
@@ -76,7 +76,7 @@ def refused(*arguments: object) -> str:
 
 
 def long_request(model: str) -> service_pb2.AnalyzeGroupRequest:
-    """A request that runs for some seconds: it generates a token at a time."""
+    """A request that runs for some seconds, because it generates many tokens."""
     return service_pb2.AnalyzeGroupRequest(
         model=model,
         group=group(answers=False),
@@ -84,7 +84,7 @@ def long_request(model: str) -> service_pb2.AnalyzeGroupRequest:
     )
 
 
-def test_it_says_what_it_serves_and_where(bloom_bundle: Path, tmp_path: Path) -> None:
+def test_it_prints_its_models_and_its_address(bloom_bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(bloom_bundle, tmp_path / "copy")
     identity = read_manifest(bloom_bundle).identity[:12]
     with started(bloom_bundle, tmp_path / "copy") as program:
@@ -102,7 +102,7 @@ def test_its_options_reach_the_models(bloom_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_what_runs_end_and_takes_nothing_new(bloom_bundle: Path, number: signal.Signals) -> None:
+def test_a_signal_lets_running_requests_finish_and_refuses_new_ones(bloom_bundle: Path, number: signal.Signals) -> None:
     with started(bloom_bundle) as program:
         running = program.stub.AnalyzeGroup.future(long_request(bloom_bundle.name))
         time.sleep(0.5)
@@ -152,7 +152,7 @@ def test_a_port_that_is_taken(bloom_bundle: Path) -> None:
     )
 
 
-def test_an_address_that_others_reach_needs_a_word(bloom_bundle: Path) -> None:
+def test_a_non_loopback_address_needs_insecure(bloom_bundle: Path) -> None:
     said = refused(bloom_bundle, "--address", "0.0.0.0:0")
     assert "neither encrypted nor authenticated" in said
     assert "--insecure" in said
@@ -190,7 +190,7 @@ def damaged(bundle: Path, copy: Path, how: str) -> Path:
     ("how", "message"),
     [("half written", f"has no {MANIFEST}"), ("newer", "has bundle format 99"), ("changed", "was changed")],
 )
-def test_a_folder_that_is_no_sound_bundle(bloom_bundle: Path, tmp_path: Path, how: str, message: str) -> None:
+def test_a_folder_that_is_not_a_valid_bundle(bloom_bundle: Path, tmp_path: Path, how: str, message: str) -> None:
     assert message in refused(damaged(bloom_bundle, tmp_path / "copy", how), "--address", "127.0.0.1:0")
 
 
@@ -203,10 +203,10 @@ def test_a_folder_that_is_no_sound_bundle(bloom_bundle: Path, tmp_path: Path, ho
         ("data/outside", "has its values in '../weights.data', which the manifest does not list"),
         ("graph/unknown_operator", "ONNX Runtime cannot run"),
         ("weights/nan", "has a weight that is not finite"),
-        ("tokenizer/garbage", "is no tokenizer"),
+        ("tokenizer/garbage", "is not a tokenizer"),
     ],
 )
-def test_a_bundle_that_lies(bloom_bundle: Path, tmp_path: Path, change: str, message: str) -> None:
+def test_a_bundle_whose_manifest_is_wrong(bloom_bundle: Path, tmp_path: Path, change: str, message: str) -> None:
     shutil.copytree(bloom_bundle, tmp_path / "copy")
     dict(changes())[change](tmp_path / "copy")
     assert message in refused(tmp_path / "copy", "--address", "127.0.0.1:0")
@@ -278,10 +278,10 @@ def test_no_build_of_onnx_runtime(bloom_bundle: Path, monkeypatch: pytest.Monkey
     assert "neuroglot[cpu]" in said
 
 
-def test_an_address_that_is_none_is_a_mistake_of_usage(bloom_bundle: Path) -> None:
+def test_a_malformed_address_is_a_usage_error(bloom_bundle: Path) -> None:
     result = CliRunner().invoke(main, ["serve", str(bloom_bundle), "--address", "somewhere"])
     assert result.exit_code == 2
-    assert "'somewhere' is no address: give HOST:PORT" in result.stderr
+    assert "'somewhere' is not an address: give HOST:PORT" in result.stderr
 
 
 def test_models_and_their_own_settings_come_from_a_file(bloom_bundle: Path, tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_models_and_their_own_settings_come_from_a_file(bloom_bundle: Path, tmp_
         assert lengths == {bloom_bundle.name: 50, "short": 20, "loaded": 50}
 
 
-def test_a_token_is_made_and_let_in(bloom_bundle: Path, tmp_path: Path) -> None:
+def test_a_new_token_is_accepted(bloom_bundle: Path, tmp_path: Path) -> None:
     made = CliRunner().invoke(main, ["token", "a lice"])
     assert made.exit_code == 0
     said, *table = made.stdout.splitlines()
@@ -328,7 +328,7 @@ def test_a_token_is_made_and_let_in(bloom_bundle: Path, tmp_path: Path) -> None:
         (["--tls-client-ca", "a"], "give both --tls-certificate and --tls-key"),
     ],
 )
-def test_half_of_tls_is_a_mistake_of_usage(bloom_bundle: Path, flags: list[str], message: str) -> None:
+def test_incomplete_tls_is_a_usage_error(bloom_bundle: Path, flags: list[str], message: str) -> None:
     result = CliRunner().invoke(main, ["serve", str(bloom_bundle), *flags])
     assert result.exit_code == 2
     assert message in result.stderr

@@ -30,7 +30,7 @@ def converted(intervention: analysis_pb2.Intervention) -> core.Intervention:
     return result.interventions[0]
 
 
-def test_a_group_keeps_its_rows_and_what_they_leave_out() -> None:
+def test_a_group_keeps_its_rows_and_unset_fields() -> None:
     message = group_pb2.Group(
         id="g",
         rows=[
@@ -49,11 +49,11 @@ def test_a_group_keeps_its_rows_and_what_they_leave_out() -> None:
     )
 
 
-def test_an_empty_analysis_asks_for_the_core_s_defaults() -> None:
+def test_an_empty_analysis_has_the_defaults_of_the_core() -> None:
     assert requests.analysis(analysis_pb2.Analysis()) == core.Analysis()
 
 
-def test_zeros_mean_what_the_contract_says() -> None:
+def test_zeros_mean_the_documented_defaults() -> None:
     message = analysis_pb2.Analysis(
         contribution=analysis_pb2.Contribution(),
         effective_score=analysis_pb2.EffectiveScore(),
@@ -65,7 +65,7 @@ def test_zeros_mean_what_the_contract_says() -> None:
     assert analysis.prediction == core.Prediction(generate=False, max_tokens=16)
 
 
-def test_an_analysis_keeps_everything_it_is_given() -> None:
+def test_an_analysis_keeps_all_fields() -> None:
     message = analysis_pb2.Analysis(
         thresholds=[0.5, -1.0],
         type_map=True,
@@ -103,14 +103,14 @@ def test_each_target_of_effective_scores(
     assert requests.analysis(message).effective_score == core.EffectiveScore(expected)
 
 
-def test_a_request_is_as_urgent_as_it_says_or_as_its_method_means() -> None:
+def test_a_requests_priority_defaults_to_that_of_its_method() -> None:
     for unspecified in core.Priority:
         assert requests.priority(service_pb2.PRIORITY_UNSPECIFIED, unspecified) is unspecified
         assert requests.priority(service_pb2.PRIORITY_BULK, unspecified) is core.Priority.BULK
         assert requests.priority(service_pb2.PRIORITY_INTERACTIVE, unspecified) is core.Priority.INTERACTIVE
 
 
-def test_a_capture_keeps_everything_it_is_given() -> None:
+def test_a_capture_keeps_all_fields() -> None:
     message = service_pb2.CaptureActivationsRequest(
         model="m",
         row=group_pb2.Row(label="en", text="a"),
@@ -253,7 +253,7 @@ DESCRIPTION = core.ModelDescription(
 )
 
 
-def test_a_model_says_all_that_it_is() -> None:
+def test_a_model_description_has_all_fields() -> None:
     model = responses.model(DESCRIPTION, quota=core.Quota(13, 14, 16), request_bytes=17, result_bytes=15)
     for name in ("name", "family", "source", "source_revision", "bundle_identity", "vocabulary_size", "dtype"):
         assert getattr(model, name) == getattr(DESCRIPTION, name)
@@ -261,8 +261,8 @@ def test_a_model_says_all_that_it_is() -> None:
         assert {field.name: getattr(component, field.name) for field in component.DESCRIPTOR.fields} == (
             dataclasses.asdict(given)
         )
-    said = {field.name: getattr(model.limits, field.name) for field in model.limits.DESCRIPTOR.fields}
-    assert said == {
+    described_limits = {field.name: getattr(model.limits, field.name) for field in model.limits.DESCRIPTOR.fields}
+    assert described_limits == {
         **dataclasses.asdict(DESCRIPTION.limits),
         "queue_tokens": 12,
         "result_bytes": 15,
@@ -354,7 +354,7 @@ def test_leading_neurons_effective_scores_and_dead_neurons_keep_their_arrays_row
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_a_captured_layer_is_a_box_of_little_endian_numbers(dtype: type[np.floating]) -> None:
+def test_a_captured_layer_is_a_tensor_of_little_endian_numbers(dtype: type[np.floating]) -> None:
     values = np.array([[1, -2, 0.5], [0, 3, 4]], dtype=dtype)
     for byte_order in "<>":
         layer = core.CapturedLayer(3, np.array([0, 5]), values.astype(values.dtype.newbyteorder(byte_order)))
@@ -375,7 +375,7 @@ def test_a_generated_token() -> None:
     assert first.provenance.bundle_identity == DESCRIPTION.bundle_identity
 
 
-def test_a_result_keeps_its_arrays_row_major_and_says_what_made_it() -> None:
+def test_a_result_keeps_its_arrays_row_major_and_has_its_provenance() -> None:
     contribution = core.ContributionResult(
         2, np.arange(24).reshape(3, 2, 4), np.linspace(0, 1, 24, dtype=np.float32).reshape(3, 2, 4)
     )
@@ -444,5 +444,5 @@ def test_a_result_keeps_its_arrays_row_major_and_says_what_made_it() -> None:
         "compute_time_ms": 2.5,
         "source": "org/tiny",
     }
-    # Whatever the contract says of what made an answer is said.
+    # Every provenance field of the contract is set.
     assert len(message.provenance.ListFields()) == len(message.provenance.DESCRIPTOR.fields)

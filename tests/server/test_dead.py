@@ -21,7 +21,7 @@ GROUP = Group("FR", (*CAPITALS.rows, Row("one", (17,)), Row("two", (17, 23), ("P
 
 
 def after_others(bundle: Path) -> GroupResult:
-    """The answer of a model that has seen the prompts before."""
+    """The result of a model that has the prompts in its cache."""
 
     async def ask() -> GroupResult:
         async with served(bundle) as model:
@@ -51,7 +51,7 @@ def test_neurons_are_dead_where_no_token_of_the_prompt_activates_them(
                 np.testing.assert_array_equal(bits, dead)
 
 
-def test_neurons_are_not_looked_at_along_the_prompt_unasked(bloom_bundle: Path) -> None:
+def test_dead_neurons_are_not_computed_by_default(bloom_bundle: Path) -> None:
     async def ask() -> GroupResult:
         async with served(bloom_bundle) as model:
             return await model.analyze(CAPITALS, Analysis())

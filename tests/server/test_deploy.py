@@ -1,4 +1,4 @@
-"""What `deploy/` says must be true of the server: its flags, its options, its metrics."""
+"""The files in `deploy/` agree with the server: its flags, options and metrics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FLAGS = {flag for parameter in serve.params for flag in (*parameter.opts, *param
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """How the server is started, wherever it is."""
+    """The server's command line in each file of `deploy/`."""
     unit = (DEPLOY / "neuroglot.service").read_text()
     yield "neuroglot.service", shlex.split(re.search(r"^ExecStart=\S+ serve (.*)$", unit, re.MULTILINE)[1])
     for file in sorted(DEPLOY.glob("*.Dockerfile")):
@@ -53,9 +53,9 @@ def test_the_server_is_started_with_flags_that_it_has(where: str, command: list[
         assert command[command.index("--address") + 1].startswith("127.0.0.1:")
 
 
-def test_whoever_stops_the_server_waits_for_longer_than_its_grace() -> None:
-    """Or running work would be killed in the middle of the time that it was promised."""
-    unit = configparser.ConfigParser(strict=False, interpolation=None)  # a key may stand there more than once
+def test_stop_timeouts_are_longer_than_the_grace_period() -> None:
+    """Otherwise running requests would be killed within the grace period."""
+    unit = configparser.ConfigParser(strict=False, interpolation=None)  # keys may be repeated
     unit.optionxform = str
     unit.read(DEPLOY / "neuroglot.service")
     service = composed()["services"]["neuroglot"]
@@ -67,7 +67,7 @@ def test_whoever_stops_the_server_waits_for_longer_than_its_grace() -> None:
         assert grace < float(patience)
 
 
-def test_the_unit_hands_over_the_files_that_its_configuration_asks_for() -> None:
+def test_the_unit_provides_the_files_that_its_configuration_needs() -> None:
     unit = (DEPLOY / "neuroglot.service").read_text()
     credentials = dict(re.findall(r"^LoadCredential=([^:]+):(\S+)$", unit, re.MULTILINE))
     (configuration,) = re.findall(r"--config \$\{CREDENTIALS_DIRECTORY\}/(\S+)", unit)
@@ -87,8 +87,8 @@ def test_images_copy_what_there_is_and_set_variables_that_mean_something(file: P
     assert re.search(r"^USER \d+$", text, re.MULTILINE)
 
 
-def test_the_example_of_a_configuration_is_one(tmp_path: Path) -> None:
-    """As it stands, and with the model that is commented out."""
+def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
+    """As it is, and with the commented-out model enabled."""
     assert read(DEPLOY / "neuroglot.toml").values["bundles_folder"] == "/bundles"
     whole = re.sub(r"^# (\[models|bundle =|batch_|shared_)", r"\1", (DEPLOY / "neuroglot.toml").read_text(), flags=re.M)
     (tmp_path / "neuroglot.toml").write_text(whole)
@@ -176,7 +176,7 @@ def test_the_unit_lets_the_server_see_gpus() -> None:
 
 
 def exported() -> dict[str, set[str]]:
-    """The labels of all series of a server to which something has happened, by their names."""
+    """The labels of all metrics of a server after some calls, by metric name."""
     metrics = Metrics()
     metrics.started("AnalyzeGroup")
     metrics.handled("AnalyzeGroup", "OK", 0.1)
@@ -189,7 +189,7 @@ def exported() -> dict[str, set[str]]:
     metrics.refused("alice", "QueueFull")
     metrics.memory(lambda: {"m": {"queue": MemoryUse(1, 2)}}, 3)
     metrics.certificate_expires(datetime.now(UTC))
-    # Of Prometheus itself, and of processes that it can see.
+    # Metrics of Prometheus itself, and of the process.
     labels = {"up": {"job", "instance"}, "process_resident_memory_bytes": {"job", "instance"}}
     for family in metrics.registry.collect():
         for sample in family.samples:
@@ -204,7 +204,7 @@ def expressions() -> Iterator[str]:
         yield from (rule["expr"] for rule in group["rules"])
 
 
-def test_dashboard_and_alerts_ask_for_numbers_that_the_server_gives() -> None:
+def test_dashboard_and_alerts_use_metrics_that_the_server_has() -> None:
     known = exported()
     asked = set()
     for expression in expressions():

@@ -47,7 +47,7 @@ THRESHOLDS = (0.0, 0.4, -0.1)
 
 
 class Decoder(NamedTuple):
-    """What transformers says: `[rows, layers, neurons]` at the token from which the answer begins, and the weights."""
+    """Activations and weights of transformers: `[rows, layers, neurons]`, at the token from which the answer begins."""
 
     activations: np.ndarray
     coefficients: np.ndarray
@@ -87,7 +87,7 @@ def decoder_of(random: RandomModel) -> Decoder:
 
 
 def wrong_token(decoder: Decoder, family: str, row: Row) -> int:
-    """The first token of a distractor, as it follows the prompt."""
+    """The first token of a distractor after the prompt."""
     if family in ENCODER_DECODERS:
         return decoder.tokens(row.distractor)[0]
     prompt, whole = decoder.tokens(str(row.prompt)), decoder.tokens(f"{row.prompt} {row.distractor}")
@@ -95,9 +95,9 @@ def wrong_token(decoder: Decoder, family: str, row: Row) -> int:
 
 
 def expected_scores(decoder: Decoder, family: str, result: GroupResult, target: ScoreTarget) -> np.ndarray:
-    """`[rows, layers, neurons]`, a token after the other."""
+    """Effective scores `[rows, layers, neurons]`, summed one token at a time."""
     scores = np.full(decoder.coefficients.shape, np.nan)
-    for place, (row, encoded) in enumerate(zip(GROUP.rows, result.rows, strict=True)):
+    for index, (row, encoded) in enumerate(zip(GROUP.rows, result.rows, strict=True)):
         if not row.answers:
             continue
         weighted = [(encoded.gold_token_ids[encoded.r_index], 1)]
@@ -106,9 +106,9 @@ def expected_scores(decoder: Decoder, family: str, result: GroupResult, target: 
         elif target is ScoreTarget.GOLD_MINUS_DISTRACTOR:
             weighted.append((wrong_token(decoder, family, row), -1))
         for layer, values in enumerate(decoder.values):
-            coefficients = torch.from_numpy(decoder.coefficients[place, layer])
+            coefficients = torch.from_numpy(decoder.coefficients[index, layer])
             of_tokens = [sign * coefficients * (values @ decoder.embedding[token]) for token, sign in weighted]
-            scores[place, layer] = sum(of_tokens).numpy() * decoder.scale
+            scores[index, layer] = sum(of_tokens).numpy() * decoder.scale
     return scores
 
 
@@ -156,19 +156,19 @@ def test_a_single_row_has_no_types_and_so_no_scores(bloom_bundle: Path) -> None:
     assert alone.components[0].thresholds[0].effective_score is None
 
 
-def test_what_scores_ask_of_the_rows_is_said(bloom_bundle: Path) -> None:
+def test_rows_without_the_needed_answers_are_refused(bloom_bundle: Path) -> None:
     bare = Group("", tuple(row._replace(answers=()) for row in GROUP.rows))
-    with pytest.raises(InvalidRequest, match=r"analysis.effective_score: is asked for, but no row has an answer"):
+    with pytest.raises(InvalidRequest, match=r"analysis.effective_score: is requested, but no row has an answer"):
         analyze(bloom_bundle, bare, Analysis(effective_score=EffectiveScore()))
     without = Group("", tuple(row._replace(distractor="") for row in GROUP.rows))
-    wanted = EffectiveScore(ScoreTarget.GOLD_MINUS_DISTRACTOR)
+    options = EffectiveScore(ScoreTarget.GOLD_MINUS_DISTRACTOR)
     with pytest.raises(InvalidRequest, match=r"group.rows\[0\].distractor: is empty.*and 2 more"):
-        analyze(bloom_bundle, without, Analysis(effective_score=wanted))
+        analyze(bloom_bundle, without, Analysis(effective_score=options))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize(("layers", "neurons", "hidden"), [(1, 1, 1), (2, 1027, 5), (3, 70, 24)])
-def test_projections_are_read_from_where_the_manifest_says(
+def test_projections_use_the_matrices_of_the_manifest(
     tmp_path: Path, dtype: str, layers: int, neurons: int, hidden: int
 ) -> None:
     rng = np.random.default_rng(layers)
@@ -190,12 +190,12 @@ def test_projections_are_read_from_where_the_manifest_says(
         np.testing.assert_allclose(found[row], exact[0] @ direction, atol=1e-5)
 
 
-def test_projections_that_are_kept_are_each_tenants_own_unless_they_are_shared() -> None:
-    def asked_twice(first: str, second: str, *, shared: bool, most: int = 2) -> bool:
-        """Whether the second one gets what was computed for the first one."""
+def test_tenants_have_separate_projections_unless_shared() -> None:
+    def is_hit(first: str, second: str, *, shared: bool, max_entries: int = 2) -> bool:
+        """Whether the second tenant gets the cached projections of the first."""
         values = np.ones((1, 3, 2), dtype=np.float32)
         matrices = ValueMatrices(list(values), np.ones((4, 2), dtype=np.float32), 1.0)
-        projections = Projections(matrices, most * 3 * 4, shared=shared)
+        projections = Projections(matrices, max_entries * 3 * 4, shared=shared)
         rows: list[Mapping[int, float]] = [{0: 1}, {1: 1}]
         assert (completed(projections.of(rows, first)) == 2).all()
         values *= 5
@@ -203,13 +203,13 @@ def test_projections_that_are_kept_are_each_tenants_own_unless_they_are_shared()
         assert found.shape == (2, 1, 3)
         return bool((found == 2).all())
 
-    assert asked_twice("ann", "ann", shared=False)
-    assert not asked_twice("ann", "bob", shared=False)
-    assert asked_twice("ann", "bob", shared=True)
-    assert not asked_twice("ann", "ann", shared=True, most=1)
+    assert is_hit("ann", "ann", shared=False)
+    assert not is_hit("ann", "bob", shared=False)
+    assert is_hit("ann", "bob", shared=True)
+    assert not is_hit("ann", "ann", shared=True, max_entries=1)
 
 
-def test_projections_are_dropped_when_they_were_not_used_for_longest() -> None:
+def test_the_least_recently_used_projections_are_evicted() -> None:
     values = np.ones((1, 3, 2), dtype=np.float32)
     matrices = ValueMatrices(list(values), np.ones((4, 2), dtype=np.float32), 1.0)
     projections = Projections(matrices, 2 * 3 * 4, shared=False)

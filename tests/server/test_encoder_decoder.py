@@ -1,4 +1,4 @@
-"""What a served encoder-decoder answers, against the definitions and transformers with hooks."""
+"""Results of a served encoder-decoder, against the definitions and transformers with hooks."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Served(NamedTuple):
     transformers: EncoderDecoder
     prompts: list[list[int]]
     activations: dict[str, np.ndarray]
-    """Of transformers, by component, at its position of interest: `[rows, layers, neurons]`."""
+    """Activations of transformers by component, `[rows, layers, neurons]`, at its last prompt token."""
     result: GroupResult
 
 
@@ -114,7 +114,7 @@ def test_types_and_active_neurons_of_both_components_are_those_of_transformers(m
     assert layers == [3, 2], "or one component could pass for the other"
 
 
-def test_contributions_are_of_each_components_coefficients(model: Served) -> None:
+def test_contributions_use_each_components_coefficients(model: Served) -> None:
     blocks = {"encoder": "encoder.block.{}.layer.1", "decoder": "decoder.block.{}.layer.2"}
     coefficients = reference.taps(model.transformers, model.prompts, "coefficient")
     for component in model.result.components:
@@ -162,9 +162,9 @@ def test_answers_are_scored_and_generated_as_transformers_does(model: Served) ->
         generated = model.transformers.model.generate(
             torch.tensor([prompt]), do_sample=False, num_beams=1, max_new_tokens=len(row.gold_token_ids) + 4
         )
-        start, *said = generated[0].tolist()
+        start, *greedy_tokens = generated[0].tolist()
         assert start == START
-        assert list(prediction.token_ids) == [token for token in said if token != EOS]
+        assert list(prediction.token_ids) == [token for token in greedy_tokens if token != EOS]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -199,16 +199,16 @@ def test_interventions_do_what_hooks_in_transformers_do(model: Served, name: str
 
 
 def assert_greedy(
-    model: Served, prompt: Sequence[int], prediction: RowPrediction, changes: Sequence[Change], most: int
+    model: Served, prompt: Sequence[int], prediction: RowPrediction, changes: Sequence[Change], max_tokens: int
 ) -> None:
-    """Every generated token is the most likely one after those before it, and so is the end."""
-    said = reference.logits(model.transformers, prompt, prediction.token_ids, changes).argmax(axis=-1).tolist()
-    assert said[: len(prediction.token_ids)] == list(prediction.token_ids)
-    assert len(prediction.token_ids) == most or said[-1] == EOS
+    """Every generated token is the most likely one after those before it; generation ends at EOS or `max_tokens`."""
+    greedy_tokens = reference.logits(model.transformers, prompt, prediction.token_ids, changes).argmax(axis=-1).tolist()
+    assert greedy_tokens[: len(prediction.token_ids)] == list(prediction.token_ids)
+    assert len(prediction.token_ids) == max_tokens or greedy_tokens[-1] == EOS
 
 
 def test_scopes_differ_where_they_should(model: Served) -> None:
-    """In the encoder only earlier prompt tokens matter, in the decoder only the answer: it has but one prompt token."""
+    """Scopes differ in the encoder's prompt tokens and the decoder's answer tokens: it has only one prompt token."""
     of = {variant.name: variant.predictions for variant in model.result.variants}
     last, prompt, generated, everywhere = (str(scope) for scope in Scope)
 
@@ -222,7 +222,7 @@ def test_scopes_differ_where_they_should(model: Served) -> None:
         assert not same(last, different, where)
 
 
-def test_neurons_of_one_component_are_changed_there_alone(model: Served) -> None:
+def test_neurons_of_one_component_are_changed_in_that_component_only(model: Served) -> None:
     shape = model.activations["encoder"].shape[1:]
     chosen = np.random.default_rng(0).random(shape) < 0.3
     selection = ByNeuron("encoder", *shape, pack_bits(chosen))
@@ -268,8 +268,8 @@ def test_one_row_has_activity_and_predictions_but_no_types(model: Served) -> Non
     assert_same(result.variants[0].predictions, model.result.variants[0].predictions[:1])
 
 
-def test_token_ids_are_run_as_they_are(model: Served) -> None:
-    """No `</s>` is added: whoever sends tokens says where the prompt ends."""
+def test_token_ids_are_run_unchanged(model: Served) -> None:
+    """No `</s>` is added: the caller of token ids decides where the prompt ends."""
     rows = tuple(row._replace(prompt=tuple(ids)) for row, ids in zip(THREE.rows, model.prompts, strict=True))
     result = analyze(model.bundle, Group("FR", rows), EVERYTHING)
     for component, whole in zip(result.components, model.result.components, strict=True):
@@ -283,7 +283,7 @@ def test_token_ids_are_run_as_they_are(model: Served) -> None:
     assert (unpack_codes(first.type_map, activations.shape[1:]) == definitions.type_codes(activations)).all()
 
 
-def test_nothing_but_counts_comes_back_unasked(model: Served) -> None:
+def test_only_counts_are_returned_by_default(model: Served) -> None:
     result = analyze(model.bundle, THREE, Analysis())
     assert result.variants == ()
     for component, whole in zip(result.components, model.result.components, strict=True):
@@ -291,7 +291,7 @@ def test_nothing_but_counts_comes_back_unasked(model: Served) -> None:
         assert (component.thresholds[0].type_counts == whole.thresholds[0].type_counts).all()
 
 
-def test_the_answer_does_not_depend_on_who_asks_beside(model: Served) -> None:
+def test_results_do_not_depend_on_concurrent_requests(model: Served) -> None:
     random = np.random.default_rng(0)
     labels = (("en", ("Paris",)), ("es", ("una ciudad grande",)), ("ru", ()), ("th", ("ก",)))
     requests: list[tuple[Group, Analysis]] = []
@@ -328,7 +328,7 @@ def test_the_answer_does_not_depend_on_who_asks_beside(model: Served) -> None:
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_a_baseline_that_is_not_finite_says_in_which_component(component: str, model: Served, tmp_path: Path) -> None:
+def test_a_baseline_that_is_not_finite_is_reported_by_component(component: str, model: Served, tmp_path: Path) -> None:
     bundle = tmp_path / "huge"
     shutil.copytree(model.bundle, bundle)
     graph = onnx.load(bundle / f"{component}.onnx", load_external_data=False)
@@ -346,14 +346,14 @@ def test_a_baseline_that_is_not_finite_says_in_which_component(component: str, m
         analyze(bundle, THREE, EVERYTHING)
 
 
-def test_the_description_has_both_components_and_no_bound_but_the_limit(model: Served) -> None:
+def test_the_description_has_both_components_and_only_the_configured_limit(model: Served) -> None:
     description = Model.load(model.bundle, "mine", Settings(threads=1, limits=Limits(tokens_per_row=100))).description
     shapes = [(part.name, part.layers, part.neurons) for part in description.components]
     assert shapes == [("encoder", 3, 70), ("decoder", 2, 70)]
     assert description.limits.tokens_per_row == 100
 
 
-def test_a_row_as_long_as_allowed_runs(model: Served) -> None:
+def test_a_row_of_the_maximum_length_runs(model: Served) -> None:
     group = Group("", (Row("en", (5,) * 55, ("Paris",)), Row("es", (6,) * 54, ("ab",))))
     settings = Settings(threads=1, batch_tokens=64, limits=Limits(tokens_per_row=64))
     result = analyze(model.bundle, group, EVERYTHING, settings)

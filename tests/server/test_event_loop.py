@@ -1,4 +1,4 @@
-"""The loop that a server runs on."""
+"""The event loop of the server."""
 
 from __future__ import annotations
 

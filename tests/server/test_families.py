@@ -1,4 +1,4 @@
-"""What a served causal model of each family answers, against the definitions and transformers with hooks."""
+"""Results of a served causal model of each family, against the definitions and transformers with hooks."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class Served(NamedTuple):
     transformers: Transformers
     prompts: list[list[int]]
     newlines: set[int]
-    """Tokens that end a generation as EOS does, but are part of it."""
+    """Tokens that end a generation like EOS, but are included in it."""
     taps: dict[str, np.ndarray]
-    """At the last prompt tokens, `[rows, layers, neurons]`."""
+    """Activations at the last prompt tokens, `[rows, layers, neurons]`."""
 
 
 @pytest.fixture(scope="module", params=CAUSAL)
@@ -81,7 +81,7 @@ def test_types_and_active_neurons_are_those_of_transformers(served: Served) -> N
             assert (unpack_bits(packed, (layers, neurons)) == of_row).all()
 
 
-def test_contributions_are_of_the_coefficients(served: Served) -> None:
+def test_contributions_use_the_coefficients(served: Served) -> None:
     result = served.result.components[0].thresholds[0].contribution
     assert result is not None
     coefficients, activations = served.taps["coefficient"], served.taps["activation"]
@@ -97,7 +97,7 @@ def test_contributions_are_of_the_coefficients(served: Served) -> None:
 
 
 @pytest.mark.parametrize("name", ["baseline", *CHANGES])
-def test_answers_are_those_of_transformers_with_hooks(served: Served, name: str) -> None:
+def test_predictions_match_transformers_with_hooks(served: Served, name: str) -> None:
     variant = next(variant for variant in served.result.variants if variant.name == name)
     members = reference.of_type(served.taps["activation"], "partial_shared")
     effects = []
@@ -111,8 +111,8 @@ def test_answers_are_those_of_transformers_with_hooks(served: Served, name: str)
         prediction, gold = variant.predictions[index], served.result.rows[index].gold_token_ids
         expected = reference.gold_log_probability(served.transformers, prompt, gold, changes)
         assert prediction.gold_log_probability == pytest.approx(expected, abs=TOLERANCE)
-        said = reference.greedy(served.transformers, prompt, changes, len(gold) + 4, {EOS})
-        end = next((place + 1 for place, token in enumerate(said) if token in served.newlines), len(said))
-        assert list(prediction.token_ids) == said[:end]
+        greedy = reference.greedy(served.transformers, prompt, changes, len(gold) + 4, {EOS})
+        end = next((index + 1 for index, token in enumerate(greedy) if token in served.newlines), len(greedy))
+        assert list(prediction.token_ids) == greedy[:end]
         effects.append(abs(expected - reference.gold_log_probability(served.transformers, prompt, gold)))
     assert name == "baseline" or max(effects) >= 100 * TOLERANCE

@@ -1,4 +1,4 @@
-"""Bundles of float16: what they answer is what the same checkpoint answers in float32, to float16's rounding."""
+"""Results of float16 bundles match those of the same checkpoint in float32, within float16 rounding."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from tests.checkpoints import RandomModel
 from tests.server.serving import CAPITALS, analyze
 
 TOLERANCE = 0.01
-"""Of log-probabilities of answers, relative."""
+"""Relative tolerance of the log-probabilities of answers."""
 EVERYTHING = ByType(tuple(NeuronType))
-"""What is changed: of a single type, a neuron that rounding puts into another would move more than the tolerance."""
+"""The neurons to change: all of them, since rounding may put a neuron into another type, beyond the tolerance."""
 ACTIONS = {
     "deactivate": Deactivate(),
     "override": Override(2.5),
@@ -49,7 +49,7 @@ ACTIONS = {
     "convert to nothing": Convert(0.0),
 }
 SMALL = ("baseline", "convert just above", "convert to nothing")
-"""What changes nothing, or only cuts the negative lobe of a GELU."""
+"""Variants without effect, except on the negative lobe of a GELU."""
 ANALYSIS = Analysis(
     active_bitmaps=True,
     prediction=Prediction(generate=True),
@@ -67,7 +67,7 @@ class Half(NamedTuple):
     bundle: Path
     result: GroupResult
     single: GroupResult
-    """What the same checkpoint answers in float32."""
+    """Results of the same checkpoint in float32."""
 
 
 @pytest.fixture(scope="module", params=["bloom", "mt0"])
@@ -99,7 +99,7 @@ def test_every_intervention_does_what_it_does_in_float32(half: Half) -> None:
         assert got.name.startswith(SMALL) or max(effects) >= 2 * TOLERANCE
 
 
-def test_convert_without_a_value_is_as_good_as_zeroing(half: Half) -> None:
+def test_convert_without_a_value_has_the_effect_of_zeroing(half: Half) -> None:
     """The next float16 above 0 is 6e-8."""
     of = {variant.name: variant.predictions for variant in half.result.variants}
     for scope in (Scope.LAST_PROMPT_TOKEN, Scope.ALL_TOKENS):
@@ -107,7 +107,7 @@ def test_convert_without_a_value_is_as_good_as_zeroing(half: Half) -> None:
             assert one.gold_log_probability == pytest.approx(other.gold_log_probability, rel=1e-3)
 
 
-def test_a_variant_that_overflows_fails_alone(half: Half) -> None:
+def test_a_variant_that_overflows_does_not_affect_the_others(half: Half) -> None:
     huge = Variant("huge", (Intervention(EVERYTHING, Override(6e4), scope=Scope.ALL_TOKENS),))
     result = analyze(half.bundle, CAPITALS, replace(ANALYSIS, variants=(huge, *ANALYSIS.variants)))
     baseline, overflown, *others = result.variants
@@ -118,13 +118,13 @@ def test_a_variant_that_overflows_fails_alone(half: Half) -> None:
             assert one.gold_log_probability == pytest.approx(other.gold_log_probability, rel=TOLERANCE)
 
 
-def test_values_that_float16_does_not_have_are_refused(half: Half) -> None:
+def test_values_outside_the_range_of_float16_are_refused(half: Half) -> None:
     huge = Variant("huge", (Intervention(EVERYTHING, Override(7e4)),))
     with pytest.raises(InvalidRequest, match="is 70000, expected a finite number of float16: -65504 to 65504"):
         analyze(half.bundle, CAPITALS, replace(ANALYSIS, variants=(huge,)))
 
 
-def test_the_answer_does_not_depend_on_who_asks_beside(half: Half) -> None:
+def test_results_do_not_depend_on_concurrent_requests(half: Half) -> None:
     for index, row in enumerate(CAPITALS.rows):
         alone = analyze(
             half.bundle, replace(CAPITALS, rows=(row,)), Analysis(active_bitmaps=True, prediction=Prediction())
@@ -137,7 +137,7 @@ def test_the_answer_does_not_depend_on_who_asks_beside(half: Half) -> None:
         assert alone.variants[0].predictions[0].gold_log_probability == pytest.approx(expected, rel=TOLERANCE)
 
 
-def test_keys_and_values_of_float16_on_a_device_give_what_arrays_give(half: Half) -> None:
+def test_float16_keys_and_values_on_a_device_give_the_same_results_as_arrays(half: Half) -> None:
     facts = read_manifest(half.bundle).model
     outcomes = []
     for bound in (False, True):

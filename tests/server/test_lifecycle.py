@@ -26,7 +26,7 @@ ONE_THREAD = Settings(threads=1)
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where temporary folders are made."""
-    folder = Path(tempfile.mkdtemp(prefix="t"))  # shorter than pytest's, for a socket must fit into its path
+    folder = Path(tempfile.mkdtemp(prefix="t"))  # shorter than pytest's, because the path of a socket is limited
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     yield folder
     shutil.rmtree(folder)
@@ -39,9 +39,7 @@ def models(target: str) -> list[str]:
         return [model.name for model in stub.ListModels(service_pb2.ListModelsRequest(), timeout=10).models]
 
 
-def test_a_server_in_a_thread_is_this_user_s_alone_and_leaves_nothing_behind(
-    bloom_bundle: Path, temporary: Path
-) -> None:
+def test_a_server_in_a_thread_is_private_to_this_user_and_leaves_no_files(bloom_bundle: Path, temporary: Path) -> None:
     server = start_in_thread([bloom_bundle], ONE_THREAD)
     socket = Path(server.target.removeprefix("unix:"))
     assert stat.S_ISSOCK(socket.stat().st_mode)
@@ -72,7 +70,7 @@ def test_several_bundles_and_several_servers_live_side_by_side(bloom_bundle: Pat
         assert models(later.target) == [bloom_bundle.name]
 
 
-def test_where_a_socket_does_not_fit_a_loopback_port_is_used(
+def test_a_loopback_port_is_used_if_the_socket_s_path_is_too_long(
     bloom_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deep = tmp_path / ("d" * 120)
@@ -83,7 +81,7 @@ def test_where_a_socket_does_not_fit_a_loopback_port_is_used(
         assert models(server.target) == [bloom_bundle.name]
 
 
-def test_what_is_wrong_with_a_bundle_is_raised_here_and_leaves_nothing_behind(temporary: Path) -> None:
+def test_errors_of_a_bundle_are_raised_in_the_caller_and_leave_no_files(temporary: Path) -> None:
     with pytest.raises(BundleError, match="there is no such folder"):
         start_in_thread([temporary / "missing"])
     assert not list(temporary.iterdir())
@@ -112,7 +110,7 @@ def test_two_builds_of_onnx_runtime_are_refused(
         start_in_thread([bloom_bundle])
 
 
-def test_closing_cuts_off_what_runs(bloom_bundle: Path) -> None:
+def test_closing_cancels_running_requests(bloom_bundle: Path) -> None:
     server = start_in_thread([bloom_bundle], ONE_THREAD)
     request = service_pb2.AnalyzeGroupRequest(
         model=bloom_bundle.name,
@@ -144,7 +142,9 @@ def test_a_program_that_forgets_to_close_ends_cleanly(bloom_bundle: Path, tempor
         timeout=60,
         check=False,
     )
-    said = [line for line in ended.stderr.splitlines() if str(bloom_bundle) not in line]  # progress, where it took long
+    said = [
+        line for line in ended.stderr.splitlines() if str(bloom_bundle) not in line
+    ]  # progress, if loading took long
     assert (ended.returncode, said) == (0, [])
     assert ended.stdout.startswith(f"unix:{temporary}/neuroglot-")
     assert not list(temporary.glob("neuroglot-*"))
@@ -155,7 +155,7 @@ def test_a_start_that_takes_long_shows_what_it_starts_and_how_long_it_took(
 ) -> None:
     start_in_thread([bloom_bundle], ONE_THREAD).close()
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("neuroglot_server.lifecycle._SHORT_START_SECONDS", 0.0)
+    monkeypatch.setattr("neuroglot_server.lifecycle._SHORT_LOAD_SECONDS", 0.0)
     start_in_thread([bloom_bundle], ONE_THREAD).close()
     begun, ended = capsys.readouterr().err.splitlines()
     assert re.fullmatch(rf"starting {re.escape(str(bloom_bundle))}: \d+\.\d MB of weights", begun)

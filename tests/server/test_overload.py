@@ -1,4 +1,4 @@
-"""Whatever a request asks for: it is charged for what it takes, and others are answered beside it."""
+"""Overload: every request is charged for its cost, and other requests are answered meanwhile."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Charged(Unobserved):
-    """Adds up the tokens that requests are charged."""
+    """Sums the tokens that requests are charged."""
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -81,12 +81,12 @@ def variants(*selections: Selection, **fields: object) -> list[analysis_pb2.Vari
     """A variant for each selection."""
     return [
         analysis_pb2.Variant(
-            name=f"v{place}",
+            name=f"v{index}",
             interventions=[
                 analysis_pb2.Intervention(selection=selection, deactivate=analysis_pb2.Deactivate(), **fields)
             ],
         )
-        for place, selection in enumerate(selections)
+        for index, selection in enumerate(selections)
     ]
 
 
@@ -100,7 +100,7 @@ LEADING = {
     "contribution": analysis_pb2.Contribution(neurons=NEURONS),
     "effective_score": analysis_pb2.EffectiveScore(neurons=NEURONS),
 }
-THRESHOLDS = [place / 100 for place in range(32)]
+THRESHOLDS = [index / 100 for index in range(32)]
 
 HOSTILE: dict[str, Callable[[], Request]] = {
     "511 controls by mass": lambda: Request(
@@ -129,7 +129,7 @@ HOSTILE: dict[str, Callable[[], Request]] = {
         group=group(8, 40), analysis=analysis(thresholds=THRESHOLDS, dead=True, active_bitmaps=True, type_map=True)
     ),
     "256 choices": lambda: Request(
-        group=group(4, 20, choices=[f"a{place}" for place in range(256)]), analysis=analysis()
+        group=group(4, 20, choices=[f"a{index}" for index in range(256)]), analysis=analysis()
     ),
     "500 interventions": lambda: Request(
         group=group(10, 1),
@@ -178,7 +178,7 @@ async def ask(channel: grpc.aio.Channel, request: Request) -> None:
 
 
 async def health_seconds(live: Live, work: asyncio.Task[None]) -> list[float]:
-    """How long health checks take beside some work, one after the other."""
+    """Seconds of health checks, one after the other, while some work runs."""
     stub = health_pb2_grpc.HealthStub(live.channel)
     taken = []
     while not work.done():
@@ -190,7 +190,7 @@ async def health_seconds(live: Live, work: asyncio.Task[None]) -> list[float]:
 
 
 async def taken(live: Live, charged: Charged, request: Request) -> tuple[float, list[float]]:
-    """CPU seconds for each token that a request is charged, and seconds of health checks beside it."""
+    """CPU seconds per token that a request is charged, and seconds of health checks while it runs."""
     before, start = charged.tokens, time.process_time()
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", ANSWER_LIMIT_BYTES)]
     async with grpc.aio.insecure_channel(live.target, options=options) as channel:
@@ -207,7 +207,7 @@ def requests() -> Iterator[tuple[str, Request]]:
         yield f"generated {seed}", generated(seed)
 
 
-def test_every_request_is_charged_for_what_it_takes_and_health_is_answered_beside_it(bundle: Path) -> None:
+def test_every_request_is_charged_for_its_cost_and_health_is_answered_meanwhile(bundle: Path) -> None:
     async def test() -> None:
         charged = Charged()
         model = Model.load(bundle, NAME, Settings(threads=1, cache_bytes=0), charged)

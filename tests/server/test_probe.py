@@ -1,4 +1,4 @@
-"""The probe on a server: a model that computes something else than the export recorded is not served."""
+"""The probe: a model whose results differ from those recorded at export is not served."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def negative(weight: np.ndarray) -> None:
 def other_weights(
     bundle: Path, folder: Path, name: str = DOWN_PROJECTION, change: Callable[[np.ndarray], None] = negative
 ) -> Path:
-    """A copy whose weights are others, with a manifest that has their hashes; the probe is as it was recorded."""
+    """A copy with other weights and their hashes in the manifest; the probe is unchanged."""
     return damaged_copy(bundle, folder, lambda copy: change_weight(copy, name, change))
 
 
 def without_probe(bundle: Path, folder: Path) -> Path:
-    """A copy as exports were before there were probes."""
+    """A copy without a probe, as older exports."""
     return damaged_copy(bundle, folder, lambda copy: (copy / PROBE).unlink())
 
 
 def with_probe(bundle: Path, folder: Path, change: Callable[[object], object]) -> Path:
-    """A copy whose probe is another."""
+    """A copy with a changed probe."""
 
     def damage(copy: Path) -> None:
         probe = from_json((copy / PROBE).read_text())
@@ -91,7 +91,7 @@ def test_every_family_answers_its_probe_in_any_settings(
     checked(random_model(family).bundle, settings)
 
 
-def test_the_probe_is_answered_anew_each_time_and_charges_no_tenant(bloom_bundle: Path) -> None:
+def test_the_probe_runs_each_time_and_charges_no_tenant(bloom_bundle: Path) -> None:
     async def check() -> None:
         recorder = Recorder()
         model = Model.load(bloom_bundle, NAME, Settings(threads=1, shared_cache=True), recorder)
@@ -99,7 +99,7 @@ def test_the_probe_is_answered_anew_each_time_and_charges_no_tenant(bloom_bundle
             tokens = []
             for _ in range(2):
                 await check_probe(model)
-                await asyncio.sleep(0.01)  # batches are told of after their results
+                await asyncio.sleep(0.01)  # batches are reported after their results
                 tokens.append(recorder.tokens)
             assert tokens[1] == 2 * tokens[0] > 0
             assert not recorder.hits
@@ -239,12 +239,12 @@ def test_get_model_sends_the_probe_where_it_is_asked_for(bloom_bundle: Path) -> 
 
 
 class TestAfterAHang:
-    """A pass that takes longer than the watchdog allows, and ends."""
+    """A pass that takes longer than the watchdog allows, and then ends."""
 
     SETTINGS = Settings(threads=1, hang_seconds=0.1, batch_tokens=10**6, batch_bytes=2**31, cache_bytes=0)
 
     async def hang(self, live: Live) -> None:
-        """Ask for a long pass, and see health turn red while it runs."""
+        """Run a long pass, and check that the model is NOT_SERVING meanwhile."""
         rows = [
             group_pb2.Row(label=str(number), token_ids=group_pb2.TokenIds(ids=[number + 5] * 1000))
             for number in range(40)

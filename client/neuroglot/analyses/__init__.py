@@ -1,9 +1,9 @@
-"""Analyses: folds over group results, their tables and figures, and the way from a task to a report.
+"""Analyses of group results: tables and figures, and the pipeline from a task to a report.
 
-    run         asks a model about a task and gives an Outcome: a folder with tables, figures and a report
-    merge       puts the parts of a run together, which several machines have asked for
-    publish     makes tables, figures and report of a run's folder anew
-    study_of    the analyses of all answers that a run's folder has
+    run         analyses a task with a model and returns an Outcome: a folder with tables, figures and a report
+    merge       joins the shards of a run that several machines have computed
+    publish     rebuilds the tables, figures and report of a run's folder
+    study_of    the analyses of all results in a run's folder
     ANALYSES    every analysis, by name: see docs/analyses.md
 
 >>> import neuroglot as ng
@@ -40,7 +40,7 @@ _require_packages()
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for when it is: one analysis does not need all of them."""
+    """Import the requested name lazily, so that one analysis does not load all of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}: it has {', '.join(__all__)}")
     module = f"{__name__}.registry" if name == "ANALYSES" else "neuroglot.pipeline.pipeline"

@@ -1,4 +1,4 @@
-"""The page that lists the analyses, made from their classes: `python -m neuroglot.analyses.reference`."""
+"""Generate docs/analyses.md from the classes of the analyses: `python -m neuroglot.analyses.reference`."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from neuroglot.tasks.capital_prompts import LANGUAGES
 _HEAD = """\
 # The analyses
 
-Each is a fold over the answers about parallel groups; all that are asked for together are made in one pass, so that no
-prompt is computed twice. `neuroglot analyze TASK` makes all that the task allows, `--analyses NAME,NAME` some of them.
+Each analysis is a fold over the results of parallel groups. All requested analyses are computed in one pass, so that no
+prompt is run twice. `neuroglot analyze TASK` runs all that the task allows, `--analyses NAME,NAME` a selection.
 
     out/
-    ├── run.json                   what was run, on what, by which commands, with which versions
+    ├── run.json                   model, task, options, commands and versions
     ├── examples.jsonl             the parallel groups
-    ├── problems.txt               what was wrong with the data and is left out, where anything was
-    ├── groups.binpb               every answer, as the server gave it
-    ├── tables/NAME.csv, .parquet  a tidy table each; metadata.json beside them says what was run, and so does the
-    │                              schema of each Parquet file, under the key `neuroglot`
+    ├── problems.txt               data errors and the entries left out because of them, if any
+    ├── groups.binpb               every result, as the server returned it
+    ├── tables/NAME.csv, .parquet  one tidy table each; metadata.json beside them describes the run, as does the schema
+    │                              of each Parquet file, under the key `neuroglot`
     ├── figures/NAME.png, .svg, .pdf
     └── report.html                all of it on one page
 
-`pandas.read_parquet("out/tables/types_by_layer.parquet")` needs nothing of neuroglot. In Python, a run is
-`neuroglot.analyses.run(model, task)["NAME"]`, which has `table()`, `tables()` and `figure()`, and shows both in a
-notebook. Intervals (columns `..._low`, `..._high`) are 95 %: of a bootstrap over clusters of examples, or Wilson's
-where the text says so.
+`pandas.read_parquet("out/tables/types_by_layer.parquet")` reads a table without neuroglot. In Python,
+`neuroglot.analyses.run(model, task)["NAME"]` is one analysis of a run, with `table()`, `tables()` and `figure()`; a
+notebook displays tables and figure. Intervals (columns `..._low`, `..._high`) are 95 % intervals: bootstrap over
+clusters of examples, or Wilson's where stated.
 
-This page is made from the classes: `python -m neuroglot.analyses.reference > docs/analyses.md`.
+This page is generated from the classes: `python -m neuroglot.analyses.reference > docs/analyses.md`.
 """
 
 _NEEDS = {
@@ -48,7 +48,7 @@ _NEEDS = {
 
 
 def reference() -> str:
-    """The page, as Markdown."""
+    """Return the page as Markdown."""
     context = Context(languages=LANGUAGES)
     return "\n".join([_HEAD, *(line for kind in ANALYSES.values() for line in _section(kind, context))])
 
@@ -58,16 +58,16 @@ def _section(kind: type[Fold], context: Context) -> Iterator[str]:
     paper = f"; the paper's {kind.paper}" if issubclass(kind, Analysis) else "; a table without a figure"
     yield f"`{kind.name}`{paper}.\n"
     yield f"{_prose(kind(context).definition())}\n"
-    if asked := ", ".join(words for need, words in _NEEDS.items() if need in kind.needs):
+    if requested := ", ".join(words for need, words in _NEEDS.items() if need in kind.needs):
         runs = len(kind.variants(context))
-        yield f"Asks for {asked}{f', under {runs} interventions by default' if runs else ''}.\n"
+        yield f"Requests {requested}{f', under {runs} interventions by default' if runs else ''}.\n"
     yield f"`tables/{kind.name}`: {_documented(kind.records)}\n"
     if kind.tables is not Fold.tables:
         yield f"{_documented(kind.tables)}\n"
 
 
 def _documented(method: object) -> str:
-    """What a docstring says, before its sections, as running text."""
+    """Return the text of a docstring before its sections, as running text."""
     text = (inspect.getdoc(method) or "").split("\n\nRaises:")[0]
     return "\n\n".join(_prose(paragraph) for paragraph in text.split("\n\n"))
 

@@ -1,4 +1,4 @@
-"""The analyses by name, in the order in which a report shows them."""
+"""Registry of the analyses by name, in the order of the report."""
 
 from __future__ import annotations
 
@@ -41,23 +41,25 @@ ANALYSES: Mapping[str, type[Fold]] = {
 }
 """Every analysis, by name."""
 
-_OF_ANSWERS = frozenset({Need.ANSWERS, Need.EFFECTIVE_SCORE})
+_NEED_ANSWERS = frozenset({Need.ANSWERS, Need.EFFECTIVE_SCORE})
 
 
 def choose(names: Iterable[str], *, answers: bool) -> tuple[str, ...]:
-    """The analyses that are asked for, in the order of a report.
+    """Select analyses by name, in the order of the report.
 
     Args:
-        names: of analyses; none for all that can be made.
-        answers: whether the task's groups have answers.
+        names: names of analyses; empty for all that the task allows.
+        answers: whether the task's groups have gold answers.
 
     Raises:
-        AnalysisError: an unknown name, or an analysis that needs answers where there are none.
+        AnalysisError: a name is unknown, or an analysis needs gold answers and the task has none.
     """
-    wanted = tuple(names)
-    if unknown := [name for name in wanted if name not in ANALYSES]:
-        raise AnalysisError(f"there is no analysis {unknown[0]!r}: the analyses are {', '.join(ANALYSES)}")
-    impossible = [name for name, fold in ANALYSES.items() if fold.needs & _OF_ANSWERS and not answers]
-    if refused := [name for name in wanted if name in impossible]:
-        raise AnalysisError(f"{refused[0]} is about answers, and the groups of this task have none: leave it out")
-    return tuple(name for name in ANALYSES if name not in impossible and (not wanted or name in wanted))
+    requested = tuple(names)
+    if unknown := [name for name in requested if name not in ANALYSES]:
+        raise AnalysisError(f"unknown analysis {unknown[0]!r}; expected one of {', '.join(ANALYSES)}")
+    impossible = [name for name, fold in ANALYSES.items() if fold.needs & _NEED_ANSWERS and not answers]
+    if refused := [name for name in requested if name in impossible]:
+        raise AnalysisError(
+            f"analysis {refused[0]!r} needs gold answers and the groups of this task have none: leave it out"
+        )
+    return tuple(name for name in ANALYSES if name not in impossible and (not requested or name in requested))

@@ -1,4 +1,4 @@
-"""Several analyses of the same answers at once: what they ask for together, and how they are filled."""
+"""Several analyses of the same results: their joint request, and adding results to all of them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ AnyFold = TypeVar("AnyFold", bound=Fold)
 
 
 class Study:
-    """Some analyses of one run.
+    """A set of analyses of one run.
 
     Attributes:
-        context: what they share.
-        folds: the analyses, by name, in the order of a report.
+        context: the settings that they share.
+        folds: the analyses by name, in the order of the report.
     """
 
     def __init__(self, context: Context, names: Iterable[str] = tuple(ANALYSES)) -> None:
-        """Start with no result.
+        """Create the analyses, without results.
 
         Args:
-            context: what the analyses share.
-            names: of the analyses.
+            context: the settings that the analyses share.
+            names: names of the analyses.
         """
         self.context = context
         self.folds: dict[str, Fold] = {name: ANALYSES[name](context) for name in names}
@@ -43,27 +43,27 @@ class Study:
         return f"<Study: {', '.join(self.folds)} of {self.groups} groups>"
 
     def find(self, kind: type[AnyFold]) -> AnyFold | None:
-        """The analysis of a class; None where the study is without it."""
+        """Return the analysis of a class; None if the study does not include it."""
         return next((fold for fold in self.folds.values() if isinstance(fold, kind)), None)
 
     @property
     def groups(self) -> int:
-        """Number of groups so far."""
+        """Number of groups added."""
         return len(self._groups)
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What any of them needs of the answers."""
+        """Union of the needs of all analyses."""
         return frozenset().union(*(fold.needs for fold in self.folds.values()))
 
     def analyses(self) -> Iterator[Analysis]:
-        """Those that have a figure."""
+        """Iterate over the analyses that have a figure."""
         return (fold for fold in self.folds.values() if isinstance(fold, Analysis))
 
     def keywords(self) -> AnalysisKeywords:
-        """What to ask of every group, so that none is asked twice: keywords of `Model.analyze_many`."""
+        """Return the keywords of `Model.analyze_many` that cover all analyses in one request a group."""
         context, options, needs = self.context, self.context.options, self.needs
-        variants = {name: one for fold in self.folds.values() for name, one in fold.variants(context).items()}
+        variants = {name: variant for fold in self.folds.values() for name, variant in fold.variants(context).items()}
         return AnalysisKeywords(
             variants=variants,
             thresholds=options.thresholds if Need.THRESHOLDS in needs else options.thresholds[:1],
@@ -76,7 +76,7 @@ class Study:
         )
 
     def add(self, result: GroupResult) -> None:
-        """Count a result in; errors as in `Fold.add`."""
+        """Add a result to all analyses; raises as `Fold.add`."""
         for fold in self.folds.values():
             fold.add(result)
         self._groups.add(result.group_id)
@@ -85,7 +85,7 @@ class Study:
                 self._add_mismatched(group)
 
     def merge(self, other: Self) -> None:
-        """Count in what another study of the same analyses has counted; errors as in `Fold.merge`."""
+        """Add the results of another study of the same analyses; raises as `Fold.merge`."""
         for name, fold in self.folds.items():
             fold.merge(other.folds[name])
         self._groups |= other._groups

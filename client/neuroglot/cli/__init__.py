@@ -40,7 +40,7 @@ COMMANDS = {
     "models": Command("neuroglot.cli.models", "models", "", "List the models of a server."),
     "analyze": Command("neuroglot.cli.analyze", "analyze", "analysis", "Run a task: tables, figures and a report."),
     "merge": Command("neuroglot.cli.merge", "merge", "analysis", "Put the parts of a run together."),
-    "report": Command("neuroglot.cli.report", "report", "analysis", "Make tables, figures and report of a run anew."),
+    "report": Command("neuroglot.cli.report", "report", "analysis", "Rewrite tables, figures and report of a run."),
     "compare": Command("neuroglot.cli.compare", "compare", "analysis", "Put several runs side by side."),
     "demo": Command("neuroglot.cli.demo", "demo", "analysis,cpu,exporter", "The whole way, on an embedded model."),
 }
@@ -90,7 +90,7 @@ class LazyGroup(click.Group):
             raise click.ClickException(str(error)) from error
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise  # click ends quietly when nobody reads the output any more
+                raise  # click exits quietly on a closed output pipe
             raise click.ClickException(_in_one_line(error)) from error
 
 

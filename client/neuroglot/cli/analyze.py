@@ -55,7 +55,7 @@ def analyze(
 ) -> None:
     """Ask a model about every group of TASK, once, and write tables, figures and a report.
 
-    Answers are kept as they come: after Ctrl-C, the same command with --resume goes on. A server that is restarted
+    Answers are kept as they come: after Ctrl-C, the same command with --resume continues. A server that is restarted
     meanwhile is waited for.
     """
     from neuroglot.cli.summary import show_outcome

@@ -1,4 +1,4 @@
-"""Options by which a command is told which groups to ask about, and which analyses to make of them.
+"""Options that choose a command's groups and analyses.
 
 An option's parameter has the name of the field that it sets, so that the fields are filled by their names.
 """
@@ -23,11 +23,11 @@ Decorator = Callable[[Any], Any]
 
 
 def _listed(item: Callable[[str], Any] = str, separator: str = ",") -> Callable[..., tuple[Any, ...] | None]:
-    """Reads several values in one, with commas between them; items that are empty do not count.
+    """Parser of a separated list; empty items are skipped.
 
     Args:
-        item: makes an item of its text; raises ValueError where it cannot.
-        separator: what stands between items.
+        item: makes an item of its text; raises ValueError for invalid text.
+        separator: separator of the items.
     """
 
     def read(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[Any, ...] | None:
@@ -52,7 +52,7 @@ def _number_or_mean(_context: click.Context, _parameter: click.Parameter, value:
 
 
 def _underscored(word: str) -> str:
-    """What is written with hyphens on a command line."""
+    """Replace the hyphens of a command line's word with underscores."""
     return word.replace("-", "_")
 
 
@@ -150,7 +150,7 @@ chooses_analyses = _all_of(
             "--thresholds",
             callback=_listed(float),
             metavar="0,0.1,...",
-            help="A neuron is active above them; all analyses but one look at the first.  "
+            help="A neuron is active above them; all analyses but one use the first.  "
             + _default(*(f"{one:g}" for one in _DEFAULT.thresholds)),
         ),
         option(

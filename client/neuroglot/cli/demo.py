@@ -17,9 +17,9 @@ from neuroglot.errors import BundleError, NeuroglotError
 from neuroglot.runs.run import RUN
 
 TASKS = {"capitals": 240, "capitals-inference": 120}
-"""What is analysed, and how many groups of it at most: facts, known by heart, and what has to be inferred.
+"""The tasks to analyse and their maximum numbers of groups: one of recalled facts, one of inference.
 
-They are so many that intervals are narrow, and so few that the demo takes a minute and a half on two cores.
+Enough groups for narrow intervals, few enough for a demo of a minute and a half on two cores.
 """
 
 _LISTENING = "listening on "
@@ -48,10 +48,10 @@ def demo(family: str, out: Path, limit: int | None, analyses: str | None) -> Non
         _remove(bundle, MANIFEST)
         _run("export", f"embedded:{family}", str(bundle))
     with _served(bundle) as address:
-        for task, most in TASKS.items():
+        for task, max_groups in TASKS.items():
             results = out / f"{family}-{task}"
             _remove(results, RUN)
-            groups = str(min(limit or most, most))
+            groups = str(min(limit or max_groups, max_groups))
             options = ["--server", address, "--model", family, "--limit", groups, "--out", str(results)]
             _run("analyze", task, *options, *(["--analyses", analyses] if analyses else []))
 
@@ -71,7 +71,7 @@ def _is_current(bundle: Path, family: str) -> bool:
 
 
 def _remove(folder: Path, proof: str) -> None:
-    """Remove a folder that an earlier demo made, and no other: it must hold the file that such a folder holds."""
+    """Remove the folder of an earlier demo, recognised by its marker file; leave any other folder alone."""
     if (folder / proof).is_file():
         shutil.rmtree(folder)
 

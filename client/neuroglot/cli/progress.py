@@ -50,10 +50,10 @@ class GroupProgress:
         self._task: TaskID | None = None
 
     def update(self, answered: int, failed: int, total: int) -> None:
-        """Show how far it is; what `neuroglot.pipeline.pipeline.run` calls after each answer."""
+        """Show the progress; the `on_progress` callback of `neuroglot.pipeline.pipeline.run`."""
         failures = f"{failed:,} failed" if failed else ""
         if self._task is None:
-            # What an earlier session answered took no time in this one: the rate counts from here.
+            # Groups answered by an earlier session must not count into this session's rate.
             self._task = self.bar.add_task(
                 "groups", total=total, completed=answered + failed, failures=failures, trouble=""
             )
@@ -62,7 +62,7 @@ class GroupProgress:
             self.bar.update(self._task, completed=answered + failed, failures=failures, trouble="")
 
     def waits(self, error: ServerError, seconds: float) -> None:
-        """Say that the server is away or full, until the next answer; what `neuroglot.connect` calls when it is."""
+        """Show until the next answer that the server is away or full; called by the client of `neuroglot.connect`."""
         trouble = "the server is full, waiting" if isinstance(error, OverloadedError) else "no server, reconnecting"
         if self._task is None:
             self.bar.console.print(f"{trouble} ({error.message})", style="yellow", markup=False)
@@ -70,7 +70,7 @@ class GroupProgress:
             self.bar.update(self._task, trouble=trouble)
 
     def stop(self) -> None:
-        """Leave the bar as it is and give the line back."""
+        """Stop updating the bar and leave it on the terminal."""
         if self._task is not None:
             self.bar.stop()
 

@@ -1,4 +1,4 @@
-"""Options by which a command reaches a server that asks who calls."""
+"""Options for TLS and authentication, for commands that call a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Shown(TypedDict):
-    """Arguments of `neuroglot.connect`: what a server is shown, and by what it is known."""
+    """Credentials and root certificates, as arguments of `neuroglot.connect`."""
 
     token: str | None
     root_certificates: Path | None
@@ -22,20 +22,20 @@ class Shown(TypedDict):
 
 
 def reaches_a_server(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options to a command, which gets what they say as `shown`.
+    """Add the options to a command, which gets their values as `shown`.
 
-    The token comes from a file or the environment, for the command line is there for everybody on the machine to read.
+    The token comes from a file or the environment because other users of the machine can read command lines.
     """
 
     @click.option(
         "--root-certificates",
         type=_FILE,
         metavar="FILE",
-        help="Certificates by which the server's is known, PEM. Asks for TLS, as https:// before the server does. By "
-        "default those of NEUROGLOT_ROOT_CERTIFICATES.",
+        help="Root certificates to verify the server's with, PEM. Enables TLS, as https:// in the server's address "
+        "does. By default those of NEUROGLOT_ROOT_CERTIFICATES.",
     )
-    @click.option("--certificate", type=_FILE, metavar="FILE", help="A certificate of your own to show, PEM.")
-    @click.option("--key", type=_FILE, metavar="FILE", help="Its private key, PEM.")
+    @click.option("--certificate", type=_FILE, metavar="FILE", help="Client certificate, PEM.")
+    @click.option("--key", type=_FILE, metavar="FILE", help="Private key of the client certificate, PEM.")
     @click.option(
         "--token-file", type=_FILE, metavar="FILE", help="A file with your token. By default NEUROGLOT_TOKEN has it."
     )

@@ -23,9 +23,9 @@ _PATH = click.Path(path_type=Path)
 )
 @click.pass_context
 def report(context: click.Context, folders: tuple[Path, ...], out: Path) -> None:
-    """Write tables, figures and the report of the run in DIR anew, complete or not, without a server.
+    """Rewrite tables, figures and the report of the run in DIR, complete or not, without a server.
 
-    With several DIRs, write one page that has these runs side by side, and nothing else.
+    With several DIRs, write one page with these runs side by side, and nothing else.
     """
     if len(folders) == 1:
         if context.get_parameter_source("out") is not click.core.ParameterSource.DEFAULT:

@@ -1,4 +1,4 @@
-"""Help whose options stand under headings, for commands that have many."""
+"""Help with options grouped under headings, for commands with many."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 
 class Option(click.Option):
-    """An option that says under which heading it stands."""
+    """An option with the heading that `--help` lists it under."""
 
     def __init__(self, *declarations: Any, section: str, **attributes: Any) -> None:
         """For `declarations` and `attributes` see `click.Option`."""
@@ -18,7 +18,7 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command whose help groups its options; those without a heading stand last."""
+    """A command whose help groups its options; those without a heading come last."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections in the order of their first options."""

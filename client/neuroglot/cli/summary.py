@@ -1,4 +1,4 @@
-"""What a run found, on a terminal."""
+"""Summary of a run's findings for a terminal."""
 
 from __future__ import annotations
 

@@ -44,9 +44,9 @@ def verify(
 
     With --source: the graphs of BUNDLE with transformers, in activations, logits and interventions.
 
-    With --probe: what a server answers to a small fixed request with what the export recorded, in active neurons,
-    types, and log-probabilities without and with interventions. The server tells what was recorded; with BUNDLE, the
-    bundle here does. Needs no torch.
+    With --probe: a server's answer to a small fixed request with the one that the export recorded, in active neurons,
+    types, and log-probabilities without and with interventions. The recorded answer comes from the server, or from
+    BUNDLE if given. Needs no torch.
 
     Ends with status 1 if anything differs by more than the tolerance of the bundle's data type, and says what.
     """
@@ -67,7 +67,7 @@ def verify(
 
 
 def _refuse(options: Sequence[str], belongs_to: str) -> None:
-    """Refuse options that mean nothing here."""
+    """Raise for options that belong to the other mode."""
     context = click.get_current_context()
     for option in context.command.params:
         if option.name in options and context.params.get(option.name) is not None:

@@ -1,12 +1,12 @@
-"""Several runs side by side: what differs between them, their tables joined, and figures that overlay them.
+"""Comparison of several runs: differing settings, joined tables, and figures that overlay the runs.
 
-    compared_runs  the runs, each with a short name made of what differs
-    comparison     what every comparison is: a table of several runs, and its figure
-    types          the four types by layer, a line a run                     Figures 7, 14, 15, 20
+    compared_runs  the runs, each with a short name made of its differing settings
+    comparison     base class: a table of several runs, and its figure
+    types          the four types by layer, one line a run                   Figures 7, 14, 15, 20
     shares         the four types over all layers, by run or by shots        Figure 21
-    answering      exact match in each language, a mark a run
-    differences    what changes from the first run on, paired where they ask about the same examples
+    answering      exact match by language, one mark a run
+    differences    differences from the first run, paired, for runs of the same examples
 
-Made from the studies of runs that are on disk: nothing is asked of a server.
+Computed from runs on disk, without a server.
 Imports `analyses` and below. Imported by `report` and `pipeline`.
 """

@@ -1,4 +1,4 @@
-"""How often runs answer right, language by language."""
+"""Accuracy of several runs by language."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from neuroglot.comparison.comparison import Comparison
 from neuroglot.comparison.series import look_key, looks_of, numbers_of
 from neuroglot.results.results import BASELINE
 
-_SPREAD = 0.6  # of a line's height, shared by the marks of its runs
+_SPREAD = 0.6  # of a row's height, shared by the marks of its runs
 _ALL = "all"
 
 
 class AccuracyAcrossRuns(Comparison):
-    """Exact match with all neurons, in each language and in all of them."""
+    """Exact match with all neurons, by language and over all languages."""
 
     name = "accuracy_across_runs"
     title = "Accuracy by language, runs compared"
@@ -29,39 +29,39 @@ class AccuracyAcrossRuns(Comparison):
     needs = Accuracy.name
 
     def records(self, run: ComparedRun) -> Iterator[dict[str, object]]:
-        """One row a language, and one for all of them.
+        """One row a language, and one for all languages pooled.
 
-        Columns language, exact_percent, exact_low, exact_high (Wilson's 95 % interval of a language; of all together
-        the bootstrap's over clusters), groups.
+        Columns language, exact_percent, exact_low, exact_high (95 % interval: Wilson's for a language, bootstrap over
+        clusters for all), groups.
         """
         sums, languages = accuracy_of(run).sums, accuracy_of(run).languages
         low, high = percent_interval(sums, BASELINE)
-        for place, (language, exact) in enumerate(zip((_ALL, *languages), percent(sums, BASELINE), strict=True)):
+        for index, (language, exact) in enumerate(zip((_ALL, *languages), percent(sums, BASELINE), strict=True)):
             yield {
                 "language": language,
                 "exact_percent": exact,
-                "exact_low": low[place],
-                "exact_high": high[place],
+                "exact_low": low[index],
+                "exact_high": high[index],
                 "groups": len(sums),
             }
 
     def definition(self) -> str:
-        """Says of what."""
+        """Define exact match."""
         return (
-            "Exact: every token of the gold answer is the model's first choice, given those before it. With all "
-            "neurons; what it is without some, the table of each run says."
+            "Exact match: every token of the gold answer has the largest logit, given the tokens before it. No neurons "
+            "are deactivated; for ablations see the tables of the single runs."
         )
 
     def caption(self) -> str:
-        """Says the sizes and the intervals."""
+        """Caption with the sizes and the intervals."""
         return (
-            f"Exact match with all neurons, by language. {self.sizes()}. Lines: Wilson's 95 % interval, which takes "
-            "prompts as independent; of all languages together, the bootstrap's over clusters. Mind where the axis "
-            "starts."
+            f"Exact match with all neurons, by language. {self.sizes()}. Lines: 95 % intervals; Wilson's for "
+            "a language, which assumes independent prompts; bootstrap over clusters for all languages. The axis may "
+            "not start at 0."
         )
 
     def draw(self) -> Figure:
-        """A line a language, a mark a run."""
+        """Draw one row a language, one mark a run."""
         languages = (_ALL, *in_order({language for one in self.runs for language in accuracy_of(one).languages}))
         height = 0.1 * len(self.runs) + 0.1
         figure = Figure(figsize=(COLUMN_INCHES, 0.8 + height * len(languages)), layout="constrained")
@@ -89,7 +89,7 @@ class AccuracyAcrossRuns(Comparison):
 
 
 def accuracy_of(run: ComparedRun) -> Accuracy:
-    """The accuracy of a run that has it."""
+    """Return the accuracy analysis of a run that includes it."""
     fold = run.study.find(Accuracy)
     assert fold is not None
     return fold

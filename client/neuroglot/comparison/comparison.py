@@ -1,4 +1,4 @@
-"""What every comparison is: a table of several runs, and a figure that overlays them."""
+"""Base class of comparisons: a table of several runs, and a figure that overlays them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from neuroglot.errors import AnalysisError
 
 
 class Comparison(ABC):
-    """Something that several runs have, side by side.
+    """Comparison of one analysis over several runs.
 
     Attributes:
         name: stem of its files.
-        title: what it shows, a few words.
-        paper: the figures of the paper that it is the form of; empty where there is none.
-        needs: name of the analysis that it is made from.
-        runs: those that have this analysis, with the names that they have among all.
+        title: short title.
+        paper: the figures of the paper that it corresponds to; empty for none.
+        needs: name of the analysis that it compares.
+        runs: the runs that have this analysis, named by their differences among all runs.
     """
 
     name: ClassVar[str]
@@ -32,47 +32,49 @@ class Comparison(ABC):
     needs: ClassVar[str]
 
     def __init__(self, runs: Sequence[ComparedRun]) -> None:
-        """Take the runs that have what is compared.
+        """Select the runs that have the analysis.
 
         Raises:
-            AnalysisError: fewer than two have it.
+            AnalysisError: fewer than two runs have it.
         """
         self.runs = tuple(one for one in runs if self.needs in one.study.folds)
         if len(self.runs) < 2:
-            raise AnalysisError(f"{self.name} compares {self.needs}, and of these runs {len(self.runs)} have it")
+            raise AnalysisError(
+                f"{self.name} needs two or more runs with the analysis {self.needs}; got {len(self.runs)}"
+            )
 
     @classmethod
     def possible(cls, runs: Sequence[ComparedRun]) -> bool:
-        """Whether two of the runs can be compared in this."""
+        """Return whether at least two of the runs can be compared."""
         return sum(cls.needs in one.study.folds for one in runs) >= 2
 
     @abstractmethod
     def definition(self) -> str:
-        """What is compared, two lines."""
+        """Return the definition of the compared quantity, in about two lines."""
 
     @abstractmethod
     def caption(self) -> str:
-        """What the figure shows, over how many."""
+        """Return the caption: what the figure shows and the sample sizes."""
 
     @abstractmethod
     def records(self, run: ComparedRun) -> Iterator[Mapping[str, object]]:
-        """The rows of the table that are about one of the runs."""
+        """Return the table rows of one run."""
 
     def table(self) -> pd.DataFrame:
-        """The tidy table: columns `run` and what differs between the runs, then those of `records`."""
+        """Return the tidy table: columns `run` and the differing settings, then those of `records`."""
         return joined([(one, pd.DataFrame(list(self.records(one)))) for one in self.runs])
 
     @abstractmethod
     def draw(self) -> Figure:
-        """The figure; `figure` sets the style that it is drawn in."""
+        """Draw the figure in the current style; `figure` sets the style."""
 
     def figure(self) -> Figure:
-        """The figure, one column wide."""
+        """Return the figure, one column wide."""
         with matplotlib.rc_context(STYLE):
             return self.draw()
 
     def sizes(self) -> str:
-        """How many groups each run has: `mt0 130 groups, bloom 130`."""
+        """Return the number of groups of each run: `mt0: 130 groups; bloom: 130`."""
         first, *others = self.runs
         counts = [f"{first.name}: {first.study.groups:,} groups"]
         return "; ".join(counts + [f"{one.name}: {one.study.groups:,}" for one in others])

@@ -1,4 +1,4 @@
-"""What changes from one run to another, with intervals: of runs that ask about the same examples, paired."""
+"""Paired differences of runs of the same examples from the first run, with intervals."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from neuroglot.comparison.series import Look, look_key, looks_of, numbers_of
 from neuroglot.comparison.shares import over_layers, replicated_over_layers
 from neuroglot.results.results import BASELINE
 
-_SPREAD = 0.5  # of a line's height, shared by the marks of its runs
-_LEAST = 1.0  # percentage points that an axis shows on both sides, however small the differences are
+_SPREAD = 0.5  # of a row's height, shared by the marks of its runs
+_MIN_REACH = 1.0  # minimum reach of an axis on both sides, in percentage points
 _ALL = "all"
 
 
 class Estimates(NamedTuple):
-    """A number of a run, and what it is in each bootstrap replicate.
+    """An estimate of a run with its bootstrap replicates.
 
     Attributes:
-        of: what it is of: a component and a type, or a language.
-        value: the number.
-        replicated: `[replicates]`.
+        of: key of the estimate: (component, type), or ("", language).
+        value: the estimate.
+        replicated: the estimate in each replicate, `[replicates]`.
     """
 
     of: tuple[str, str]
@@ -42,12 +42,12 @@ class Estimates(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A number of a run less that of the first.
+    """Difference of an estimate between a run and the first run.
 
     Attributes:
-        of: as of `Estimates`.
-        value: in the run.
-        reference: in the first run.
+        of: key of the estimate, as in `Estimates`.
+        value: estimate of the run.
+        reference: estimate of the first run.
         low: lower end of the 95 % interval of their difference.
         high: upper end.
     """
@@ -60,16 +60,16 @@ class Change(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """The number less the first run's."""
+        """Estimate of the run minus that of the first run."""
         return self.value - self.reference
 
 
 class DifferencesAcrossRuns(Comparison):
-    """Shares of the types and exact match of every run, less those of the first.
+    """Shares of the types and exact match of every run, minus those of the first run.
 
-    Both runs are drawn by the same bootstrap weights, hashed from seed and cluster: what examples have in common in
-    both runs cancels. So only runs that were asked about the same examples in the same languages are compared; a
-    model or the number of shots may differ.
+    Both runs use the same bootstrap weights, hashed from seed and cluster, so that the difficulty of examples cancels.
+    Therefore only runs of the same examples in the same languages are compared; the model or the number of shots may
+    differ.
     """
 
     name = "differences_across_runs"
@@ -78,21 +78,21 @@ class DifferencesAcrossRuns(Comparison):
     needs = TypesByLayer.name
 
     def __init__(self, runs: Sequence[ComparedRun]) -> None:
-        """Take the runs that compare with the first, and the first; raises as `Comparison`."""
+        """Select the first run and the runs comparable with it; raises as `Comparison`."""
         first, *others = runs
         super().__init__([first, *(one for one in others if not unpaired(first, one))])
 
     @classmethod
     def possible(cls, runs: Sequence[ComparedRun]) -> bool:
-        """Whether a run can be compared with the first."""
+        """Return whether a run can be compared with the first."""
         first, *others = runs
         return super().possible([first, *(one for one in others if not unpaired(first, one))])
 
     def records(self, run: ComparedRun) -> Iterator[dict[str, object]]:
-        """One row a component and type, and one a language; none of the first run.
+        """One row a component and type, and one a language; none for the first run.
 
         Columns against (name of the first run), measure (share_percent or exact_percent), component, type, language
-        (each empty where it does not apply), value, reference (the first run's), difference, low, high (its paired 95 %
+        (each empty if it does not apply), value, reference (the first run's), difference, low, high (its paired 95 %
         interval), groups.
         """
         if run is self.runs[0]:
@@ -115,31 +115,31 @@ class DifferencesAcrossRuns(Comparison):
                 }
 
     def shares(self, run: ComparedRun) -> list[Change]:
-        """Of the types, over all layers, in percentage points; of components that both runs have."""
+        """Return changes of the shares of types over all layers, in percentage points, for the common components."""
         return _changes(_shares(run), _shares(self.runs[0]))
 
     def accuracies(self, run: ComparedRun) -> list[Change]:
-        """Of exact match with all neurons, in percentage points; empty where one of the runs has no answers."""
+        """Return changes of exact match with all neurons, in percentage points; empty if a run has no predictions."""
         return _changes(_accuracies(run), _accuracies(self.runs[0]))
 
     def definition(self) -> str:
-        """Says what is subtracted."""
+        """Define the difference."""
         return (
-            f"A run's number less that of {self.runs[0].name}. The runs were asked about the same examples, and the "
-            "bootstrap draws the same clusters of both, so that what makes an example easy or hard cancels."
+            f"The estimate of a run minus that of {self.runs[0].name}. The runs have the same examples, and the "
+            "bootstrap draws the same clusters in both, so that the difficulty of examples cancels."
         )
 
     def caption(self) -> str:
-        """Says the sizes and the intervals."""
+        """Caption with the sizes and the intervals."""
         replicates = self.runs[0].study.context.options.replicates
         return (
             f"Differences from {self.runs[0].name} in percentage points, with 95 % intervals of the paired bootstrap "
-            f"over clusters ({replicates:,} replicates), not corrected for their number. {self.sizes()}. Shares: mean "
-            "over layers. Exact match: with all neurons."
+            f"over clusters ({replicates:,} replicates), not corrected for multiple comparisons. {self.sizes()}. "
+            "Shares: mean over layers. Exact match: with all neurons."
         )
 
     def draw(self) -> Figure:
-        """A panel of the shares of types, and one of exact match where the runs have answers."""
+        """Draw a panel of the shares of types, and one of exact match if the runs have predictions."""
         others = self.runs[1:]
         looks = looks_of([one.name for one in self.runs], ordered=numbers_of(self.runs) is not None)[1:]
         panels = [
@@ -153,23 +153,23 @@ class DifferencesAcrossRuns(Comparison):
         grid = figure.subplots(len(panels), squeeze=False, height_ratios=lines)[:, 0]
         for axes, (title, changes) in zip(grid, panels, strict=True):
             _panel(axes, title, changes, looks)
-        grid[-1].set_xlabel(f"percentage points more than {self.runs[0].name}")
+        grid[-1].set_xlabel(f"difference from {self.runs[0].name} (percentage points)")
         look_key(figure, looks)
         return figure
 
 
 def unpaired(first: ComparedRun, other: ComparedRun) -> str:
-    """Why differences of two runs make no sense; empty where they do."""
+    """Return why two runs cannot be paired; empty if they can."""
     one, two = first.run.settings, other.run.settings
     ours, theirs = first.study.context, other.study.context
     if one.task != two.task:
-        return f"it is of another task, {two.task} and not {one.task}"
+        return f"its task is {two.task} instead of {one.task}"
     if ours.languages != theirs.languages:
-        return f"it has other languages, {' '.join(theirs.languages)} and not {' '.join(ours.languages)}"
+        return f"its languages are {' '.join(theirs.languages)} instead of {' '.join(ours.languages)}"
     if (ours.options.seed, ours.options.replicates) != (theirs.options.seed, theirs.options.replicates):
-        return "its bootstrap has another seed or another number of replicates"
+        return "its bootstrap has a different seed or number of replicates"
     if ours.clusters != theirs.clusters or _groups(first) != _groups(other):
-        return "it has answers about other examples"
+        return "it has different examples"
     return ""
 
 
@@ -195,13 +195,13 @@ def _accuracies(run: ComparedRun) -> list[Estimates]:
     replicated = _exact(fold.sums)
     values = percent(fold.sums, BASELINE)
     return [
-        Estimates(("", language), float(values[place]), replicated[:, place])
-        for place, language in enumerate((_ALL, *fold.languages))
+        Estimates(("", language), float(values[index]), replicated[:, index])
+        for index, language in enumerate((_ALL, *fold.languages))
     ]
 
 
 def _exact(sums: Sums) -> NDArray[np.float64]:
-    """Exact matches in percent in each replicate, `[replicates, 1 + languages]`, all languages together first."""
+    """Return exact match in percent in each replicate, `[replicates, 1 + languages]`, all languages pooled first."""
     counts = sums.replicated(("counts", BASELINE))
     counts = np.concatenate([counts.sum(axis=1, keepdims=True), counts], axis=1)
     return 100 * ratios(counts[..., Count.EXACT], counts[..., Count.SCORED])
@@ -234,4 +234,4 @@ def _panel(axes: Axes, title: str, changes: Sequence[Sequence[Change]], looks: S
     axes.set_axisbelow(True)
     axes.set_title(title)
     left, right = axes.get_xlim()
-    axes.set_xlim(min(left, -_LEAST), max(right, _LEAST))
+    axes.set_xlim(min(left, -_MIN_REACH), max(right, _MIN_REACH))

@@ -1,4 +1,4 @@
-"""How runs look when they share a figure: a colour and a dash each, the same in all of its panels."""
+"""Line styles of runs in a shared figure: colour and dash of each run, equal in all panels."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from neuroglot.analyses.figures.style import FONT_SIZE
 from neuroglot.comparison.compared_runs import ComparedRun
 
 _COLOURS = ("#000000", "#D55E00", "#56B4E9", "#7A4FA0", "#8A8A8A")
-"""Apart from each other for all eyes, and none of a type's own but the last two's hues."""
+"""Colour-blind-safe colours of runs; only the hues of the last two are close to those of types."""
 
 _DASHES: Sequence[Any] = ("-", (0, (4, 1.2)), (0, (1, 1)))
 
 _RAMP = colormaps["cividis_r"]
-_RAMP_START = 0.25  # what is lighter cannot be seen on white
+_RAMP_START = 0.25  # lighter colours are not visible on white
 
-_KEY_CHARACTERS = 58  # that fit beside each other above a figure
-_TICK_CHARACTERS = 36  # that the names of all runs may have in a line under a panel
+_KEY_CHARACTERS = 58  # maximum width of a legend row above a figure
+_TICK_CHARACTERS = 36  # maximum width of the names of all runs under a panel
 
 
 class Look(NamedTuple):
-    """How a line looks.
+    """Style of a line.
 
     Attributes:
-        label: what it is of.
-        colour: of the line.
-        dash: of the line.
+        label: label in the legend.
+        colour: colour of the line.
+        dash: dash pattern of the line.
     """
 
     label: str
@@ -42,12 +42,12 @@ class Look(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A component of a run.
+    """One line: a component of a run.
 
     Attributes:
         run: the run.
-        component: of its model.
-        look: of its line.
+        component: component of its model.
+        look: style of the line.
     """
 
     run: ComparedRun
@@ -56,11 +56,11 @@ class Series(NamedTuple):
 
 
 def series_of(runs: Sequence[ComparedRun], analysis: str) -> list[Series]:
-    """Every component of every run; it is named where some run has several.
+    """Return one series a run and component; labels include the component if the components differ.
 
     Args:
-        runs: those that have the analysis.
-        analysis: its name.
+        runs: runs that have the analysis.
+        analysis: name of the analysis.
     """
     parts = [(one, component) for one in runs for component in fold_of(one, analysis).geometry]
     several = len({component for _, component in parts}) > 1
@@ -70,27 +70,27 @@ def series_of(runs: Sequence[ComparedRun], analysis: str) -> list[Series]:
 
 
 def fold_of(run: ComparedRun, analysis: str) -> Fold:
-    """An analysis of a run."""
+    """Return an analysis of a run by name."""
     return run.study.folds[analysis]
 
 
 def looks_of(labels: Sequence[str], *, ordered: bool = False) -> list[Look]:
-    """A look for each label: of one hue from light to dark where they are in an order, else as different as can be."""
+    """Return a style for each label: a ramp from light to dark if `ordered`, else distinct colours."""
     if ordered:
-        steps = [_RAMP_START + (1 - _RAMP_START) * place / max(len(labels) - 1, 1) for place in range(len(labels))]
+        steps = [_RAMP_START + (1 - _RAMP_START) * index / max(len(labels) - 1, 1) for index in range(len(labels))]
         return [Look(label, to_hex(_RAMP(step)), "-") for label, step in zip(labels, steps, strict=True)]
     return [
-        Look(label, _COLOURS[place % len(_COLOURS)], _DASHES[place // len(_COLOURS) % len(_DASHES)])
-        for place, label in enumerate(labels)
+        Look(label, _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)])
+        for index, label in enumerate(labels)
     ]
 
 
 class Numbers(NamedTuple):
-    """What runs stand along.
+    """A numeric setting that orders the runs.
 
     Attributes:
-        setting: its name.
-        values: of each run.
+        setting: name of the setting.
+        values: its value in each run.
     """
 
     setting: str
@@ -98,7 +98,7 @@ class Numbers(NamedTuple):
 
 
 def numbers_of(runs: Sequence[ComparedRun]) -> Numbers | None:
-    """The setting that runs differ in and its values, if it is one alone, a number, and another one in each run."""
+    """Return the only differing setting if it is numeric and distinct in each run; else None."""
     names = list(runs[0].varied)
     if len(names) != 1:
         return None
@@ -108,7 +108,7 @@ def numbers_of(runs: Sequence[ComparedRun]) -> Numbers | None:
 
 
 def look_key(figure: Figure, looks: Sequence[Look]) -> None:
-    """What the lines are of, above the panels, in as many columns as fit."""
+    """Draw a legend of the lines above the panels, in as many columns as fit."""
     widest = max(len(look.label) for look in looks) + 6
     figure.legend(
         handles=[Line2D([], [], color=look.colour, linestyle=look.dash, label=look.label) for look in looks],
@@ -124,5 +124,5 @@ def look_key(figure: Figure, looks: Sequence[Look]) -> None:
 
 
 def broken(labels: Sequence[str]) -> list[str]:
-    """Labels broken into lines, so that they stand beside each other under a panel."""
+    """Wrap labels so that they fit side by side under a panel."""
     return ["\n".join(textwrap.wrap(label, max(8, _TICK_CHARACTERS // len(labels)))) for label in labels]

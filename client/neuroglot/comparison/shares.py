@@ -1,4 +1,4 @@
-"""The four types over all layers, run by run: of the paper's Figure 21 where runs differ in their number of shots."""
+"""The four types over all layers by run; the paper's Figure 21 for runs that differ in their number of shots."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from neuroglot.comparison.types import types_of
 from neuroglot.request.neurons import NeuronType
 
 _AXES = {"shots": "in-context examples"}
-"""What an axis says of a setting whose name is not what a reader would say."""
+"""Axis labels of settings, where they differ from the name of the setting."""
 
 
 class SharesAcrossRuns(Comparison):
-    """Share of each type among all neurons of a component, mean over its layers, a place a run."""
+    """Share of each type among all neurons of a component, mean over its layers, by run."""
 
     name = "shares_across_runs"
     title = "Types of neurons over all layers, runs compared"
@@ -62,21 +62,21 @@ class SharesAcrossRuns(Comparison):
             )
 
     def definition(self) -> str:
-        """Says of what."""
+        """Define the share."""
         return (
             "The share of each type among all neurons of a component, mean over its layers and over the groups of a "
-            "run. It says how much there is of a type; where it is, the figure by layer says."
+            "run. For its distribution over layers see the figure by layer."
         )
 
     def caption(self) -> str:
-        """Says the sizes."""
+        """Caption with the sizes."""
         return (
-            f"{self.sizes()}. Bars: 95 % intervals, bootstrap over clusters. With runs that differ in their number of "
-            f"in-context examples, this is the form of the paper's {self.paper}."
+            f"{self.sizes()}. Bars: 95 % intervals, bootstrap over clusters. For runs that differ in their number of "
+            f"in-context examples, this corresponds to the paper's {self.paper}."
         )
 
     def draw(self) -> Figure:
-        """A panel a component where runs stand along a number, else one panel with a place for every component."""
+        """Draw one panel a component if the runs are ordered by a number, else one panel with all components."""
         series = series_of(self.runs, self.needs)
         numbers = numbers_of(self.runs)
         panels = [
@@ -88,28 +88,28 @@ class SharesAcrossRuns(Comparison):
         figure = Figure(figsize=(COLUMN_INCHES, 0.3 + 1.9 * len(panels)), layout="constrained")
         ends = []
         for axes, shown in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
-            places = [float(place) for place in range(len(shown))]
+            positions = [float(index) for index in range(len(shown))]
             axes.set_ylabel("share of neurons (%)")
             if numbers is None:
-                axes.set_xticks(places, broken([one.look.label for one in shown]))
+                axes.set_xticks(positions, broken([one.look.label for one in shown]))
             else:
-                places = [numbers.values[self.runs.index(one.run)] for one in shown]
-                axes.set_xticks(places)
+                positions = [numbers.values[self.runs.index(one.run)] for one in shown]
+                axes.set_xticks(positions)
                 axes.set_xlabel(_AXES.get(numbers.setting, numbers.setting.replace("_", " ")))
                 axes.set_title(shown[0].component if len(panels) > 1 else "")
-            ends.append((axes, max(places), _type_marks(axes, places, shown, joined=numbers is not None)))
+            ends.append((axes, max(positions), _type_marks(axes, positions, shown, joined=numbers is not None)))
         label_ends(figure, ends)
         return figure
 
 
-def _type_marks(axes: Axes, places: Sequence[float], series: Sequence[Series], *, joined: bool) -> list[EndLabel]:
-    """A mark a type at every place, with its interval; gives what to write at the right end."""
+def _type_marks(axes: Axes, positions: Sequence[float], series: Sequence[Series], *, joined: bool) -> list[EndLabel]:
+    """Draw one mark a type with its interval at every position; return the labels of the right end."""
     shares = [over_layers(types_of(one.run), one.component) for one in series]
     means, low, high = (np.array(values) for values in zip(*shares, strict=True))
     for kind in TYPES:
-        axes.vlines(places, low[:, kind], high[:, kind], color=TYPE_COLOURS[kind], linewidth=2, alpha=0.4)
+        axes.vlines(positions, low[:, kind], high[:, kind], color=TYPE_COLOURS[kind], linewidth=2, alpha=0.4)
         axes.plot(
-            places,
+            positions,
             means[:, kind],
             color=TYPE_COLOURS[kind],
             marker=TYPE_MARKERS[kind],
@@ -119,19 +119,19 @@ def _type_marks(axes: Axes, places: Sequence[float], series: Sequence[Series], *
         )
     percent_axis(axes, 1.06 * float(np.nan_to_num(np.fmax(means, high)).max()))
     axes.margins(x=0.06)
-    last = int(np.argmax(places))
+    last = int(np.argmax(positions))
     return [EndLabel(means[last, kind], kind.label, TYPE_TEXT_COLOURS[kind]) for kind in TYPES]
 
 
 def over_layers(fold: TypesByLayer, component: str) -> Shares:
-    """Shares of the types in percent, `[4]`, mean over a component's layers."""
+    """Return the shares of the types in percent, `[4]`, mean over a component's layers."""
     replicated = replicated_over_layers(fold, component)
     mean = 100 * fold.sums.mean(("counts", component)).mean(axis=0) / fold.geometry[component][1]
     return Shares(mean, *percentile_interval(replicated))
 
 
 def replicated_over_layers(fold: TypesByLayer, component: str) -> NDArray[np.float64]:
-    """The same in each bootstrap replicate, `[replicates, 4]`."""
+    """Return the shares in percent in each bootstrap replicate, `[replicates, 4]`."""
     counts = ratios(fold.sums.replicated(("counts", component)), fold.sums.replicated_sizes()).mean(axis=1)
     shares: NDArray[np.float64] = 100 * counts / fold.geometry[component][1]
     return shares

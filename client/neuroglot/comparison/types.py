@@ -1,4 +1,4 @@
-"""The four types by layer in several runs: the form of the paper's Figures 7, 14, 15 and 20."""
+"""The four types by layer in several runs, as in the paper's Figures 7, 14, 15 and 20."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BAND_OPACITY = 0.15
 
 
 class TypesAcrossRuns(Comparison):
-    """Share of each type by layer, a line a run and component."""
+    """Share of each type by layer, one line a run and component."""
 
     name = "types_across_runs"
     title = "Types of neurons by layer, runs compared"
@@ -59,26 +59,26 @@ class TypesAcrossRuns(Comparison):
             )
 
     def definition(self) -> str:
-        """Says of what."""
+        """Define the share."""
         return (
-            "The share of each type among the neurons of a layer, mean over the groups of a run, for several runs in "
+            "The share of each type among the neurons of a layer, mean over the groups of a run, for several runs, "
             "one panel a type. Definitions as in the section on types of neurons by layer."
         )
 
     def caption(self) -> str:
-        """Says the sizes, and how layers are aligned."""
+        """Caption with the sizes, and the alignment of layers."""
         aligned = (
-            "Layers by their true index."
+            "Layers are aligned by index."
             if self._same_depth()
-            else "The numbers of layers differ, so layers stand at their relative depth: 0 is the first, 1 the last."
+            else "The numbers of layers differ, so layers are aligned by relative depth: 0 is the first, 1 the last."
         )
         return (
-            f"{self.sizes()}. {aligned} Bands: 95 % intervals, bootstrap over clusters; a line without one has too "
-            f"few clusters. The form of the paper's {self.paper}."
+            f"{self.sizes()}. {aligned} Bands: 95 % intervals, bootstrap over clusters; a line without band has too "
+            f"few clusters. Corresponds to the paper's {self.paper}."
         )
 
     def draw(self) -> Figure:
-        """A panel a type."""
+        """Draw one panel a type."""
         figure = Figure(figsize=(COLUMN_INCHES, 2.9), layout="constrained")
         panels = figure.subplots(2, 2, sharex=True)
         series = series_of(self.runs, self.needs)
@@ -112,7 +112,7 @@ class TypesAcrossRuns(Comparison):
 
 
 def types_of(run: ComparedRun) -> TypesByLayer:
-    """The types by layer of a run that has them."""
+    """Return the types by layer of a run that includes them."""
     fold = run.study.find(TypesByLayer)
     assert fold is not None
     return fold

@@ -1,4 +1,4 @@
-"""A connection to a server: credentials, retries, streams that are resumed, and errors in place of gRPC statuses.
+"""Connections to a server: credentials, retries, resumable streams, and conversion of gRPC statuses to errors.
 
 Imports `results` and below. Imported by `client` and `model`.
 """

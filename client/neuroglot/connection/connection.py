@@ -1,6 +1,6 @@
-"""Where questions go: a server at an address, or one that runs in this process over a bundle.
+"""Connections: gRPC channels to a server at an address, or to one that serves a bundle in this process.
 
-The seam between the two is here, at the channel; above it there is one client.
+Code above this module does not distinguish the two.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _MESSAGE_LIMIT_BYTES = 64 * 2**20
 _OPTIONS = [
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT_BYTES),
     ("grpc.max_send_message_length", _MESSAGE_LIMIT_BYTES),
-    # A server whose machine is gone says nothing: ask while something is under way, so that a call ends.
+    # A server whose machine is down sends nothing: keepalive pings during calls make them fail instead of hang.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    # gRPC's own would wait up to two minutes before it tries a server again that is back.
+    # By default gRPC waits up to two minutes before it reconnects to a server that is up again.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
-# gRPC sends what is meant for this machine to the proxy of the environment, too, unless it is told not to.
+# By default gRPC sends even connections to this machine through the environment's HTTP proxy.
 _OPTIONS_ON_THIS_MACHINE = [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
 
 _TLS = "https://"
@@ -53,11 +53,11 @@ _THIS_MACHINE = re.compile(r"localhost|127(\.\d+){3}|\[::1\]|unix")
 
 @dataclass(frozen=True)
 class Retries:
-    """What to do when a server is away, or full.
+    """Retry policy for a server that is unavailable or overloaded.
 
     Attributes:
-        seconds: how long to go on asking, from the beginning of the trouble; 0 for not at all.
-        told: is told before each pause: why, and for how many seconds.
+        seconds: seconds for which a request is retried, from its first failure; 0 disables retries.
+        told: called before each pause with the error and the length of the pause in seconds.
     """
 
     seconds: float
@@ -65,16 +65,16 @@ class Retries:
 
 
 def log_retry(error: ServerError, seconds: float) -> None:
-    """Say in the log that a question is asked again."""
+    """Log that a request will be retried."""
     _logger.warning("%s: asking again in %.1f s", error.message, seconds)
 
 
 class Connection:
-    """An open channel. What fails on it is raised as neuroglot's errors.
+    """An open gRPC channel. Failed calls raise neuroglot's errors.
 
     Attributes:
-        address: where the server is, for messages.
-        stub: the methods of the contract.
+        address: address of the server, for messages.
+        stub: gRPC stub of the service.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class Connection:
         else:
             shown = grpc.ssl_channel_credentials(tls.root_certificates, tls.key, tls.certificate)
             self._channel = grpc.secure_channel(address, shown, options=options)
-        # A program that ends without a close ends this first, and then the server of this process: the other way round
-        # gRPC says on stderr that the server has gone away.
+        # If the program exits without `close`, the finalizer closes the channel before the in-process server stops: in
+        # the other order gRPC reports on stderr that the server has gone away.
         self._close_channel = weakref.finalize(self, self._channel.close)
         self.stub = service_pb2_grpc.NeuroglotServiceStub(self._channel)
 
@@ -112,16 +112,16 @@ class Connection:
         *,
         again: bool = True,
     ) -> _Response:
-        """Ask a question, and again when the server is away or full.
+        """Send a unary request, and retry it while the server is unavailable or overloaded.
 
         Args:
-            method: one of `stub`.
-            request: the question.
-            timeout: seconds to wait for the answer, all tries together; None for ever.
-            again: whether it may be asked again: whether nothing changes by it.
+            method: a method of `stub`.
+            request: the request.
+            timeout: seconds to wait for the response, all attempts together; None for no limit.
+            again: whether the request may be retried, that is, has no side effects.
 
         Raises:
-            ServerError: what the server said, or that none answers.
+            ServerError: the server returned an error, or no server answers.
         """
         patience = self.patience(timeout, again=again)
         while True:
@@ -142,7 +142,7 @@ class Connection:
         timeout: float | None,
         patience: Callable[[], float | None],
     ) -> Generator[service_pb2.AnalyzeGroupsResponse | None, None, None]:
-        """Ask about many groups on one stream; see `neuroglot.connection.stream.exchange`.
+        """Send many groups on one bidirectional stream; see `neuroglot.connection.stream.exchange`.
 
         Raises:
             ServerError: the stream as a whole failed.
@@ -159,10 +159,10 @@ class Connection:
     def listen(
         self, method: grpc.UnaryStreamMultiCallable[_Request, _Response], request: _Request, timeout: float | None
     ) -> Generator[_Response, None, None]:
-        """Ask a question of many answers; see `neuroglot.connection.stream.listen`.
+        """Send a request that has a stream of responses; see `neuroglot.connection.stream.listen`.
 
         Raises:
-            ServerError: what the server said, or that none answers.
+            ServerError: the server returned an error, or no server answers.
         """
         metadata, request_id = self._metadata()
         return listen(
@@ -171,14 +171,14 @@ class Connection:
         )
 
     def patience(self, timeout: float | None, *, again: bool = True) -> Patience:
-        """What a question may take that is asked now."""
+        """Start the retry and timeout budget of a request."""
         return Patience(self._retries.seconds if again else 0, timeout)
 
     def pause(self, patience: Patience, error: ServerError) -> None:
-        """Wait until it is time to ask again.
+        """Wait until the next retry.
 
         Raises:
-            ServerError: the one given, where asking again has no use, the time for it is over, or this is closed.
+            ServerError: `error`, if it is not retryable, the time for retries is over, or the connection is closed.
         """
         seconds = patience.pause_after(error) if is_passing(error) else None
         if seconds is None:
@@ -186,10 +186,10 @@ class Connection:
         self.wait(seconds, error)
 
     def wait(self, seconds: float, error: ServerError) -> None:
-        """Wait so long because of an error.
+        """Report an error as a retry, and wait for some seconds.
 
         Raises:
-            ServerError: the one given, as soon as the connection is closed.
+            ServerError: `error`, as soon as the connection is closed.
         """
         if not self._closed.is_set():
             self._retries.told(error, seconds)
@@ -197,14 +197,14 @@ class Connection:
             raise error
 
     def close(self) -> None:
-        """Close the channel, which cancels what is under way on it, and the server if it runs in this process."""
+        """Close the channel, which cancels the calls in flight, and stop the server if it runs in this process."""
         self._closed.set()
         self._close_channel()
         if self._close_server is not None:
             self._close_server()
 
     def _failure(self, error: grpc.RpcError, request_id: str) -> ServerError:
-        """The error of a call; where no server answered, with what is wrong about TLS, if anything is."""
+        """Convert the error of a call; if no server answered, diagnose TLS."""
         failure = from_rpc_error(error, self.address, request_id)
         unheard = isinstance(failure, UnavailableError) and not failure.request_id
         late = isinstance(failure, DeadlineError) and not self._has_answered
@@ -215,19 +215,19 @@ class Connection:
         return failure
 
     def _metadata(self) -> tuple[tuple[tuple[str, str], ...], str]:
-        """What goes with a call, and the id under which the server's log will have it."""
+        """Make the metadata of a call; return it with the request id for the server's log."""
         request_id = secrets.token_hex(8)
         metadata = ((REQUEST_ID_KEY, request_id),)
         return (*metadata, ("authorization", f"Bearer {self._token}")) if self._token else metadata, request_id
 
 
 def open_connection(target: str | Path, credentials: Credentials, retries: Retries) -> Connection:
-    """Open what a user gave: a bundle's folder or an address.
+    """Open a connection to an address, or to an in-process server for a bundle's folder.
 
     Raises:
-        InvalidTargetError: it is neither, or a token would cross the network in the clear.
-        InstallationError: it is a folder, and the server's packages are not installed.
-        BundleError: it is a folder, but no bundle, or a damaged one.
+        InvalidTargetError: the target is neither, or a token would cross the network unencrypted.
+        InstallationError: the target is a folder, and the server's packages are not installed.
+        BundleError: the target is a folder that is not a bundle, or a damaged bundle.
     """
     if str(target) and Path(target).is_dir():
         return _serve_in_process(Path(target), retries)

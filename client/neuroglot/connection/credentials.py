@@ -1,4 +1,4 @@
-"""What a client shows a server, and by what it knows the server: certificates and tokens."""
+"""Credentials of a client: TLS certificates and bearer tokens."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ ROOT_CERTIFICATES = "NEUROGLOT_ROOT_CERTIFICATES"
 
 @dataclass(frozen=True)
 class Credentials:
-    """Certificates, and a token.
+    """TLS certificates and a bearer token.
 
     Attributes:
-        root_certificates: those by which the server's certificate is known, PEM; None for gRPC's own.
-        certificate: the client's, PEM, for servers that ask for one; None for none.
-        key: its private key, PEM; None without a certificate.
-        token: what the server knows the caller by; empty for none.
-        token_from: where the token came from, for messages.
+        root_certificates: root certificates that the server's certificate is verified against, PEM; None for gRPC's
+            own.
+        certificate: the client's certificate, PEM, for servers that require one; None for none.
+        key: private key of `certificate`, PEM; None without a certificate.
+        token: bearer token that identifies the caller; empty for none.
+        token_from: source of the token, for messages.
     """
 
     root_certificates: bytes | None = None
@@ -44,8 +45,8 @@ class Credentials:
         """Read files, and the environment for what was not given: NEUROGLOT_ROOT_CERTIFICATES and NEUROGLOT_TOKEN.
 
         Raises:
-            InvalidTargetError: a file cannot be read, a certificate came without its key or a key without its
-                certificate, or the token is no token.
+            InvalidTargetError: a file cannot be read, a certificate is given without its key or a key without its
+                certificate, or the token has characters other than printable ASCII.
         """
         if (certificate is None) != (key is None):
             given, lacking = ("certificate", "key") if key is None else ("key", "certificate")
@@ -66,7 +67,7 @@ class Credentials:
 
     @property
     def asks_for_tls(self) -> bool:
-        """Whether there is something here that only TLS has a use for."""
+        """Whether the credentials include certificates, which are used with TLS only."""
         return self.root_certificates is not None or self.certificate is not None
 
 

@@ -1,4 +1,4 @@
-"""One question with many answers: activations layer by layer, text token by token."""
+"""Streaming responses to one request: activations layer by layer, text token by token."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def captured(
     columns: Sequence[int] | None,
     timeout: float | None,
 ) -> Generator[CapturedLayer, None, None]:
-    """Yield layers until each came; what is asked for again are those that did not.
+    """Yield every layer once; a retry requests only the layers that are still missing.
 
     Args:
-        connection: where to ask.
-        request: all but the layers.
-        model: the model, as it was when the caller asked for it.
-        layers: which, in ascending order.
-        columns: the neurons in the order that is wanted; None for that of the model.
-        timeout: seconds that all of it may take; None for ever.
+        connection: connection to the server.
+        request: the request without its layers.
+        model: the model as of `Client.model`; responses of another bundle are rejected.
+        layers: layer indices, in ascending order.
+        columns: neuron indices in the order of the returned columns; None for the model's order.
+        timeout: seconds for the whole stream, including retries; None for no limit.
     """
     patience = connection.patience(timeout)
     order = slice(None) if columns is None else np.searchsorted(np.array(request.neurons), columns)
@@ -63,13 +63,13 @@ def generated(
     timeout: float | None,
     restore: Callable[[], None] | None,
 ) -> Generator[GeneratedToken, None, None]:
-    """Yield tokens; the question is asked again only as long as none came.
+    """Yield the generated tokens; the request is retried only before the first token.
 
     Args:
-        connection: where to ask.
-        request: the question.
-        timeout: seconds that all of it may take; None for ever.
-        restore: uploads again, once, what the server may have lost; None where nothing was uploaded.
+        connection: connection to the server.
+        request: the request.
+        timeout: seconds for the whole stream, including retries; None for no limit.
+        restore: uploads neuron sets again, once, if the server has lost them; None without uploaded sets.
     """
     patience, begun = connection.patience(timeout), False
     while True:

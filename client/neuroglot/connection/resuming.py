@@ -1,4 +1,4 @@
-"""Many groups over as many streams as it takes: one that breaks is followed by another, which asks what is unanswered.
+"""Resumable streams of groups: a stream that breaks is replaced by a new one for the groups without a result.
 
 Every question is either answered once or fails once. No more of them are held than may be in flight.
 """
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Question:
-    """A group, and what is wanted of it.
+    """A request for one group.
 
     Attributes:
-        group: the group, under an id of its own.
-        analysis: what is wanted; questions that want the same share the message.
-        due: by when it is to be answered, on the monotonic clock; set when it is sent first.
-        patience: what trouble of its own it may have; set when it has some.
-        restored: whether it is asked again after uploads were restored.
+        group: the group, with a unique id.
+        analysis: options of the analysis; requests with the same options share the message.
+        due: deadline on the monotonic clock; set when the request is first sent.
+        patience: retry budget of this request; set at its first failure.
+        restored: whether it is a retry after uploads were restored.
     """
 
     group: group_pb2.Group
@@ -50,15 +50,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Terms:
-    """On which terms many groups are asked about.
+    """Settings of a call for many groups.
 
     Attributes:
-        model: the model, as it was when the caller asked for it.
-        priority: how urgent the groups are.
-        in_flight: most groups to have under way.
-        timeout: seconds that all of it may take; None for ever.
-        group_timeout: seconds that each group may take from when it is sent first; None for ever.
-        restore: uploads again what the server may have lost; None where nothing was uploaded.
+        model: the model as of `Client.model`; results of another bundle are rejected.
+        priority: priority of the groups.
+        in_flight: maximum number of groups in flight.
+        timeout: seconds for the whole call; None for no limit.
+        group_timeout: seconds for each group from when it is first sent; None for no limit.
+        restore: uploads neuron sets again that the server may have lost; None without uploaded sets.
     """
 
     model: model_pb2.Model
@@ -70,27 +70,27 @@ class Terms:
 
 
 class Resuming:
-    """Asks questions until each has its answer; to be iterated over once."""
+    """Sends requests, over several streams if needed, until each has an outcome. For a single iteration."""
 
     def __init__(self, connection: Connection, terms: Terms, questions: Iterator[Question]) -> None:
-        """Nothing is taken or sent before the first answer is asked for."""
+        """Store the arguments. Nothing is consumed or sent before the first result is requested."""
         self._connection = connection
         self._terms = terms
         self._questions = questions
         self._patience = connection.patience(terms.timeout)
         self._unanswered: dict[str, Question] = {}  # sent, or to be sent again
-        self._refused: dict[str, tuple[Question, ServerError]] = {}  # for the time being
-        self._late: set[str] = set()  # given up, and in flight on the open stream nevertheless
+        self._refused: dict[str, tuple[Question, ServerError]] = {}  # temporarily, to be retried
+        self._late: set[str] = set()  # timed out, but still in flight on the open stream
         self._exhausted = False
         self._taking = False
 
     def answers(self) -> Generator[GroupResult | GroupFailure, None, None]:
-        """Yield answers as they come.
+        """Yield results and failures as they arrive.
 
         Raises:
-            ModelChangedError: an answer is of another bundle than the model was.
-            NotFoundError: the model is gone.
-            ServerError: there was no stream to be had, for as long as retries go on.
+            ModelChangedError: a result was made by another bundle than the model's.
+            NotFoundError: the model was unloaded.
+            ServerError: no stream could be opened until the time for retries was over.
         """
         while not (self._exhausted and not self._unanswered and not self._refused):
             broken = yield from self._one_stream()
@@ -101,7 +101,7 @@ class Resuming:
                 yield from self._after_refusals()
 
     def _one_stream(self) -> Generator[GroupResult | GroupFailure, None, ServerError | None]:
-        """Ask on one stream until no more can be asked on it; gives the error if it broke."""
+        """Use one stream until no more can be sent on it; return the error if it broke."""
         self._late.clear()
         in_flight, timeout = self._terms.in_flight, self._patience.time_left
         stream = self._connection.exchange(self._requests(), in_flight, timeout, self._seconds_to_wait)
@@ -113,7 +113,7 @@ class Resuming:
                     return None
                 except ServerError as error:
                     if self._taking:
-                        raise  # the maker of the groups did, and not the stream
+                        raise  # the caller's iterator of groups raised it, not the stream
                     return error
                 if response is not None and (answer := self._settled(response)):
                     yield answer
@@ -121,7 +121,7 @@ class Resuming:
         return None
 
     def _requests(self) -> Generator[service_pb2.AnalyzeGroupsRequest, None, None]:
-        """One message a question; what is as in the message before is left out."""
+        """Yield one message per request; fields that equal the previous message's are left out."""
         previous = None
         for question in self._to_ask():
             yield service_pb2.AnalyzeGroupsRequest(
@@ -133,9 +133,9 @@ class Resuming:
             previous = question.analysis
 
     def _to_ask(self) -> Generator[Question, None, None]:
-        """What earlier streams left unanswered, then new questions; none of those while others must be asked again."""
+        """Yield the requests left over from earlier streams, then new ones unless some are waiting for a retry."""
         for group_id in tuple(self._unanswered):
-            if group_id in self._unanswered:  # and not overdue meanwhile
+            if group_id in self._unanswered:  # it may have timed out meanwhile
                 yield self._unanswered[group_id]
         while not self._refused:
             self._taking = True
@@ -150,7 +150,7 @@ class Resuming:
             yield question
 
     def _settled(self, response: service_pb2.AnalyzeGroupsResponse) -> GroupResult | GroupFailure | None:
-        """What a response says about its question; None where that is asked again, or was given up."""
+        """Return the outcome of a response; None if its request will be retried, or has timed out."""
         question = self._unanswered.pop(response.group_id, None)
         if question is None:
             self._late.discard(response.group_id)
@@ -160,7 +160,7 @@ class Resuming:
             self._patience.calm()
             return GroupResult(response.result)
         error = from_group_error(response.error)
-        if isinstance(error, NotFoundError):  # no group is to blame: the model is gone, or an upload
+        if isinstance(error, NotFoundError):  # the model or an uploaded set is missing: not the group's fault
             if self._terms.restore is None or question.restored:
                 raise error
             self._refused[response.group_id] = question, error
@@ -171,7 +171,7 @@ class Resuming:
         return GroupFailure(response.group_id, error)
 
     def _after_refusals(self) -> Generator[GroupFailure, None, None]:
-        """Do what is to be done before refused questions are asked again; those whose patience is over have failed."""
+        """Prepare retries: restore uploads and pause. Requests whose retry time is over fail."""
         refused, self._refused = self._refused, {}
         pauses: list[tuple[float, ServerError]] = []
         if self._terms.restore and any(isinstance(error, NotFoundError) for _, error in refused.values()):
@@ -191,7 +191,7 @@ class Resuming:
             self._connection.wait(*max(pauses, key=itemgetter(0)))
 
     def _overdue(self) -> Generator[GroupFailure, None, None]:
-        """Give up the groups whose time is over."""
+        """Yield failures for the groups whose deadline has passed."""
         now = time.monotonic()
         for group_id in [group_id for group_id, question in self._unanswered.items() if question.due <= now]:
             del self._unanswered[group_id]
@@ -200,7 +200,7 @@ class Resuming:
             yield GroupFailure(group_id, DeadlineError("DEADLINE_EXCEEDED", message))
 
     def _seconds_to_wait(self) -> float | None:
-        """How long the next answer may take before the time of a group is over."""
+        """Return the seconds until the next deadline of a group; None without one."""
         due = min((question.due for question in self._unanswered.values()), default=math.inf)
         return None if math.isinf(due) else max(0.0, due - time.monotonic())
 

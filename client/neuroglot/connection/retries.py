@@ -1,4 +1,4 @@
-"""How long to go on asking when a server is away or full, and how long to wait in between."""
+"""Retry budget and back-off for a server that is unavailable or overloaded."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from neuroglot.errors import OverloadedError, ServerError, UnavailableError
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 _LEAST_JITTER = 0.5
-"""A pause is this share of what back-off gives, or more: many clients that a server lost do not come back as one."""
+"""Minimum share of the back-off that a pause takes: jitter keeps clients from reconnecting all at once."""
 _MOST_BEYOND_ASKED = 0.1
-"""What a server asks for is waited, and up to this share more."""
+"""Maximum jitter added to the delay that a server asks for, as a share of it."""
 
-# Not Python's shared generator: a program that seeds it wants neither its numbers taken nor all its clients in step.
+# Not Python's shared generator: a program that seeds it must get its own sequence, and clients must not synchronise.
 _uniform = SystemRandom().uniform
 
 
 class Patience:
-    """What one question may take: trouble is put up with for some seconds from its beginning to the next success."""
+    """Retry and timeout budget of one request. The retry time runs from the first failure to the next success."""
 
     def __init__(self, seconds: float, timeout: float | None) -> None:
-        """Begin now.
+        """Start the timeout now.
 
         Args:
-            seconds: how long to go on asking once trouble began; 0 for not at all.
-            timeout: seconds that all of it may take, trouble or none; None for ever.
+            seconds: seconds for which to retry after the first failure; 0 disables retries.
+            timeout: seconds for the whole request, including retries; None for no limit.
         """
         self._seconds = seconds
         self._end = math.inf if timeout is None else time.monotonic() + timeout
@@ -36,17 +36,17 @@ class Patience:
 
     @property
     def time_left(self) -> float | None:
-        """Seconds until the timeout, 0 once it is over; None for ever."""
+        """Seconds until the timeout, 0 once it has passed; None for no limit."""
         return None if math.isinf(self._end) else max(0.0, self._end - time.monotonic())
 
     def calm(self) -> None:
-        """Note a success: the next trouble is a new one."""
+        """Record a success: the next failure starts a new retry time."""
         self._trouble_since, self._pauses = None, 0
 
     def pause_after(self, error: ServerError) -> float | None:
-        """How many seconds to wait before asking again after an error that passes; None where the time for it is over.
+        """Return the seconds to wait before retrying after a transient error; None once the retry time is over.
 
-        The pause is what the server asks for or, where it says nothing, twice as long each time; with jitter.
+        The pause is the delay that the server asks for, or else exponential back-off; both with jitter.
         """
         now = time.monotonic()
         if self._trouble_since is None:
@@ -63,9 +63,9 @@ class Patience:
 
 
 def is_passing(error: ServerError) -> bool:
-    """Whether the same question may be answered later: the server is away, or full and says for how long.
+    """Return whether an error is transient: the server is unavailable, or is overloaded and gives a retry delay.
 
-    A message that is too large for gRPC is RESOURCE_EXHAUSTED as well, and stays too large.
+    RESOURCE_EXHAUSTED without a delay is not: gRPC uses it for messages above its size limit.
     """
     return isinstance(error, UnavailableError) or (
         isinstance(error, OverloadedError) and error.retry_after_seconds is not None

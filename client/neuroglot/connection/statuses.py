@@ -32,23 +32,23 @@ _ERRORS: dict[str, type[ServerError]] = {
 _DETAILS_KEY = "grpc-status-details-bin"
 
 REQUEST_ID_KEY = "x-request-id"
-"""The metadata in which a call says the id under which a server's log shall have it, and the server which it took."""
+"""Metadata key of the request id: sent by the client for the server's log, and returned with the id in use."""
 
 
 def from_rpc_error(error: grpc.RpcError, address: str, request_id: str) -> ServerError:
-    """The error of a call that failed, with what the server said in the status's details.
+    """Convert the gRPC error of a failed call, with the details of its status.
 
     Args:
-        error: what gRPC raised.
-        address: where the call went.
-        request_id: the id that it went with; the server may have taken another one.
+        error: the error that gRPC raised.
+        address: address of the server.
+        request_id: the id that was sent with the call; the server may have used another one.
     """
     code, message = error.code().name, error.details() or ""
     status = _status(error)
     violations: list[Violation] = []
     retry_after_seconds = None
     if status is None and code == "UNAVAILABLE":
-        request_id = ""  # nobody heard it
+        request_id = ""  # no server received it
     for metadatum in error.trailing_metadata() or ():
         if metadatum.key == REQUEST_ID_KEY:
             request_id = str(metadatum.value)
@@ -61,13 +61,13 @@ def from_rpc_error(error: grpc.RpcError, address: str, request_id: str) -> Serve
             retry_after_seconds = delay.seconds + delay.nanos / 1e9
         elif detail.Is(error_details_pb2.RequestInfo.DESCRIPTOR):
             request_id = error_details_pb2.RequestInfo.FromString(detail.value).request_id
-    # Without details the words are gRPC's own, which say neither where the call went nor what to do.
-    said = message if status else _explained(code, message, address)
-    return _error(code, said, violations, request_id, retry_after_seconds)
+    # Without details the message is gRPC's own, which says neither where the call went nor what to do.
+    explained = message if status else _explained(code, message, address)
+    return _error(code, explained, violations, request_id, retry_after_seconds)
 
 
 def from_group_error(error: result_pb2.GroupError) -> ServerError:
-    """The error of a group of a stream that failed."""
+    """Convert the error of a failed group of a stream."""
     violations = [Violation(violation.field, violation.description) for violation in error.violations]
     retry_after_seconds = error.retry_delay_ms / 1e3 if error.HasField("retry_delay_ms") else None
     return _error(code_pb2.Code.Name(error.code), error.message, violations, error.request_id, retry_after_seconds)
@@ -84,7 +84,7 @@ def _error(
 
 
 def _status(error: grpc.RpcError) -> status_pb2.Status | None:
-    """What the server said in the trailing metadata, if the words are its own."""
+    """Decode the status details in the trailing metadata; None if the error is gRPC's own."""
     for metadatum in error.trailing_metadata() or ():
         if metadatum.key == _DETAILS_KEY:
             try:

@@ -1,4 +1,4 @@
-"""Streams of gRPC, read in the caller's thread: many questions and their answers, or one question and many answers."""
+"""gRPC streams consumed in the caller's thread: bidirectional (`exchange`) and server streaming (`listen`)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _Response = TypeVar("_Response")
 
 @dataclass(frozen=True)
 class _End:
-    """The last thing that comes in: the stream is over, by an error or not."""
+    """Last item of the incoming queue: the stream has ended, with an error or without."""
 
     error: ServerError | None
 
 
 def _for_ever() -> None:
-    """How long to wait where nobody says."""
+    """Default of `patience`: no limit."""
 
 
 def exchange(
@@ -39,38 +39,38 @@ def exchange(
     explain: Callable[[grpc.RpcError], ServerError],
     patience: Callable[[], float | None] = _for_ever,
 ) -> Generator[_Response | None, None, None]:
-    """Send requests and yield their responses, in the order in which they come.
+    """Send requests and yield their responses in the order of arrival.
 
-    Requests are taken in the caller's thread, one for each response once `in_flight` are sent: so they may be without
-    end, and what taking one raises reaches the caller. A response that is there is not held back for more than one
-    request. Closing the generator cancels the call.
+    Requests are consumed in the caller's thread, one per response once `in_flight` are sent: the iterator may be
+    infinite, and its errors reach the caller. At most one request is consumed while a response is ready. Closing the
+    generator cancels the call.
 
     Args:
-        start: opens the stream with the requests it is to send.
-        requests: each gets one response.
-        in_flight: most requests without a response, at least 1.
-        explain: what is raised if the stream breaks before every request had its response.
-        patience: for how many seconds at most to wait for the next response, None for ever; asked before each wait.
+        start: opens the stream for an iterator of requests.
+        requests: the requests; each gets one response.
+        in_flight: maximum number of requests without a response, at least 1.
+        explain: converts the gRPC error if the stream breaks before every request has its response.
+        patience: returns the maximum seconds to wait for the next response, None for no limit; called before each wait.
 
     Yields:
-        A response, or None where none came in time.
+        A response, or None if none arrived in time.
 
     Raises:
-        ServerError: what `explain` gave, or the server ended the stream before its time, and said nothing.
+        ServerError: the error that `explain` returned, or the server ended the stream early without an error.
     """
     outgoing: SimpleQueue[_Request | None] = SimpleQueue()
     incoming: SimpleQueue[_Response | _End] = SimpleQueue()
-    # Before the stream is open: a server ends one on which nothing comes for some seconds.
+    # Consumed before the stream is opened: the server ends a stream that stays silent for some seconds.
     requests = chain(list(islice(requests, 1)), requests)
     call = start(iter(outgoing.get, None))
     receiver = _start(_receive, call, incoming, explain, lambda: None)
-    # gRPC's sending thread waits on the queue, until None comes.
+    # gRPC's sending thread blocks on the queue until it gets None.
     close = _closing(call, receiver, lambda: outgoing.put(None))
-    del call  # see `_close`: nobody but the finalizer may hold it
+    del call  # see `_close`: only the finalizer may hold a reference
     unanswered, more = 0, True
     try:
         while more or unanswered:
-            if more:  # and so there is room: below, a full house waits for a response
+            if more:  # there is capacity: at the limit, the code below waits for a response
                 request = next(requests, None)
                 outgoing.put(request)  # None, at the end, tells the server that no more will come
                 more = request is not None
@@ -90,25 +90,25 @@ def exchange(
 def listen(
     start: Callable[[], CallIterator[_Response]], explain: Callable[[grpc.RpcError], ServerError]
 ) -> Generator[_Response, None, None]:
-    """Yield the responses to one request; no more than two are held at a time. Closing the generator cancels the call.
+    """Yield the responses to one request, with at most two in memory. Closing the generator cancels the call.
 
     Args:
         start: sends the request.
-        explain: what is raised if the stream breaks.
+        explain: converts the gRPC error if the stream breaks.
 
     Raises:
-        ServerError: what `explain` gave.
+        ServerError: the error that `explain` returned.
     """
     incoming: SimpleQueue[_Response | _End] = SimpleQueue()
-    room = threading.Semaphore()
+    capacity = threading.Semaphore()
     call = start()
-    receiver = _start(_receive, call, incoming, explain, room.acquire)
-    close = _closing(call, receiver, room.release)
+    receiver = _start(_receive, call, incoming, explain, capacity.acquire)
+    close = _closing(call, receiver, capacity.release)
     del call
     try:
         while not isinstance(response := incoming.get(), _End):
             yield response
-            room.release()
+            capacity.release()
         if response.error:
             raise response.error
     finally:
@@ -132,16 +132,16 @@ def _receive(
     call: CallIterator[_Response],
     incoming: SimpleQueue[_Response | _End],
     explain: Callable[[grpc.RpcError], ServerError],
-    wait_for_room: Callable[[], object],
+    wait_for_capacity: Callable[[], object],
 ) -> None:
     error = None
     try:
         for response in call:
             incoming.put(response)
-            wait_for_room()
+            wait_for_capacity()
     except grpc.RpcError as raised:
         error = explain(raised)
-        raised.__traceback__ = None  # it is the call itself, and would hold on to itself by this frame
+        raised.__traceback__ = None  # the error is the call itself: its traceback would keep it alive by this frame
     finally:
         incoming.put(_End(error))
 
@@ -149,23 +149,22 @@ def _receive(
 def _closing(
     call: CallIterator[_Response], receiver: threading.Thread, wake: Callable[[], None]
 ) -> weakref.finalize[[CallIterator[_Response], threading.Thread, Callable[[], None]], threading.Thread]:
-    """What closes a call: when it is called or, if the program ends before that, at its exit.
+    """Return a function that closes a call; it also runs at the program's exit.
 
-    For a generator that was left behind is closed by the interpreter only when daemon threads stand still already, some
-    of them with gRPC's locks in hand.
+    The interpreter closes an abandoned generator only after daemon threads are frozen, and some of them may hold gRPC's
+    locks.
     """
     return weakref.finalize(receiver, _close, call, receiver, wake)
 
 
 def _close(call: CallIterator[_Response], receiver: threading.Thread, wake: Callable[[], None]) -> None:
-    """End a call, and let go of it: once this is over it must be gone, and not be left to the garbage collector.
+    """Cancel a call and drop its last reference, so that the garbage collector never has to free it.
 
-    For gRPC takes the call's lock when the call is collected, and one that is collected at the interpreter's exit may
-    find the lock in the hand of a daemon thread that stands still.
+    gRPC takes the call's lock when the call is freed, and at the interpreter's exit a frozen daemon thread may hold it.
     """
     call.cancel()
-    wake()  # only now, for what a receiver that is woken finds must be the end
-    if receiver is not threading.current_thread():  # in which a generator may be collected
+    wake()  # after `cancel`: the woken receiver must find the end of the stream
+    if receiver is not threading.current_thread():  # the generator may be collected in the receiver's thread
         receiver.join()
 
 

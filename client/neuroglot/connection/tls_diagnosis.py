@@ -1,7 +1,7 @@
-"""Why a connection does not come about: whether the server speaks TLS, and whether its certificate is trusted.
+"""Diagnosis of failed connections: whether the server speaks TLS, and whether its certificate is trusted.
 
-gRPC says no more than "Socket closed" or names a routine of its TLS library. So after a failure a connection of our own
-asks the server, and sends nothing but the beginning of HTTP/2.
+gRPC reports only "Socket closed" or a routine of its TLS library. So after a failure this module opens a connection of
+its own, and sends nothing but the HTTP/2 preface.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from neuroglot.connection.credentials import Credentials
 
 _SECONDS = 2.0
-"""How long the server has for each answer."""
+"""Timeout of each socket operation, in seconds."""
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"  # and empty settings: RFC 9113, section 3.4
 _FRAME_HEADER_BYTES = 9
@@ -22,14 +22,14 @@ _SETTINGS = 4
 
 
 def tls_problem(address: str, credentials: Credentials | None) -> str:
-    """What keeps a client and the server at an address from agreeing on TLS, and what to do.
+    """Explain why a client and the server at an address cannot agree on TLS, and what to do.
 
     Args:
         address: `host:port`.
-        credentials: with what the client speaks TLS; None where it does not.
+        credentials: the client's TLS credentials; None if it does not use TLS.
 
     Returns:
-        One line; empty where the two agree, or nothing answers.
+        One line; empty if the two agree, or if no server answers.
     """
     host, _, port = address.rpartition(":")
     where = host.removeprefix("[").removesuffix("]"), int(port)
@@ -72,7 +72,7 @@ def _with_tls(address: str, where: tuple[str, int], credentials: Credentials) ->
 
 
 def _refusal(address: str, connection: ssl.SSLSocket, credentials: Credentials) -> str:
-    """What to say of a server that ends a connection without a certificate, as TLS 1.3 does after the handshake."""
+    """Explain why a server closes the connection after the handshake, where TLS 1.3 rejects client certificates."""
     try:
         connection.sendall(_PREFACE)
         if connection.recv(1):
@@ -91,7 +91,7 @@ def _refusal(address: str, connection: ssl.SSLSocket, credentials: Credentials) 
 
 
 def _context(credentials: Credentials | None) -> ssl.SSLContext:
-    """As gRPC's: TLS 1.2 or later, HTTP/2. Without credentials any certificate will do."""
+    """Make a context like gRPC's: TLS 1.2 or later, HTTP/2. Without credentials any certificate is accepted."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     if credentials is None:
@@ -105,7 +105,7 @@ def _context(credentials: Credentials | None) -> ssl.SSLContext:
 
 
 def _handshake(where: tuple[str, int], context: ssl.SSLContext) -> ssl.SSLSocket:
-    """A connection with TLS.
+    """Open a TLS connection.
 
     Raises:
         SSLError: the server speaks no TLS, or its certificate is not trusted.
@@ -114,7 +114,7 @@ def _handshake(where: tuple[str, int], context: ssl.SSLContext) -> ssl.SSLSocket
     with ExitStack() as stack:
         connection = stack.enter_context(socket.create_connection(where, _SECONDS))
         secured = context.wrap_socket(connection, server_hostname=where[0])
-        stack.pop_all()  # which has taken the connection over
+        stack.pop_all()  # `secured` now owns the socket
     return secured
 
 

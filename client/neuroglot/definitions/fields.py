@@ -1,4 +1,4 @@
-"""Reads the fields of a JSON object that cannot be trusted: each has a type and bounds."""
+"""Validation of untrusted JSON objects: each field has a type and bounds."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class FieldError(ValueError):
 
 
 def parse(text: str) -> Any:
-    """The value of a JSON text without duplicate keys, NaN and infinities.
+    """Parse JSON without duplicate keys, NaN and infinities.
 
     Raises:
-        FieldError: it is no such text, or nested too deeply.
+        FieldError: the text is not such JSON, or is nested too deeply.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
@@ -52,32 +52,32 @@ def _refuse_constant(name: str) -> None:
 
 
 def shown(value: object) -> str:
-    """A value in an error message: in one short line, whatever it is."""
+    """Format a value for an error message, as one short line."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
-    text = ascii(value)  # of an integer at most 4,300 digits: `parse` gives no longer ones
+    text = ascii(value)  # at most 4,300 digits of an integer: `parse` rejects longer ones
     return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."
 
 
 def is_one_line(text: str) -> bool:
-    """Whether a text has no control characters and no line breaks, and UTF-8 can encode it."""
+    """Return whether a text has no control characters and no line breaks, and UTF-8 can encode it."""
     return not _UNPRINTABLE.search(text)
 
 
-def depth_at_most(value: object, most: int) -> bool:
-    """Whether a JSON value has at most so many objects and lists inside each other, and only finite numbers."""
+def depth_at_most(value: object, limit: int) -> bool:
+    """Return whether objects and lists nest at most `limit` deep in a JSON value, and all numbers are finite."""
     if isinstance(value, float):
         return math.isfinite(value)
     if not isinstance(value, dict | list):
         return True
     parts = value.values() if isinstance(value, dict) else value
-    return most > 0 and all(depth_at_most(part, most - 1) for part in parts)
+    return limit > 0 and all(depth_at_most(part, limit - 1) for part in parts)
 
 
 class Fields:
-    """The fields of one object. Each is read once; `end` refuses those that were not.
+    """Reader of an object's fields. Each field is read once; `end` rejects fields that were not read.
 
-    Methods that read a field raise `FieldError` where it is missing or is not what they describe.
+    Methods that read a field raise `FieldError` if it is missing or invalid.
     """
 
     def __init__(self, value: object, path: str = "") -> None:
@@ -128,7 +128,7 @@ class Fields:
         return value
 
     def hexadecimal(self, name: str, digits: int) -> str:
-        """So many hexadecimal digits, in small letters."""
+        """Read a string of lower-case hexadecimal digits of the given length."""
         value: str = self.take(
             name,
             f"{digits} hexadecimal digits",

@@ -15,9 +15,9 @@ class GoldTokens(NamedTuple):
     Attributes:
         prompt: token ids of the prompt alone, with the tokenizer's special tokens.
         gold: token ids of the answer, at least one, without EOS.
-        joint: whether `gold` is how the tokenizer goes on after this prompt. False where it merges the last prompt
-            token with the answer's first (about half of Thai answers under byte-level BPE), so that separator and
-            answer were tokenized apart.
+        joint: whether prompt and answer were tokenized together. False if the tokenizer merges the last prompt token
+            with the answer's first (about half of Thai answers under byte-level BPE), so that separator and answer were
+            tokenized separately.
     """
 
     prompt: tuple[int, ...]
@@ -32,7 +32,7 @@ def gold_tokens(
     separator: str,
     answer: str,
 ) -> GoldTokens:
-    """Freeze the prompt's tokens and find the answer's, for a causal language model.
+    """Tokenize a prompt and its answer for a causal language model, keeping the prompt's own tokens.
 
     Args:
         encode: text to token ids, with the special tokens that the model has (BOS; a trailing EOS is not allowed).
@@ -53,25 +53,26 @@ def gold_tokens(
 
 
 def r_index(spelling: Sequence[str]) -> int:
-    """Where r is among the gold tokens of an encoder-decoder: the first one that is more than a space.
+    """Return the index of r among the gold tokens of an encoder-decoder: the first token that is not a bare space.
 
-    A SentencePiece tokenizer may begin an answer with a lone `▁` (most Thai and Chinese ones), which all of them share.
+    A SentencePiece tokenizer may start an answer with a lone `▁` (as in the majority of Thai and Chinese answers),
+    a token that all of them share.
 
     >>> r_index(["▁", "巴黎"])
     1
 
     Args:
-        spelling: the gold tokens as the vocabulary spells them.
+        spelling: the gold tokens as strings, as they stand in the vocabulary.
     """
     return 1 if len(spelling) > 1 and spelling[0] == "▁" else 0
 
 
 def answer_tokens(encode_bare: Callable[[str], Sequence[int]], answer: str) -> tuple[int, ...]:
-    """The tokens of an answer by itself: the gold tokens of an encoder-decoder, whose decoder begins anew.
+    """Tokenize an answer separately from its prompt, as the decoder of an encoder-decoder generates it.
 
     Args:
         encode_bare: text to token ids, without special tokens.
-        answer: the answer's text; nothing stands before it.
+        answer: the answer's text, tokenized as given.
 
     Returns:
         At least one token, without EOS.

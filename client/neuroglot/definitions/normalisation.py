@@ -1,6 +1,6 @@
-"""The form in which texts are compared with answers.
+"""Normalisation of texts before they are compared with answers.
 
-The server matches with it and the analyses look for labels with it, so there is one definition.
+The server uses it to match answers, and the analyses to find labels, so it is defined once.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ _TRAILING = (".", ";", "!", ",", "?", "</s>", "<pad>")
 
 
 def normalised(text: str) -> str:
-    """A text as it is compared with answers: stripped, lowercased, without trailing `. ; ! , ? </s> <pad>`.
+    """Normalise a text for comparison with answers: strip, lowercase, remove trailing `. ; ! , ? </s> <pad>`.
 
-    It takes time in proportion to the text's length.
+    Runs in linear time.
 
     >>> normalised(" Paris.</s> ")
     'paris'

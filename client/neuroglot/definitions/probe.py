@@ -1,7 +1,7 @@
-"""The probe of a bundle: a fixed request, and whether a model's answer to it is what the export recorded.
+"""The probe of a bundle: a fixed request, and the comparison of a model's result with the one recorded at export.
 
-The exporter writes it, a server compares its answer before it serves a model, and `neuroglot verify --probe` compares
-the answer of a running server. `proto/neuroglot/v1/probe.proto` says what is in it.
+The exporter writes it, a server runs it before it serves a model, and `neuroglot verify --probe` runs it on a running
+server. `proto/neuroglot/v1/probe.proto` defines its content.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from neuroglot.v1.result_pb2 import ComponentResult, GroupResult, RowPrediction
 _MAX_FILE_BYTES = 16 * 2**20
 
 MIN_ROWS = 2
-"""Rows that a probe has at least: neurons of fewer have no types."""
+"""Minimum number of rows of a probe: in a smaller group neurons have no types."""
 
 
 @dataclass(frozen=True)
 class ComponentComparison:
-    """The neurons of one component.
+    """Comparison of the neurons of one component.
 
     Attributes:
-        component: its name.
-        neurons: how many were compared, over all layers and rows.
-        flips: how many are active in one and not in the other.
-        flips_allowed: how many may be, of those that are uncertain.
-        types: how many types were compared: of neurons that are certain in every row.
+        component: name of the component.
+        neurons: number of activities compared, over all layers and rows.
+        flips: number of neurons that are active in one result and inactive in the other.
+        flips_allowed: maximum number of flips, among the uncertain neurons.
+        types: number of types compared, those of neurons that are certain in every row.
     """
 
     component: str
@@ -49,14 +49,14 @@ class ComponentComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An answer to a probe beside what was recorded.
+    """Comparison of a probe's result with the recorded one.
 
     Attributes:
-        components: what was compared of the neurons.
-        log_probabilities: how many log-probabilities were compared.
-        largest_difference: the largest difference of one, in nats; NaN where one is not finite.
-        allowed_difference: the largest that passes.
-        differences: what does not pass, a sentence each; empty where the answer holds.
+        components: comparison of the neurons of each component.
+        log_probabilities: number of log-probabilities compared.
+        largest_difference: largest difference of a log-probability, in nats; NaN if one is not finite.
+        allowed_difference: largest difference that passes, in nats.
+        differences: the failed comparisons, a sentence each; empty if the result passes.
     """
 
     components: tuple[ComponentComparison, ...]
@@ -67,7 +67,7 @@ class Comparison:
 
     @property
     def summary(self) -> str:
-        """What does not pass, in one sentence: the first difference, and how many more there are."""
+        """The first difference in one sentence, with the number of further ones."""
         more = f" (and {len(self.differences) - 1} more)" if len(self.differences) > 1 else ""
         return f"{self.differences[0]}{more}" if self.differences else "no difference"
 
@@ -133,10 +133,10 @@ def compare(probe: Probe, result: GroupResult) -> Comparison:
     components = []
     if differences:  # the answer is to another request: its numbers mean nothing
         return Comparison((), 0, math.nan, probe.log_probability_tolerance, tuple(differences))
-    for place, expected in enumerate(probe.expected.components):
-        given = result.components[place] if place < len(result.components) else ComponentResult()
+    for index, expected in enumerate(probe.expected.components):
+        given = result.components[index] if index < len(result.components) else ComponentResult()
         try:
-            compared, wrong = _compare_component(probe, place, given)
+            compared, wrong = _compare_component(probe, index, given)
         except (ValueError, IndexError) as error:
             differences.append(f"the {expected.component} has no active neurons and types of every row ({error})")
         else:
@@ -155,20 +155,20 @@ def compare(probe: Probe, result: GroupResult) -> Comparison:
     return Comparison(tuple(components), count, largest, probe.log_probability_tolerance, tuple(differences))
 
 
-def _compare_component(probe: Probe, place: int, given: ComponentResult) -> tuple[ComponentComparison, list[str]]:
+def _compare_component(probe: Probe, index: int, given: ComponentResult) -> tuple[ComponentComparison, list[str]]:
     """One component, and what does not pass of it.
 
     Raises:
         ValueError, IndexError: the answer does not have what was asked for.
     """
-    expected = probe.expected.components[place]
+    expected = probe.expected.components[index]
     name, shape = expected.component, (expected.layers, expected.neurons)
     if (given.component, given.layers, given.neurons) != (name, *shape):
         raise ValueError(f"it is {given.component!r}, {given.layers} x {given.neurons}")
     threshold = given.thresholds[0]
     active = _bitmaps(threshold.active_bitmaps, shape, len(probe.group.rows))
     recorded = _bitmaps(expected.thresholds[0].active_bitmaps, shape, len(probe.group.rows))
-    certain = ~_bitmaps(probe.uncertain[place].bitmaps, shape, len(probe.group.rows))
+    certain = ~_bitmaps(probe.uncertain[index].bitmaps, shape, len(probe.group.rows))
     flipped = active != recorded
     allowed = math.ceil(probe.type_flips_tolerance * flipped.size)
     differences = []
@@ -213,9 +213,9 @@ def _log_probabilities(probe: Probe, result: GroupResult) -> Iterator[tuple[str,
     given = {variant.name: variant.predictions for variant in result.variants}
     for variant in probe.expected.variants:
         predictions = given.get(variant.name, ())
-        for place, expected in enumerate(variant.predictions):
-            label = probe.group.rows[place].label
-            one = predictions[place] if place < len(predictions) else RowPrediction()
+        for index, expected in enumerate(variant.predictions):
+            label = probe.group.rows[index].label
+            one = predictions[index] if index < len(predictions) else RowPrediction()
             answer = one.gold_log_probability if one.HasField("gold_log_probability") else math.nan
             yield variant.name, label, "answer", expected.gold_log_probability, answer
             for number, value in enumerate(expected.choice_log_probabilities):

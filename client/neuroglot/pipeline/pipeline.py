@@ -46,16 +46,16 @@ TABLES = "tables"
 FIGURES = "figures"
 
 OnProgress = Callable[[int, int, int], None]
-"""Is told after each answer: groups answered, groups failed, groups in all."""
+"""Callback after each result, with the numbers of groups answered, groups failed, and groups in total."""
 
 
 @dataclass(frozen=True, repr=False)
 class Outcome:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
         run: its folder, with every answer.
-        study: the analyses of all answers that it has.
+        study: the analyses of all its answers.
         report: the path of the report.
     """
 
@@ -81,7 +81,7 @@ class Outcome:
         )
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: what was run, and every analysis."""
+        """HTML for a notebook: the run's settings, and every analysis."""
         settings, study = self.run.settings, self.study
         head = Markup("<h3>{}, {}</h3><p>{} groups x {} languages. {}</p>").format(
             settings.task_title, settings.model, study.groups, len(settings.languages), self.report
@@ -119,38 +119,38 @@ def run(
     >>> outcome = neuroglot.analyses.run(model, "capitals", out="results/capitals")  # doctest: +SKIP
     >>> outcome["types_by_layer"].table()                                            # doctest: +SKIP
 
-    Every answer is on disk before the next is waited for. Whatever interrupts the run, KeyboardInterrupt too, leaves
-    them there, and with `resume` only the groups that have no answer are asked.
+    Each answer is written to disk before the next is awaited. An interrupted run (KeyboardInterrupt included) keeps
+    its answers, and with `resume` only the groups without an answer are requested.
 
     Args:
         model: from `neuroglot.connect(...).model(...)`.
-        task: from `neuroglot.tasks`, `neuroglot.tasks.capitals(shots=2)`, or one of your own; the name of a task that
-            needs no files will do, `capitals`.
-        out: the run's folder; None for a new one among the system's temporary files.
+        task: from `neuroglot.tasks`, `neuroglot.tasks.capitals(shots=2)`, or one of your own; or the name of a task
+            that needs no files, `capitals`.
+        out: the run's folder; None for a new temporary folder.
         languages: of the task's; all by default.
-        limit: ask only the task's first groups.
+        limit: number of groups, taken from the task's start; None for all.
         shard: ask only this part of the groups, `2/4`; `merge` puts the parts together.
-        resume: go on with the run in `out`, if there is one; it must be the same.
-        command: what to name in the report as the command that was given.
-        on_progress: is told after each answer.
-        analyses: names of the analyses to make; none for all that the task's groups allow.
+        resume: resume the run in `out`, if there is one; its settings must be the same.
+        command: the command line to record in the report.
+        on_progress: callback after each result.
+        analyses: names of the analyses to run; empty for all that the task's groups allow.
         draws: draws of each control.
-        controls: from which neurons controls are drawn; the first is the one that headlines are about.
+        controls: the kinds of neurons that controls are drawn from; headlines use the first.
         seed: of the controls, of the tests and of the bootstrap.
-        thresholds: a neuron is active above them; the first is the one that all but one analysis look at.
+        thresholds: activation thresholds, a neuron is active above; all analyses but one use the first only.
         top_fraction: share of a layer's neurons that count as its top contributors.
-        score_target: of which tokens effective scores are taken.
-        score_reduction: how the largest and smallest of them are taken over layers.
+        score_target: the tokens that effective scores are computed for.
+        score_reduction: how the largest and smallest scores are reduced over layers.
         convert_to: the activation that converted neurons get; None for the next number above the threshold, `mean` for
             the mean over the group's languages in which the neuron is active.
-        component: deactivate and convert neurons in this one alone, `encoder` or `decoder`; None for all.
+        component: deactivate and convert neurons in this component only, `encoder` or `decoder`; None for all.
         subsets: sets of languages to type the neurons among; none for all subsets of 3, 5, 7, ... languages.
         cumulative_dead: draw neurons that are dead in all prompts, in place of those that are dead in a prompt.
         replicates: replicates of the bootstrap.
 
     Raises:
         TypeError, ValueError: an argument of another kind.
-        AnalysisError: languages or options that make no sense for the task or the model, too many variants for the
+        AnalysisError: languages or options that do not fit the task or the model, too many variants for the
             server, or no group was answered.
         RunError: `out` holds another run, or a run and `resume` was not asked for.
         ServerError: the server failed as a whole.
@@ -180,14 +180,14 @@ def run(
         "cumulative_dead": cumulative_dead,
         "replicates": replicates,
     }
-    options = Options(**given)  # which brings lists and names into its own types
+    options = Options(**given)  # converts lists and names into its own types
     examples = list(task.groups(languages, limit))
     _require_ids(task, examples)
     names = choose(options.analyses, answers=any(group.answers for group in examples))
     study = Study(Context(languages, options), names)
     settings = _settings(model, task, examples, languages, options, study, shard)
     _require_component(model, options)
-    _require_room(model, settings)
+    _require_variant_limit(model, settings)
     if not of_shard(examples, settings.shard):
         raise AnalysisError(f"part {shard} has no group: the task has fewer clusters than there are parts")
     if out is not None:
@@ -206,9 +206,9 @@ def merge(folders: Sequence[str | Path], out: str | Path, *, command: str = "neu
     """Put parts of a run into one folder, and make tables, figures and the report of the whole.
 
     Args:
-        folders: of the parts, complete or not: its shards, or whatever else has the same settings.
-        out: the folder of the whole; must hold no run.
-        command: what to name in the report as the command that was given.
+        folders: folders of the parts, complete or not: shards, or other runs with the same settings.
+        out: folder of the merged run; must not hold a run yet.
+        command: the command line to record in the report.
 
     Raises:
         AnalysisError: no part has an answer.
@@ -220,7 +220,7 @@ def merge(folders: Sequence[str | Path], out: str | Path, *, command: str = "neu
 
 
 def collect(run: Run, model: Model, keywords: AnalysisKeywords, command: str, on_progress: OnProgress | None) -> None:
-    """Ask for the groups that have no answer yet, and append the answers to the run."""
+    """Request the groups without an answer, and append the answers to the run."""
     done, groups = run.done(), run.asked()
     answered = len(done)
     with (
@@ -238,10 +238,10 @@ def collect(run: Run, model: Model, keywords: AnalysisKeywords, command: str, on
 
 
 def study_of(run: Run) -> Study:
-    """The analyses of all answers that a run has.
+    """Build the analyses of all answers of a run.
 
     Raises:
-        AnalysisError: it has none.
+        AnalysisError: the run has no answers.
         RunError: its folder is damaged.
     """
     study = Study(Context.of(run), run.settings.analyses)
@@ -256,14 +256,17 @@ def study_of(run: Run) -> Study:
 
 
 def publish(run: Run) -> Outcome:
-    """Make tables, figures and the report of the answers that a run has, all or not yet; raises as `study_of`."""
+    """Make tables, figures and the report of a run's answers so far; raises as `study_of`."""
     study = study_of(run)
     metadata = {**asdict(run.settings), "sessions": [asdict(session) for session in run.sessions]}
     tables = {name: table for fold in study.folds.values() for name, table in fold.tables().items()}
     report = run.folder / REPORT
     with writing(run.folder):
         save_tables(tables, run.folder / TABLES, metadata)
-        svgs = {one.name: save_figure(one.figure(), run.folder / FIGURES, one.name) for one in study.analyses()}
+        svgs = {
+            analysis.name: save_figure(analysis.figure(), run.folder / FIGURES, analysis.name)
+            for analysis in study.analyses()
+        }
         report.write_text(page(run, study, svgs), encoding="utf-8")
     return Outcome(run, study, report)
 
@@ -318,11 +321,11 @@ def _require_component(model: Model, options: Options) -> None:
         )
 
 
-def _require_room(model: Model, settings: Settings) -> None:
-    allowed, wanted = model.info.limits.variants_per_group, len(settings.variants)
-    if wanted > allowed:
+def _require_variant_limit(model: Model, settings: Settings) -> None:
+    allowed, variants = model.info.limits.variants_per_group, len(settings.variants)
+    if variants > allowed:
         raise AnalysisError(
-            f"{settings.draws} draws make {wanted} variants of each group, and the server allows {allowed}: ask for "
+            f"{settings.draws} draws make {variants} variants of each group, and the server allows {allowed}: ask for "
             "fewer draws, fewer kinds of controls or fewer analyses"
         )
 

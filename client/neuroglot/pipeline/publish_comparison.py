@@ -31,16 +31,16 @@ COMPARISONS: Sequence[type[Comparison]] = (
 """Every comparison, in the order of a page."""
 
 COMPARED = "compared.json"
-"""What was compared: in the folder that `compare` makes."""
+"""File in the folder of `compare` that records what was compared."""
 
 
 def compare(folders: Sequence[Path], out: Path, command: str) -> Path:
     """Write the tables of several runs joined, figures that overlay them, and a page with all of it.
 
     Args:
-        folders: of the runs, two or more.
-        out: a folder, made if it is not there; what an earlier comparison wrote there is replaced.
-        command: what to name as the command that was given.
+        folders: folders of the runs, two or more.
+        out: a folder, created if missing; files of an earlier comparison in it are replaced.
+        command: the command line to record.
 
     Returns:
         The path of the page.
@@ -53,7 +53,7 @@ def compare(folders: Sequence[Path], out: Path, command: str) -> Path:
         raise RunError(f"{out} holds a run, which a comparison would overwrite: give another folder")
     runs = open_runs(folders)
     comparisons = [kind(runs) for kind in COMPARISONS if kind.possible(runs)]
-    metadata = {"command": command, "runs": [_said(one) for one in runs]}
+    metadata = {"command": command, "runs": [_record(one) for one in runs]}
     joined = joined_tables([(one, _tables(one)) for one in runs])
     save_tables({**joined, **{one.name: one.table() for one in comparisons}}, out / TABLES, metadata)
     overlays = {one.name: save_figure(one.figure(), out / FIGURES, one.name) for one in comparisons}
@@ -67,8 +67,8 @@ def write_page(folders: Sequence[Path], page: Path) -> None:
     """Write the page of several runs side by side; raises as `compare`.
 
     Args:
-        folders: of the runs, two or more.
-        page: the file.
+        folders: folders of the runs, two or more.
+        page: path of the file to write.
     """
     runs = open_runs(folders)
     comparisons = [kind(runs) for kind in COMPARISONS if kind.possible(runs)]
@@ -78,7 +78,7 @@ def write_page(folders: Sequence[Path], page: Path) -> None:
 
 
 def open_runs(folders: Sequence[Path]) -> tuple[ComparedRun, ...]:
-    """The runs in folders, with their studies; raises as `compare`."""
+    """Open the runs in folders, with their studies; raises as `compare`."""
     opened = [Run.open(folder) for folder in folders]
     runs = compared([(run, study_of(run)) for run in opened])
     counts = Counter(name for one in runs for name in one.study.folds)
@@ -103,5 +103,5 @@ def _page(runs: Sequence[ComparedRun], comparisons: Sequence[Comparison], overla
     return page_of_runs(runs, figures, comparisons, overlays, notes)
 
 
-def _said(run: ComparedRun) -> dict[str, object]:
+def _record(run: ComparedRun) -> dict[str, object]:
     return {"name": run.name, "folder": str(run.run.folder), **asdict(run.run.settings)}

@@ -1,4 +1,4 @@
-"""What to know before believing a run's numbers."""
+"""Caveats on a run's numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neuroglot.request.neurons import NeuronType
 from neuroglot.runs.run import Run
 
 _MUCH = 0.5
-"""From this part of a share on that mismatched groups have, too, it says more of the template than of the meaning."""
+"""If mismatched groups reach this part of a share, the share reflects the template more than the meaning."""
 
 
 def cautions(run: Run, study: Study, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
@@ -52,7 +52,7 @@ def cautions(run: Run, study: Study, tables: Mapping[str, pd.DataFrame]) -> Iter
 
 
 def _template(types: TypesByLayer, table: pd.DataFrame) -> Iterator[str]:
-    """How much of what is shared is shared by prompts that mean different things."""
+    """Which part of the shared neurons prompts of different meanings share, too."""
     tokens, mismatched_tokens = types.distinct_last_tokens()
     languages = len(types.languages)
     ends = f"The prompts of a group end in {tokens:.1f} different tokens, of {languages} languages"

@@ -1,4 +1,4 @@
-"""What was run, on what, by what: terms, and what there is to say of each."""
+"""Facts of a run (task, model, settings, versions) as terms and descriptions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from neuroglot.runs.settings import Settings
 
 
 def facts(run: Run, study: Study) -> list[tuple[str, str]]:
-    """What was run: terms, and what there is to say of each.
+    """List the facts of a run as terms and descriptions.
 
     Args:
         run: a run.

@@ -1,4 +1,4 @@
-"""What was found, in sentences made from the numbers; what the paper found; and what to know before believing it."""
+"""Findings of a run as sentences generated from its numbers, beside the paper's findings, and the cautions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Findings:
     """The words of a report.
 
     Attributes:
-        headline: the finding, in one or two sentences; empty where no type was deactivated.
-        comparisons: what else was found, by topic, each beside what the paper says of it.
-        cautions: what to know before believing any of it.
+        headline: the main finding, in one or two sentences; empty if no type was deactivated.
+        comparisons: other findings by topic, each beside the paper's.
+        cautions: caveats on the findings.
     """
 
     headline: str
@@ -35,12 +35,12 @@ class Findings:
 
 
 def findings(run: Run, study: Study, tables: Mapping[str, pd.DataFrame]) -> Findings:
-    """Put a study into words.
+    """Describe a study in sentences.
 
     Args:
-        run: what was run.
+        run: the run.
         study: its analyses, with at least one result.
-        tables: theirs, by name.
+        tables: tables of the analyses, by name.
     """
     effects = study.find(Effects)
     return Findings(
@@ -55,9 +55,9 @@ def _comparisons(run: Run, study: Study, tables: Mapping[str, pd.DataFrame]) -> 
     if effects := study.find(Effects):
         yield "Ablations", _ablations(effects, kind)
     for name, (topic, sentence) in SENTENCES.items():
-        if name in tables and (said := sentence(tables[name])):
+        if name in tables and (finding := sentence(tables[name])):
             theirs = OF_FACT_PROBING.get(name, "") if kind == "fact probing" else ""
-            yield topic, f"{said} {theirs}".rstrip()
+            yield topic, f"{finding} {theirs}".rstrip()
 
 
 def _ablations(analysis: Effects, kind: str) -> str:

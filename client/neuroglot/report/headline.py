@@ -11,7 +11,7 @@ from neuroglot.report.words import nats, points, signed
 from neuroglot.request.selections import ControlKind
 
 ALPHA = 0.01
-"""A difference counts as found where its corrected p-value is below."""
+"""Significance level for corrected p-values."""
 
 _RANDOM = {
     ControlKind.RANDOM: "as many random neurons",

@@ -110,7 +110,7 @@ def _extent(study: Study) -> str:
 
 
 def _costliest(study: Study) -> str:
-    """The variant that loses most of the exact matches; empty where none was run."""
+    """The variant with the largest loss of exact matches; empty if no variant was run."""
     effects = study.find(Effects)
     if effects is None:
         return ""

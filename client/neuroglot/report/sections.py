@@ -1,4 +1,4 @@
-"""The sections of a page: an analysis each, of one run or of several side by side."""
+"""The sections of a page, one per analysis, of one run or of several side by side."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Picture:
     Attributes:
         svg: the figure.
         caption: what it shows.
-        run: the name of the run that it is of; empty where there is no other.
+        run: the name of its run; empty on a page of one run.
     """
 
     svg: Markup
@@ -37,14 +37,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """An analysis as it stands on the page.
+    """An analysis on the page.
 
     Attributes:
-        name: of the analysis; unique in the page.
+        name: name of the analysis; unique in the page.
         title: what it shows.
         definition: what is counted.
-        pictures: its figures, one a run; none where the analysis is a table only.
-        tables: those behind them.
+        pictures: its figures, one per run; empty if the analysis is a table only.
+        tables: its tables.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Section:
 
 
 def tables_of(study: Study) -> Tables:
-    """All tables of a study, made once for all that is said of them."""
+    """All tables of a study, computed once for all sections and sentences."""
     return {name: fold.tables() for name, fold in study.folds.items()}
 
 
@@ -91,10 +91,10 @@ def sections_of_runs(
     """
     sections = []
     for name in ANALYSES:
-        having = [place for place, one in enumerate(runs) if name in one.study.folds]
+        having = [index for index, run in enumerate(runs) if name in run.study.folds]
         if not having:
             continue
-        folds = {place: runs[place].study.folds[name] for place in having}
+        folds = {index: runs[index].study.folds[name] for index in having}
         first = folds[having[0]]
         sections.append(
             Section(
@@ -102,11 +102,11 @@ def sections_of_runs(
                 title=first.title,
                 definition=first.definition(),
                 pictures=tuple(
-                    _picture(fold, figures[place][name], f"{name}-{place}", runs[place].name, first.definition())
-                    for place, fold in folds.items()
+                    _picture(fold, figures[index][name], f"{name}-{index}", runs[index].name, first.definition())
+                    for index, fold in folds.items()
                     if isinstance(fold, Analysis)
                 ),
-                tables=tuple(_tables(joined_tables([(runs[place], tables[place][name]) for place in having]), first)),
+                tables=tuple(_tables(joined_tables([(runs[index], tables[index][name]) for index in having]), first)),
             )
         )
     return sections
@@ -133,16 +133,16 @@ def sections_of_comparisons(comparisons: Sequence[Comparison], figures: Mapping[
     ]
 
 
-def _picture(analysis: Analysis, svg: str, name: str, run: str = "", said: str = "") -> Picture:
-    """A figure; one of several runs has its own definition in front of the caption where another was `said` already."""
+def _picture(analysis: Analysis, svg: str, name: str, run: str = "", shown: str = "") -> Picture:
+    """A figure with its caption, after the analysis's own definition if that differs from the one already `shown`."""
     caption = analysis.caption()
-    definition = analysis.definition() if said else ""
-    text = caption if definition == said else f"{definition} {caption}"
+    definition = analysis.definition() if shown else ""
+    text = caption if definition == shown else f"{definition} {caption}"
     return Picture(inline_svg(svg, name, f"{analysis.title}. {caption}"), text, run)
 
 
 def _tables(tables: Mapping[str, pd.DataFrame], fold: Fold) -> list[Table]:
-    """Other forms of a table first: where they are short they stand open, as a table without a figure does."""
+    """Secondary tables first: short ones are expanded, as is a table without a figure."""
     may_be_open = [name for name in tables if name != fold.name or not isinstance(fold, Analysis)]
     return [
         Table.of(name, tables[name], is_open=name in may_be_open and len(tables[name]) <= OPEN_ROWS)

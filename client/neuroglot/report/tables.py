@@ -16,10 +16,10 @@ from markupsafe import Markup
 from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 
 OPEN_ROWS = 16
-"""A table of up to so many rows is not in the way: it may stand open."""
+"""Tables of at most this many rows may be expanded by default."""
 
 SHOWN_ROWS = 200
-"""As many rows of a table are on the page at a time; a browser gets slow with thousands."""
+"""Rows of a table shown at a time; browsers get slow with thousands."""
 
 _DIGITS = 3  # significant ones, of all but the smallest tenth of a column's numbers
 _LEAST_DECIMALS, _MOST_DECIMALS = 2, 5
@@ -39,11 +39,11 @@ class Column:
 
     @property
     def title(self) -> str:
-        """The name as it is read."""
+        """The name as displayed."""
         return self.name.replace("_", " ")
 
     def shown(self, value: str) -> str:
-        """A value as it is read: numbers with thousands apart, rounded half up as browsers do."""
+        """A value as displayed: numbers with thousands separated, rounded half up as browsers do."""
         if self.decimals is None or not value or not (number := Decimal(value)).is_finite():
             return value
         return f"{number.quantize(Decimal(1).scaleb(-self.decimals), ROUND_HALF_UP):,}"
@@ -87,7 +87,7 @@ class Table:
 
 
 def _constant(values: Sequence[str]) -> Sequence[str] | str:
-    """The one value of a column that has no other, for it is the same in every row; else all of them."""
+    """The values of a column, reduced to a single one if all rows have the same."""
     return values[0] if values and len(set(values)) == 1 else values
 
 
@@ -101,5 +101,5 @@ def _decimals(values: pd.Series) -> int | None:
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if not len(sizes):
         return _LEAST_DECIMALS
-    wanted = _DIGITS - 1 - math.floor(math.log10(np.quantile(sizes, 0.1, method="lower")))
-    return min(max(wanted, _LEAST_DECIMALS), _MOST_DECIMALS)
+    decimals = _DIGITS - 1 - math.floor(math.log10(np.quantile(sizes, 0.1, method="lower")))
+    return min(max(decimals, _LEAST_DECIMALS), _MOST_DECIMALS)

@@ -1,4 +1,4 @@
-"""What a caller asks: groups, neuron sets, selections, interventions and options, and their messages.
+"""Requests: groups, neuron sets, selections, interventions and options, and their protobuf messages.
 
 Imports `definitions`. Imported by everything above it, and by the server's `core`.
 """

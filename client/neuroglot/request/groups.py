@@ -1,4 +1,4 @@
-"""Parallel groups: one example in several languages, the unit of every analysis."""
+"""Parallel groups: an example in several languages, the unit of every analysis."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ _LARGEST_TOKEN_ID = 2**32 - 1
 
 
 def default_separator(language: str) -> str:
-    """What stands between a prompt and its answer: a space, or nothing before Thai and Chinese answers."""
+    """Return the separator between prompt and answer: a space, or the empty string for Thai and Chinese."""
     return "" if language.split("-")[0].lower() in UNSPACED_LANGUAGES else " "
 
 
 @dataclass(frozen=True)
 class Group:
-    """One example in L languages, a row each.
+    """A parallel group: one example in L languages, one row per language.
 
     >>> Group({"en": "The capital of France is", "es": "La capital de Francia es"},
     ...       answers={"en": "Paris", "es": ["París", "Paris"]}).languages
     ('en', 'es')
 
     Attributes:
-        prompts: the prompt of each language: text, or token ids, which are taken as they are. One language is legal,
-            but a neuron then has no type.
-        answers: for each language the accepted answers, the gold one first. A string counts as one answer.
-        id: the name under which the answer comes back; unique within a stream. Draws of random controls depend on it.
-        separators: what stands between prompt and answer, by language; `default_separator` where none is given.
-        cluster: examples that are not independent of each other share a cluster (three templates of one fact).
-        choices: for each language the answers among which the most likely one is found (`true` and `false`).
-        distractors: for each language a wrong answer, for effective scores relative to it.
+        prompts: prompt of each language: text, or token ids, which are used unchanged. A group of one language is
+            valid, but its neurons have no types.
+        answers: accepted answers of each language, the gold answer first. A string is a single answer.
+        id: id of the group's result; unique within a stream. Draws of random controls depend on it.
+        separators: text between prompt and answer of each language, `" "` or `""`; by default `default_separator`.
+        cluster: name shared by examples that are not independent of each other (three templates of one fact).
+        choices: candidate answers of each language, which are ranked by likelihood (`true` and `false`).
+        distractors: a wrong answer of each language, for effective scores relative to it.
 
     Raises:
-        InvalidGroupError: an argument of another kind, no prompt, an empty prompt, answer, choice or distractor, one of
-            these or a separator for a language without a prompt, or a separator that is neither a space nor nothing.
+        InvalidGroupError: an argument has the wrong type; there is no prompt; a prompt, answer, choice or distractor is
+            empty; one of these or a separator is given for a language without a prompt; or a separator is neither a
+            space nor the empty string.
     """
 
     prompts: Mapping[str, str | Sequence[int]]
@@ -51,7 +52,7 @@ class Group:
     distractors: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the group before it costs a round trip, and bring its fields into one shape."""
+        """Check the group before it is sent, and normalise its fields."""
         arguments.text("the id of a group", self.id, InvalidGroupError)
         name = f"group {self.id!r}" if self.id else "the group"
         arguments.text(f"the cluster of {name}", self.cluster, InvalidGroupError)
@@ -92,13 +93,13 @@ class Group:
         return tuple(self.prompts)
 
     def _by_language(self, what: str, example: str) -> dict[str, object]:
-        """A field as a dict by language."""
+        """Return a field as a dict by language."""
         name = f"group {self.id!r}" if self.id else "the group"
         expected = f"a mapping from language to text, {example}"
         return dict(arguments.mapping(f"{what} of {name}", getattr(self, what), expected, InvalidGroupError))
 
     def _of_prompts(self, what: str, example: str) -> dict[str, object]:
-        """A field as a dict by language, of no other languages than the prompts."""
+        """Return a field as a dict by language; every language must have a prompt."""
         given = self._by_language(what, example)
         for language in given:
             if language not in self.prompts:
@@ -111,14 +112,14 @@ class Group:
 
 
 def prompt_of(name: str, value: object) -> str | tuple[int, ...]:
-    """A prompt: text, or token ids.
+    """Check a prompt: text, or token ids.
 
     Args:
-        name: what it is, for the message.
-        value: what was given.
+        name: name of the prompt, for the error message.
+        value: the argument.
 
     Raises:
-        InvalidGroupError: it is something else, or empty.
+        InvalidGroupError: the value is neither text nor token ids, or is empty.
     """
     expected = "text or a list of token ids"
     if isinstance(value, str):

@@ -1,7 +1,7 @@
-"""Interventions: changes of FFN activations, said as data.
+"""Interventions: declarative changes of FFN activations.
 
-The server applies them row by row; where two of one variant choose the same neuron, the later one holds. Each acts on
-the activation `a`, in every layer and component unless some are named, at the positions that its scope names.
+The server applies them row by row. If two interventions of a variant select the same neuron, the later one wins. Each
+acts on the activation `a`, by default in every layer and component, at the positions of its scope.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from (layer, neuron)."""
 
 
 class Scope(StrEnum):
-    """Positions at which an intervention acts; the values are the names in lower case, `last_prompt_token`."""
+    """Positions at which an intervention acts. The values are the lower-case names, `last_prompt_token`."""
 
     LAST_PROMPT_TOKEN = auto()
     """The last prompt token: the position from which the first answer token is predicted."""
@@ -57,14 +57,14 @@ class Deactivate:
 
 @dataclass(frozen=True)
 class Convert:
-    """`a` becomes `value` where it is inactive in the row; with None, the next float above the threshold.
+    """`a` becomes `value` where the neuron is inactive in the row.
 
-    Inactive is meant at the last prompt token of the baseline, at whichever positions the intervention acts.
+    Whether a neuron is inactive is decided at the last prompt token of the baseline, for all positions of the scope.
 
     Attributes:
-        value: what it becomes.
-        mean_of_active: whether it becomes, in place of a value, the mean of the neuron's activations in those of the
-            group's rows in which it is active; a neuron that is active in none is left alone.
+        value: the new activation; None for the next float above the threshold.
+        mean_of_active: whether to use, instead of `value`, the neuron's mean activation over those rows of the group in
+            which it is active; a neuron that is active in no row is left unchanged.
     """
 
     value: float | None = None
@@ -73,7 +73,7 @@ class Convert:
 
 @dataclass(frozen=True, repr=False)
 class Override:
-    """`a` becomes `value`, or in its place one of `values`: one number for each neuron of an explicit set."""
+    """`a` becomes `value`; with `values`, one number for each neuron of an explicit set, the neuron's own number."""
 
     value: float
     values: tuple[float, ...] | None = None
@@ -84,7 +84,7 @@ class Override:
 
 @dataclass(frozen=True, repr=False)
 class Scale:
-    """`a` is multiplied by `factor`, or in its place by one of `values`, as in `Override`."""
+    """`a` is multiplied by `factor`, or by the neuron's own number in `values`, as in `Override`."""
 
     factor: float
     values: tuple[float, ...] | None = None
@@ -95,7 +95,7 @@ class Scale:
 
 @dataclass(frozen=True, repr=False)
 class Add:
-    """`value` is added to `a`, or in its place one of `values`, as in `Override`."""
+    """`value` is added to `a`, or the neuron's own number in `values`, as in `Override`."""
 
     value: float
     values: tuple[float, ...] | None = None
@@ -105,9 +105,9 @@ class Add:
 
 
 def _action_repr(action: object, number: float, values: tuple[float, ...] | None) -> str:
-    """An action of one number, or of one for each neuron, which are only counted."""
-    said = repr(number) if values is None else f"one of {len(values)} values for each neuron"
-    return f"{type(action).__name__}({said})"
+    """Show an action with its number, or with the count of its per-neuron numbers."""
+    shown = repr(number) if values is None else f"one of {len(values)} values for each neuron"
+    return f"{type(action).__name__}({shown})"
 
 
 Action = Deactivate | Convert | Override | Scale | Add
@@ -115,11 +115,11 @@ Action = Deactivate | Convert | Override | Scale | Add
 
 @dataclass(frozen=True)
 class Intervention:
-    """What happens to which neurons, where; the functions of this module make one.
+    """An action on a selection of neurons; made by `deactivate`, `convert`, `override`, `scale` and `add`.
 
     Attributes:
-        selection: which neurons.
-        action: what happens to their activations.
+        selection: the neurons.
+        action: the change of their activations.
         layers: the layers in which it acts, counted from 0; None for all.
         component: `decoder` or `encoder`; None for all.
         scope: the positions at which it acts.
@@ -132,7 +132,7 @@ class Intervention:
     scope: Scope
 
     def __post_init__(self) -> None:
-        """Refuse what the functions of this module do not make."""
+        """Reject values that the functions of this module do not make."""
         if not isinstance(self.selection, Selection) or not isinstance(self.action, Action):
             raise InvalidSelectionError(
                 f"{arguments.shown(self.selection)} and {arguments.shown(self.action)} are not a selection and an "
@@ -153,13 +153,14 @@ def deactivate(
     (0, 1)
 
     Args:
-        selection: which neurons (see `neuroglot.request.selections`).
+        selection: the neurons (see `neuroglot.request.selections`).
         layers: the layers in which it acts, counted from 0; None for all.
         component: `decoder` or `encoder`; None for all.
         scope: the positions at which it acts.
 
     Raises:
-        InvalidSelectionError: no selection, an empty list of layers, a negative layer, or an unknown scope.
+        InvalidSelectionError: the selection is invalid, the list of layers is empty, a layer is negative, or the scope
+            is unknown.
     """
     return _intervention(selection, Deactivate(), layers, component, scope)
 
@@ -173,21 +174,22 @@ def convert(
     component: str | None = None,
     scope: Scope | str = Scope.LAST_PROMPT_TOKEN,
 ) -> Intervention:
-    """Make neurons active in the rows in which they are not.
+    """Activate neurons in the rows in which they are inactive.
 
     Args:
         selection: as in `deactivate`.
-        value: the activation that they get. None is the paper's text: the next float above the threshold in the
-            model's type. At threshold 0 that is the same as setting them to 0: it cuts the negative lobe of GELU or
-            SiLU and does nothing on ReLU.
-        mean_of_active: gives each neuron, in place of a value, the mean of its activations in those of the group's
-            rows in which it is active; a neuron that is active in none is left alone.
+        value: the new activation. None follows the paper's text: the next float above the threshold in the model's
+            data type. At threshold 0 that has the effect of setting the neurons to 0: it cuts the negative lobe of GELU
+            or SiLU and does nothing on ReLU.
+        mean_of_active: use, instead of `value`, each neuron's mean activation over those rows of the group in which it
+            is active; a neuron that is active in no row is left unchanged.
         layers: as in `deactivate`.
         component: as in `deactivate`.
         scope: as in `deactivate`.
 
     Raises:
-        InvalidSelectionError: as in `deactivate`, a value that is not a finite 32-bit float, or a value and the mean.
+        InvalidSelectionError: as in `deactivate`; the value is not a finite 32-bit float; or both `value` and
+            `mean_of_active` are given.
     """
     if mean_of_active and value is not None:
         raise InvalidSelectionError(
@@ -206,23 +208,23 @@ def override(
     component: str | None = None,
     scope: Scope | str = Scope.LAST_PROMPT_TOKEN,
 ) -> Intervention:
-    """Set the activations of neurons to a value, or each to its own.
+    """Set the activations of neurons to one value, or each neuron's to its own value.
 
     >>> neurons = NeuronSet.from_indices([(0, 3), (1, 0)], component="decoder", layers=2, neurons=5)
     >>> override(neurons, {(1, 0): 0.5, (0, 3): 2.0}).action.values
     (2.0, 0.5)
 
     Args:
-        selection: as in `deactivate`; for one number a neuron, a NeuronSet or what `Model.upload` gave.
-        value: a number, or one for each neuron: an array over the set `[len(set)]`, in its order, an array
-            `[layers, neurons]`, or a mapping from (layer, neuron).
+        selection: as in `deactivate`; per-neuron numbers need a NeuronSet or an `Uploaded` set.
+        value: a number, or one for each neuron: an array `[len(set)]` in the set's order, an array `[layers, neurons]`,
+            or a mapping from (layer, neuron) to a number.
         layers: as in `deactivate`.
         component: as in `deactivate`.
         scope: as in `deactivate`.
 
     Raises:
-        InvalidSelectionError: as in `deactivate`, a number that is not a finite 32-bit float, or numbers that are not
-            those of the set's neurons.
+        InvalidSelectionError: as in `deactivate`; a number is not a finite 32-bit float; or the numbers do not
+            correspond to the neurons of the set.
     """
     chosen = as_selection(selection)
     return _intervention(chosen, Override(*_numbers("value", value, chosen)), layers, component, scope)
@@ -236,7 +238,7 @@ def scale(
     component: str | None = None,
     scope: Scope | str = Scope.LAST_PROMPT_TOKEN,
 ) -> Intervention:
-    """Multiply the activations of neurons by a factor, or each by its own; arguments and errors as in `override`."""
+    """Multiply the activations of neurons by one factor, or each by its own; arguments and errors as in `override`."""
     chosen = as_selection(selection)
     return _intervention(chosen, Scale(*_numbers("factor", factor, chosen)), layers, component, scope)
 
@@ -249,7 +251,7 @@ def add(
     component: str | None = None,
     scope: Scope | str = Scope.LAST_PROMPT_TOKEN,
 ) -> Intervention:
-    """Add a value to the activations of neurons, or to each its own; arguments and errors as in `override`."""
+    """Add one value to the activations of neurons, or to each its own; arguments and errors as in `override`."""
     chosen = as_selection(selection)
     return _intervention(chosen, Add(*_numbers("value", value, chosen)), layers, component, scope)
 
@@ -279,7 +281,7 @@ def _finite(what: str, value: object) -> float:
 
 
 def _numbers(what: str, given: Numbers, selection: Selection) -> tuple[float, tuple[float, ...] | None]:
-    """One number for all, and None; or 0, and one number for each neuron of a set."""
+    """Return (number, None) for one number, or (0, numbers) for one number per neuron of a set."""
     numbers = given if isinstance(given, Mapping) else _array(what, given)
     if not isinstance(numbers, Mapping) and numbers.ndim == 0:
         return _finite(what, numbers.item()), None
@@ -308,7 +310,7 @@ def _array(what: str, given: float | ArrayLike) -> NDArray[np.float64]:
 
 
 def _of_mapping(what: str, given: Mapping[tuple[int, int], float], neurons: NeuronSet) -> list[float]:
-    """The numbers in the set's order."""
+    """Return the numbers of a mapping in the set's order."""
     indices = list(neurons)
     lacking, foreign = set(indices) - given.keys(), given.keys() - set(indices)
     if lacking or foreign:
@@ -321,7 +323,7 @@ def _of_mapping(what: str, given: Mapping[tuple[int, int], float], neurons: Neur
 
 
 def _of_array(what: str, values: NDArray[np.float64], neurons: NeuronSet) -> list[float]:
-    """The numbers in the set's order; of `[layers, neurons]` those of the set are taken."""
+    """Return the numbers of an array in the set's order, selecting the set's neurons from `[layers, neurons]`."""
     if values.shape == (neurons.layers, neurons.neurons):
         values = values[neurons.to_mask()]
     if values.shape != (len(neurons),):

@@ -1,4 +1,4 @@
-"""Types of neurons, and sets of neurons: what an analysis finds and what an intervention acts on."""
+"""Types of neurons and sets of neurons, as analyses return them and interventions select them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ SET_FORMAT_VERSION = 1
 
 
 class NeuronType(IntEnum):
-    """What a neuron is to a group of L rows; s is the number of rows in which it is active (Eq. 4 to 7).
+    """Type of a neuron in a group of L rows, by the number s of rows in which it is active (Eq. 4 to 7).
 
-    The value is the code in packed type maps and the column in counts.
+    The value is the code in packed type maps and the column index in arrays over types.
     """
 
     NON_ACTIVATED = 0
@@ -47,13 +47,13 @@ class NeuronType(IntEnum):
 
     @classmethod
     def from_label(cls, label: str) -> NeuronType:
-        """The type of a label.
+        """Return the type with a label.
 
         >>> NeuronType.from_label("all-shared")
         <NeuronType.ALL_SHARED: 3>
 
         Raises:
-            InvalidSelectionError: no type has that label; the message names those that exist.
+            InvalidSelectionError: no type has this label; the message lists the labels.
         """
         for member in cls:
             if member.label == label:
@@ -73,7 +73,7 @@ _PAIRS = "pairs (layer, neuron) of integers, [(0, 17)]"
 
 
 def _pair(name: str, given: object) -> tuple[int, int]:
-    """A layer and a neuron of it."""
+    """Check a pair (layer, neuron)."""
     pair = arguments.integers(name, given, "a pair (layer, neuron) of integers, (0, 17)", InvalidSelectionError)
     if len(pair) != 2:
         raise arguments.refuse(name, given, "a pair (layer, neuron) of integers, (0, 17)", InvalidSelectionError)
@@ -89,18 +89,18 @@ class NeuronSet:
     >>> list(early & late), len(early | late), (0, 3) in early - late
     ([(1, 3)], 3, True)
 
-    Two sets combine if component and geometry are the same and the sources do not contradict each other; an empty
-    source fits any. Two exports of one checkpoint have the same source, so their sets combine.
+    Two sets combine if they have the same component and geometry, and the same source; an empty source matches any.
+    Two exports of one checkpoint have the same source, so their sets combine.
 
     Attributes:
         component: `decoder` or `encoder`.
         layers: number of layers of the component.
-        neurons: neurons a layer.
-        bits: one bit a neuron, as `neuroglot.definitions.packing.pack_bits` gives them for `[layers, neurons]`.
-        source: where the model's checkpoint came from (`bigscience/bloomz-560m`); empty where the set is bound to none.
+        neurons: number of neurons per layer.
+        bits: one bit per neuron, packed by `neuroglot.definitions.packing.pack_bits` from `[layers, neurons]`.
+        source: origin of the model's checkpoint (`bigscience/bloomz-560m`); empty for a set that is bound to no model.
 
     Raises:
-        InvalidSelectionError: the bits do not fit the geometry; or, of an operator, the sets do not fit each other.
+        InvalidSelectionError: the bits do not fit the geometry; from an operator: the sets do not combine.
     """
 
     component: str
@@ -110,7 +110,7 @@ class NeuronSet:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse bits that do not fit, so that every set that exists can be trusted."""
+        """Check that the bits fit the geometry, so that every instance is valid."""
         arguments.text("the component of a neuron set", self.component, InvalidSelectionError)
         arguments.text("the source of a neuron set", self.source, InvalidSelectionError)
         for name in ("layers", "neurons"):
@@ -127,7 +127,11 @@ class NeuronSet:
 
     @classmethod
     def from_mask(cls, mask: NDArray[np.bool_], *, component: str, source: str = "") -> NeuronSet:
-        """The set of the neurons at which a mask of shape `[layers, neurons]` is true."""
+        """Make a set from a bool mask `[layers, neurons]` that is true at its neurons.
+
+        Raises:
+            InvalidSelectionError: the mask is not a bool array of two dimensions.
+        """
         if not isinstance(mask, np.ndarray):
             raise arguments.refuse("mask", mask, "a bool array of shape [layers, neurons]", InvalidSelectionError)
         if mask.ndim != 2 or mask.dtype != np.bool_:
@@ -141,10 +145,10 @@ class NeuronSet:
     def from_indices(
         cls, indices: Iterable[tuple[int, int]], *, component: str, layers: int, neurons: int, source: str = ""
     ) -> NeuronSet:
-        """The set of the neurons given as pairs (layer, neuron), both counted from 0.
+        """Make a set from pairs (layer, neuron), both counted from 0.
 
         Raises:
-            InvalidSelectionError: a layer or a neuron that the component does not have, or no pairs of integers.
+            InvalidSelectionError: the component has no such layer or neuron, or the items are not pairs of integers.
         """
         shape = tuple(
             arguments.count(name, value, 1, InvalidSelectionError)
@@ -153,26 +157,26 @@ class NeuronSet:
         mask = np.zeros(shape, dtype=np.bool_)
         for index, pair in enumerate(arguments.items("indices", indices, _PAIRS, InvalidSelectionError)):
             layer, neuron = _pair(f"indices[{index}]", pair)
-            for what, place, count in (("layer", layer, layers), ("neuron", neuron, neurons)):
-                if not 0 <= place < count:
+            for what, number, count in (("layer", layer, layers), ("neuron", neuron, neurons)):
+                if not 0 <= number < count:
                     raise InvalidSelectionError(
-                        f"{what} {place} of {component!r} does not exist: it has {count} (0 to {count - 1})"
+                        f"{what} {number} of {component!r} does not exist: it has {count} (0 to {count - 1})"
                         + (" a layer" if what == "neuron" else "")
                     )
             mask[layer, neuron] = True
         return cls.from_mask(mask, component=component, source=source)
 
     def to_mask(self) -> NDArray[np.bool_]:
-        """A new array `[layers, neurons]`, true at the set's neurons."""
+        """Return a new bool array `[layers, neurons]`, true at the set's neurons."""
         return unpack_bits(self.bits, (self.layers, self.neurons))
 
     def counts(self) -> NDArray[np.int64]:
-        """How many neurons of each layer are in the set, `[layers]`."""
+        """Count the set's neurons in each layer, int64 `[layers]`."""
         counts: NDArray[np.int64] = self.to_mask().sum(axis=1, dtype=np.int64)
         return counts
 
     def to_frame(self) -> pd.DataFrame:
-        """A table of the set's neurons with the columns layer and neuron.
+        """Return a table of the set's neurons with the columns layer and neuron.
 
         Raises:
             InstallationError: pandas is not installed.
@@ -181,7 +185,7 @@ class NeuronSet:
         return frame({"layer": layers, "neuron": neurons})
 
     def bound_to(self, source: str) -> NeuronSet:
-        """The same neurons of another model of the same geometry: those of a base model in its fine-tuned twin."""
+        """Return the set bound to another model of the same geometry, such as a fine-tuned version of a base model."""
         return replace(self, source=source)
 
     def __or__(self, other: NeuronSet) -> NeuronSet:
@@ -215,14 +219,14 @@ class NeuronSet:
         return bool(self.bits[layer * -(-self.neurons // 8) + index // 8] >> index % 8 & 1)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Pairs (layer, neuron), in order."""
+        """Iterate over pairs (layer, neuron), in ascending order."""
         return ((int(layer), int(neuron)) for layer, neuron in np.argwhere(self.to_mask()))
 
     def __repr__(self) -> str:
-        return f"<NeuronSet: {len(self)} of {self.layers * self.neurons} neurons of {self._home}>"
+        return f"<NeuronSet: {len(self)} of {self.layers * self.neurons} neurons of {self._origin}>"
 
     @property
-    def _home(self) -> str:
+    def _origin(self) -> str:
         source = f", {self.source}" if self.source else ""
         return f"{self.component} ({self.layers} x {self.neurons}{source})"
 
@@ -235,14 +239,14 @@ class NeuronSet:
         sources = {self.source, other.source} - {""}
         if not same_geometry or len(sources) > 1:
             raise InvalidSelectionError(
-                f"neurons of {self._home} do not combine with neurons of {other._home}: component, layers, neurons and "
-                "source must be the same (`bound_to` moves a set to a model of the same geometry)"
+                f"neurons of {self._origin} do not combine with neurons of {other._origin}: component, layers, neurons "
+                "and source must be the same (`bound_to` moves a set to a model of the same geometry)"
             )
         ours, theirs = (np.frombuffer(one.bits, dtype=np.uint8) for one in (self, other))
         return replace(self, bits=operation(ours, theirs).tobytes(), source="".join(sources))
 
     def save(self, path: str | Path) -> None:
-        """Write the set to a file: one line of JSON that describes it, then the packed bits."""
+        """Write the set to a file: a header line of JSON, then the packed bits."""
         header = {
             "format": SET_FORMAT,
             "version": SET_FORMAT_VERSION,
@@ -260,7 +264,7 @@ class NeuronSet:
         """Read a set that `save` wrote.
 
         Raises:
-            InvalidSelectionError: the file is something else, of a newer version, or damaged.
+            InvalidSelectionError: the file is not a neuron set, has another format version, or is damaged.
         """
         line, _, bits = Path(path).read_bytes().partition(b"\n")
         try:

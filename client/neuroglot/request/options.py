@@ -20,7 +20,7 @@ from neuroglot.request.selections import DEFAULT_TOP_FRACTION, Uploaded, parts
 from neuroglot.v1 import model_pb2
 
 Variants = Mapping[str, Intervention | Sequence[Intervention]]
-"""Interventions by the name of the variant; several are applied together."""
+"""Mapping from the name of a variant to its interventions, which are applied together."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class ContributionOptions:
 
     Attributes:
         top_fraction: share of a layer's neurons that count as its top contributors, rounded up.
-        top_count: how many count as such, in place of a share.
-        raw: leaves `|m_i| * ||v_i||` as it is, not divided by the layer's sum.
-        leading: how many of the largest contributors of each row and layer to get one by one.
+        top_count: number of a layer's neurons that count as its top contributors, instead of a share.
+        raw: return `|m_i| * ||v_i||` without dividing by the layer's sum.
+        leading: number of largest contributors to return individually for each row and layer.
 
     Raises:
-        ValueError: a share that is none, or a number that is negative.
+        ValueError: the share is not above 0 and up to 1, `top_count` is below 1, or `leading` is negative.
     """
 
     top_fraction: float = DEFAULT_TOP_FRACTION
@@ -46,7 +46,7 @@ class ContributionOptions:
     leading: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what the contract would read as something else (0 there is the default)."""
+        """Reject values that have another meaning in the protobuf message, where 0 is the default."""
         expected = "a share of a layer's neurons, a number above 0 and up to 1"
         share = arguments.number("top_fraction", self.top_fraction, expected=expected)
         if not 0 < share <= 1:
@@ -59,48 +59,48 @@ class ContributionOptions:
 
 
 class ScoreTarget(StrEnum):
-    """Tokens of which effective scores are taken; the values are the names in lower case."""
+    """Tokens for which effective scores are computed. The values are the lower-case names."""
 
     FIRST_GOLD_TOKEN = auto()
     """r, the first gold token, as in the paper."""
     ALL_GOLD_TOKENS = auto()
     """The sum over all gold tokens."""
     GOLD_MINUS_DISTRACTOR = auto()
-    """The score of r less that of the first token of the row's distractor."""
+    """The score of r minus that of the first token of the row's distractor."""
 
 
 @dataclass(frozen=True)
 class EffectiveScoreOptions:
-    """How effective scores `m_i * (v_i . E_t)` are taken, E_t being the output embedding of token t.
+    """How effective scores `m_i * (v_i . E_t)` are computed; E_t is the output embedding of token t.
 
     Attributes:
-        target: of which tokens; its name in lower case will do.
-        leading: how many neurons of the highest scores of each row and layer to get one by one.
+        target: the tokens t: a `ScoreTarget`, or its lower-case name.
+        leading: number of neurons with the highest scores to return individually for each row and layer.
 
     Raises:
-        ValueError: an unknown target, or a number that is negative.
+        ValueError: the target is unknown, or `leading` is negative.
     """
 
     target: ScoreTarget | str = ScoreTarget.FIRST_GOLD_TOKEN
     leading: int = 0
 
     def __post_init__(self) -> None:
-        """Bring the target into its type."""
+        """Check the fields, and convert the target to a `ScoreTarget`."""
         object.__setattr__(self, "target", arguments.member(ScoreTarget, "target of effective scores", self.target))
         object.__setattr__(self, "leading", arguments.count("leading", self.leading))
 
 
 class Priority(StrEnum):
-    """Priority of a request: interactive ones go first, and do not starve bulk ones."""
+    """Priority of a request. Interactive requests are scheduled first, without starving bulk requests."""
 
     BULK = auto()
-    """One of many requests of a batch job."""
+    """A request of a batch job."""
     INTERACTIVE = auto()
-    """A request that a person waits for."""
+    """A request whose response a user waits for."""
 
 
 class AnalysisKeywords(TypedDict, total=False):
-    """The options of `Model.analyze` and `Model.analyze_many`, to pass on with `**`; `Model.analyze` explains them."""
+    """Keyword options of `Model.analyze` and `Model.analyze_many`, documented at `Model.analyze`."""
 
     variants: Variants
     thresholds: Iterable[float]
@@ -116,12 +116,12 @@ class AnalysisKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class AnalysisOptions:
-    """The options of an analysis, checked; `Model.analyze` explains the fields.
+    """Validated options of an analysis. The fields are documented at `Model.analyze`.
 
     Raises:
-        InvalidSelectionError: a variant without interventions, or with something else.
-        TypeError: a value of another kind.
-        ValueError: a share of top contributors that is no share, or a negative number.
+        InvalidSelectionError: a variant has no interventions, or values that are not interventions.
+        TypeError: a value has the wrong type.
+        ValueError: the share of top contributors is not above 0 and up to 1, or a number is negative.
     """
 
     variants: Variants = field(default_factory=dict)
@@ -136,7 +136,7 @@ class AnalysisOptions:
     max_tokens: int = 0
 
     def __post_init__(self) -> None:
-        """Check every field, and keep what can be read only once."""
+        """Check every field, and materialise iterators."""
         thresholds = arguments.numbers("thresholds", self.thresholds, "a list of numbers, [0.0, 0.1]")
         object.__setattr__(self, "thresholds", thresholds)
         for name in ("type_map", "active", "dead", "generate"):
@@ -148,7 +148,7 @@ class AnalysisOptions:
 
     @cached_property
     def interventions(self) -> Mapping[str, tuple[Intervention, ...]]:
-        """All interventions of each variant."""
+        """The interventions of each variant, by its name."""
         variants = arguments.mapping(
             "variants",
             self.variants,
@@ -159,7 +159,7 @@ class AnalysisOptions:
 
     @cached_property
     def contribution_options(self) -> ContributionOptions | None:
-        """How contributions are reduced; None where they are not asked for."""
+        """Options of contributions; None if contributions are not requested."""
         given = self.contribution
         if isinstance(given, ContributionOptions):
             return given
@@ -173,7 +173,7 @@ class AnalysisOptions:
 
     @cached_property
     def effective_score_options(self) -> EffectiveScoreOptions | None:
-        """How effective scores are taken; None where they are not asked for."""
+        """Options of effective scores; None if effective scores are not requested."""
         given = self.effective_score
         if isinstance(given, EffectiveScoreOptions):
             return given
@@ -182,16 +182,16 @@ class AnalysisOptions:
         raise arguments.refuse("effective_score", given, "True or EffectiveScoreOptions(...)")
 
     def predicts(self, group: Group) -> bool:
-        """Whether a group is predicted from: by default if it has answers or choices, or there are variants."""
+        """Return whether a group needs predictions: by default if it has answers or choices, or there are variants."""
         return bool(group.answers or group.choices or self.variants) if self.predict is None else self.predict
 
     @property
     def uploads(self) -> tuple[Uploaded, ...]:
-        """The uploaded sets that the variants choose neurons by."""
+        """The uploaded sets that the variants select, each once."""
         return uploads(chain.from_iterable(self.interventions.values()))
 
     def check_fits(self, model: model_pb2.Model) -> None:
-        """Refuse neuron sets of another model before they cost a round trip.
+        """Reject neuron sets of another model before the request is sent.
 
         Raises:
             InvalidSelectionError: a set's component, geometry or source is not the model's.
@@ -203,15 +203,15 @@ class AnalysisOptions:
 def as_interventions(
     interventions: Intervention | Sequence[Intervention], whose: str, *, some: bool = True
 ) -> tuple[Intervention, ...]:
-    """The interventions that are meant.
+    """Convert an argument to a tuple of interventions.
 
     Args:
-        interventions: one, or several that are applied together.
-        whose: what has them, for the message.
-        some: whether there must be any.
+        interventions: one intervention, or several that are applied together.
+        whose: name of their owner, for the error message.
+        some: whether at least one is required.
 
     Raises:
-        InvalidSelectionError: there are none and there must be, or something else was given.
+        InvalidSelectionError: a required intervention is missing, or a value is not an intervention.
     """
     if isinstance(interventions, Intervention):
         return (interventions,)
@@ -227,13 +227,13 @@ def as_interventions(
 
 
 def uploads(interventions: Iterable[Intervention]) -> tuple[Uploaded, ...]:
-    """The uploaded sets that interventions choose neurons by, each once."""
+    """Return the uploaded sets that interventions select, each once."""
     found = (part for intervention in interventions for part in parts(intervention.selection))
     return tuple(dict.fromkeys(part for part in found if isinstance(part, Uploaded)))
 
 
 def check_fits(interventions: Iterable[Intervention], model: model_pb2.Model, whose: str) -> None:
-    """Refuse neuron sets of another model; see `require_fit`."""
+    """Reject neuron sets of another model; see `require_fit`."""
     for intervention in interventions:
         for part in parts(intervention.selection):
             if isinstance(part, NeuronSet | Uploaded):
@@ -241,12 +241,12 @@ def check_fits(interventions: Iterable[Intervention], model: model_pb2.Model, wh
 
 
 def require_fit(neurons: NeuronSet, model: model_pb2.Model, whose: str) -> None:
-    """Refuse a neuron set of another model.
+    """Reject a neuron set of another model.
 
     Args:
         neurons: the set.
-        model: the model that it is for.
-        whose: what has the set, for the message.
+        model: the model of the request.
+        whose: name of the set's owner, for the error message.
 
     Raises:
         InvalidSelectionError: the set's component, geometry or source is not the model's.

@@ -1,13 +1,13 @@
-"""Selections: which neurons an intervention acts on, said as data.
+"""Selections: declarative descriptions of the neurons that an intervention acts on.
 
-The server turns a selection into neurons anew in every group, and a control anew in every row. A selection is
+The server resolves a selection for each group, and a control for each row. A selection is one of
 
     NeuronType             all neurons of a type, relative to the group's own baseline
-    several NeuronTypes    those of any of the types
-    NeuronSet              these neurons
-    top_contribution()     the largest contributors of every layer, in each row's own baseline
-    Uploaded               a NeuronSet that the server keeps: `Model.upload` gives one
-    control(of)            random neurons, to compare another selection with
+    several NeuronTypes    all neurons of any of the types
+    NeuronSet              an explicit set of neurons
+    top_contribution()     the top contributors of every layer, in each row's own baseline
+    Uploaded               a NeuronSet stored on the server, made by `Model.upload`
+    control(of)            random neurons, as a control for another selection
     union(a, b, ...), intersection(a, b, ...), difference(a, b, ...)
 """
 
@@ -31,30 +31,30 @@ _LARGEST_SEED = 2**64 - 1
 
 
 class ControlKind(StrEnum):
-    """From which neurons of a layer a control is drawn."""
+    """The neurons of a layer from which a control is drawn."""
 
     RANDOM = "random"
-    """From all of them, as many as the selection has. A weak control: most neurons are inactive anyway."""
+    """All neurons; draws as many as the selection has. A weak control: the majority of neurons is inactive anyway."""
     RANDOM_ACTIVE = "random_active"
-    """From those that are active in the row, as many as the selection has active ones in that row."""
+    """Neurons active in the row; draws as many as the selection has active neurons in that row."""
     RANDOM_MASS = "random_mass"
-    """From all of them, one after the other, until their contributions in the row add up to the selection's."""
+    """All neurons; draws until their contributions in the row add up to those of the selection."""
 
 
 @dataclass(frozen=True)
 class ByType:
-    """Neurons of any of these types."""
+    """Neurons of any of the types, relative to the group's own baseline."""
 
     types: tuple[NeuronType, ...]
 
 
 @dataclass(frozen=True)
 class TopContribution:
-    """The largest contributors (Eq. 3) of every layer, in each row's own baseline; `top_contribution` makes one.
+    """Top contributors (Eq. 3) of every layer, in each row's own baseline; made by `top_contribution`.
 
     Attributes:
-        fraction: which share of a layer's neurons, rounded up; None for a number.
-        count: how many of a layer; None for a share.
+        fraction: share of a layer's neurons, rounded up; None if `count` is given.
+        count: number of neurons of a layer; None if `fraction` is given.
     """
 
     fraction: float | None
@@ -63,12 +63,12 @@ class TopContribution:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A set of neurons that the server keeps under a name; `Model.upload` gives one.
+    """A set of neurons stored on the server, made by `Model.upload`.
 
-    It is sent as its name alone. Where the server has lost it, restarted or out of room, the client uploads it again.
+    Requests refer to it by name. If the server has dropped it (a restart, an eviction), the client uploads it again.
 
     Attributes:
-        name: what the server calls it.
+        name: name of the set on the server.
         neurons: the set.
     """
 
@@ -84,14 +84,13 @@ class Uploaded:
 
 @dataclass(frozen=True)
 class Control:
-    """Random neurons to compare another selection with, layer by layer; `control` makes one.
+    """Random neurons as a control for another selection, drawn layer by layer; made by `control`.
 
     Attributes:
         of: the selection to compare with.
-        kind: from which neurons they are drawn.
-        draw: which of several draws this is.
-        seed: draws depend on it, the draw, the group's id, the row's label, the component and the layer, and on
-            nothing else.
+        kind: the neurons from which the control is drawn.
+        draw: index of the draw.
+        seed: seed of the draws. The neurons depend on seed, draw, group id, row label, component and layer only.
     """
 
     of: Selection
@@ -102,11 +101,12 @@ class Control:
 
 @dataclass(frozen=True)
 class Combination:
-    """Selections combined; `union`, `intersection` and `difference` make one.
+    """A combination of selections; made by `union`, `intersection` and `difference`.
 
     Attributes:
-        operation: neurons in any, in all, or in the first and none of the others.
-        selections: what is combined, at least one.
+        operation: `union` (neurons in any), `intersection` (in all), or `difference` (in the first and in none of the
+            others).
+        selections: the combined selections, at least one.
     """
 
     operation: Literal["union", "intersection", "difference"]
@@ -115,14 +115,14 @@ class Combination:
 
 Selection = ByType | NeuronSet | Uploaded | TopContribution | Control | Combination
 Selectable = Selection | NeuronType | str | Iterable[NeuronType | str]
-"""What the functions that take a selection accept: types may come bare, several at once, and by their labels."""
+"""Argument type of functions that take a selection: a selection, or one or several types or their labels."""
 
 
 def as_selection(chosen: Selectable) -> Selection:
-    """The selection that is meant.
+    """Convert an argument to a selection.
 
     Raises:
-        InvalidSelectionError: no type at all, an unknown type, or something that is no selection.
+        InvalidSelectionError: the list of types is empty, a type is unknown, or the value is not a selection.
     """
     if isinstance(chosen, Selection):
         return chosen
@@ -145,17 +145,18 @@ def as_selection(chosen: Selectable) -> Selection:
 def control(
     of: Selectable, kind: ControlKind | str = ControlKind.RANDOM_ACTIVE, draw: int = 0, seed: int = 0
 ) -> Control:
-    """Random neurons to compare a selection with, layer by layer, drawn anew in every row.
+    """Select random neurons as a control for a selection, drawn layer by layer for each row.
 
     >>> control("all-shared", draw=2).kind.value
     'random_active'
 
     Args:
         of: the selection to compare with.
-        kind: `random_active` draws as many among the neurons that are active in the row, `random` as many among all;
-            `random_mass` draws among all until their contributions add up to those of the selection.
-        draw: which of several draws: give 0, 1, 2, ... to see how far they differ.
-        seed: another seed, other draws.
+        kind: `random_active` draws as many neurons as the selection has active ones, among those active in the row;
+            `random` draws as many as the selection has, among all; `random_mass` draws among all until their
+            contributions add up to those of the selection.
+        draw: index of the draw: use 0, 1, 2, ... to measure the variation between draws.
+        seed: seed of all draws.
 
     Raises:
         InvalidSelectionError: an unknown kind, or a draw or a seed that is negative or too large.
@@ -170,17 +171,17 @@ def control(
 
 
 def top_contribution(fraction: float | None = None, *, count: int | None = None) -> TopContribution:
-    """The largest contributors (Eq. 3) of every layer, in each row's own baseline.
+    """Select the top contributors (Eq. 3) of every layer, in each row's own baseline.
 
     >>> top_contribution().fraction, top_contribution(count=10).count
     (0.05, 10)
 
     Args:
-        fraction: which share of a layer's neurons, rounded up; 0.05, as in the paper, where neither is given.
-        count: how many of a layer, in place of a share.
+        fraction: share of a layer's neurons, rounded up; 0.05, as in the paper, if neither argument is given.
+        count: number of neurons of a layer, instead of a share.
 
     Raises:
-        InvalidSelectionError: a share that is none, a number below 1 or above any layer's, or both.
+        InvalidSelectionError: the share is not above 0 and up to 1, the count is out of range, or both are given.
     """
     if fraction is not None and count is not None:
         raise InvalidSelectionError(
@@ -207,17 +208,17 @@ def _within(what: str, value: object, smallest: int, largest: int) -> int:
 
 
 def union(*selections: Selectable) -> Combination:
-    """Neurons in any of the selections."""
+    """Select the neurons in any of the selections."""
     return _combined("union", selections)
 
 
 def intersection(*selections: Selectable) -> Combination:
-    """Neurons in all of the selections."""
+    """Select the neurons in all of the selections."""
     return _combined("intersection", selections)
 
 
 def difference(*selections: Selectable) -> Combination:
-    """Neurons in the first selection and in none of the others."""
+    """Select the neurons in the first selection and in none of the others."""
     return _combined("difference", selections)
 
 
@@ -230,7 +231,7 @@ def _combined(
 
 
 def parts(selection: Selection) -> Iterator[ByType | NeuronSet | Uploaded | TopContribution]:
-    """What a selection is made of, however deep, left to right."""
+    """Yield the leaves of a nested selection, left to right."""
     if isinstance(selection, Control):
         yield from parts(selection.of)
     elif isinstance(selection, Combination):

@@ -1,7 +1,7 @@
-"""Results: the server's answer about one group.
+"""Results: analyses of groups, predictions, captured layers and generated tokens.
 
-A result wraps the message of the contract and reads from it when asked. What was not asked for is not empty but an
-error that says which argument gives it.
+A `GroupResult` wraps the protobuf message and decodes its parts on access. Access to a part that was not requested
+raises NotInResultError, which names the argument that requests it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _Item = TypeVar("_Item")
 
 
 class _Named(dict[str, _Item]):
-    """A dictionary whose error for an unknown name says which there are."""
+    """A dictionary whose error for an unknown name lists the known ones."""
 
     def __init__(self, what: str, items: Mapping[str, _Item]) -> None:
         super().__init__(items)
@@ -43,20 +43,21 @@ class _Named(dict[str, _Item]):
 
 @dataclass(frozen=True, repr=False)
 class RowPrediction:
-    """What the model says after a prompt, under one variant.
+    """The model's prediction for one prompt under one variant.
 
     Attributes:
-        error: why there is no prediction (an intervention made the numbers overflow); empty where there is one.
+        error: why there is no prediction (an intervention made the numbers overflow); empty if there is one.
         exact: whether every gold token is the most likely one given those before it; None without an answer.
-        gold_log_probability: of the gold tokens, summed, in nats; None without an answer.
-        token_ids: the tokens generated, EOS excluded; empty unless generation was asked for.
-        text: their text, less leading and trailing white space.
+        gold_log_probability: sum of the gold tokens' log-probabilities, in nats; None without an answer.
+        token_ids: the generated tokens without EOS; empty unless generation was requested.
+        text: the text of `token_ids`, without leading and trailing white space.
         matches: whether the normalised text equals any normalised answer; None without an answer or generation.
-        starts_with_answer: whether it starts with any of them; None without an answer or generation.
-        selected_neurons: neurons that the interventions chose in this row, over all layers and components.
-        selected_active_neurons: those of them that were active in the baseline.
-        choice_log_probabilities: of each of the row's choices, summed over its tokens, in nats, in their order; empty
-            without choices.
+        starts_with_answer: whether the normalised text starts with any normalised answer; None without an answer or
+            generation.
+        selected_neurons: number of neurons that the interventions selected in this row, over all layers and components.
+        selected_active_neurons: how many of them were active in the baseline.
+        choice_log_probabilities: log-probability of each of the row's choices, summed over its tokens, in nats, in the
+            order of the choices; empty without choices.
     """
 
     error: str
@@ -83,13 +84,13 @@ class RowPrediction:
 
     @property
     def choice(self) -> int | None:
-        """Which of the row's choices is the most likely one, counted from 0; None without choices."""
+        """Index of the row's most likely choice, counted from 0; None without choices."""
         likelihoods = self.choice_log_probabilities
         return max(range(len(likelihoods)), key=likelihoods.__getitem__) if likelihoods else None
 
     @classmethod
     def from_message(cls, message: result_pb2.RowPrediction) -> RowPrediction:
-        """Read the message; what is unset there is None here, where protobuf's getters say False or 0."""
+        """Decode the message. Unset fields become None, where protobuf's getters would give False or 0."""
         return cls(
             error=message.error,
             exact=message.exact if message.HasField("exact") else None,
@@ -111,8 +112,8 @@ class ComponentResult:
     Attributes:
         name: `decoder` or `encoder`.
         layers: number of layers.
-        neurons: neurons a layer.
-        thresholds: types at each threshold that was asked for, in their order.
+        neurons: number of neurons per layer.
+        thresholds: types at each requested threshold, in the order of the request.
     """
 
     name: str
@@ -130,9 +131,9 @@ class CapturedLayer:
     """Raw activations of one layer.
 
     Attributes:
-        layer: which one, counted from 0.
-        positions: those of the prompt's tokens, counted from 0.
-        values: `[positions, neurons]`, float32 or float16, as the model has them.
+        layer: index of the layer, counted from 0.
+        positions: token positions in the prompt, counted from 0.
+        values: activations `[positions, neurons]`, float32 or float16 as in the model.
     """
 
     layer: int
@@ -145,19 +146,19 @@ class CapturedLayer:
 
     @classmethod
     def from_message(cls, message: service_pb2.CaptureActivationsResponse) -> CapturedLayer:
-        """Read the message; the contract's numbers are little-endian everywhere."""
+        """Decode the message; its values are little-endian on every platform."""
         dtype = np.dtype(message.values.dtype).newbyteorder("<")
         values = np.frombuffer(message.values.data, dtype=dtype).reshape(message.values.shape)
         return cls(message.layer, tuple(message.positions), values.astype(dtype.newbyteorder("=")))
 
 
 class GeneratedToken(NamedTuple):
-    """One more token.
+    """A generated token.
 
     Attributes:
-        token_id: the token.
-        text: what it adds to the text so far; empty where a character needs more than one token.
-        log_probability: its log-probability, in nats.
+        token_id: id of the token.
+        text: text that the token adds; empty while a character still lacks some of its tokens.
+        log_probability: log-probability of the token, in nats.
     """
 
     token_id: int
@@ -167,11 +168,11 @@ class GeneratedToken(NamedTuple):
 
 @dataclass(frozen=True)
 class GroupFailure:
-    """Why a group of `Model.analyze_many` has no result; the others go on.
+    """A group of `Model.analyze_many` that failed; the other groups continue.
 
     Attributes:
-        group_id: the id of the group.
-        error: what `Model.analyze` would have raised.
+        group_id: id of the group.
+        error: the error that `Model.analyze` would have raised.
     """
 
     group_id: str
@@ -179,10 +180,10 @@ class GroupFailure:
 
 
 class GroupResult:
-    """The answer about one group.
+    """The result of analysing one group.
 
     Attributes:
-        message: the message of the contract (`neuroglot.v1.GroupResult`), which everything here is read from.
+        message: the protobuf message `neuroglot.v1.GroupResult`, which all other attributes are decoded from.
     """
 
     def __init__(self, message: result_pb2.GroupResult) -> None:
@@ -190,10 +191,10 @@ class GroupResult:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> GroupResult:
-        """Undo `to_bytes`.
+        """Decode a result that `to_bytes` encoded.
 
         Raises:
-            ValueError: the bytes are something else.
+            ValueError: the bytes are not an encoded result.
         """
         if not isinstance(data, bytes):
             raise arguments.refuse("data", data, "the bytes that `GroupResult.to_bytes` wrote", ValueError)
@@ -203,14 +204,14 @@ class GroupResult:
             raise ValueError(f"these {len(data)} bytes are no result that `to_bytes` wrote: {error}") from None
 
     def to_bytes(self) -> bytes:
-        """The answer as bytes, to keep; equal answers give equal bytes."""
+        """Encode the result as bytes, for storage; equal results give equal bytes."""
         return self.message.SerializeToString(deterministic=True)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GroupResult) and self.message == other.message
 
     def __reduce__(self) -> tuple[Callable[[bytes], GroupResult], tuple[bytes]]:
-        """Pickle the answer as its bytes."""
+        """Pickle the result as its bytes."""
         return type(self).from_bytes, (self.to_bytes(),)
 
     def __repr__(self) -> str:
@@ -220,10 +221,10 @@ class GroupResult:
         return f"<GroupResult {self.group_id!r} by {self.provenance.model}: {'; '.join(facts)}>"
 
     def to_frame(self) -> pd.DataFrame:
-        """The predictions as a table: a row for each variant and label, the fields of `RowPrediction` as columns.
+        """Return the predictions as a table: a row for each variant and label, a column for each `RowPrediction` field.
 
         Raises:
-            NotInResultError: predictions were not asked for.
+            NotInResultError: predictions were not requested.
             InstallationError: pandas is not installed.
         """
         rows = [(variant, label, row) for variant, named in self.predictions.items() for label, row in named.items()]
@@ -243,9 +244,9 @@ class GroupResult:
 
     @property
     def rows(self) -> tuple[result_pb2.RowResult, ...]:
-        """What was run for each row, as the contract's `neuroglot.v1.RowResult` has it.
+        """The tokens of each row: protobuf messages `neuroglot.v1.RowResult`.
 
-        `label`, `prompt_tokens`, `last_token_id`, `gold_token_ids`, `gold_is_joint`, `r_index`.
+        Their fields are `label`, `prompt_tokens`, `last_token_id`, `gold_token_ids`, `gold_is_joint` and `r_index`.
         """
         return tuple(self.message.rows)
 
@@ -256,7 +257,7 @@ class GroupResult:
 
     @property
     def provenance(self) -> result_pb2.Provenance:
-        """What made the answer: model, source, bundle identity, server version, times in milliseconds."""
+        """Where the result comes from: model, source, bundle identity, server version, timings in milliseconds."""
         return self.message.provenance
 
     @cached_property
@@ -292,10 +293,10 @@ class GroupResult:
 
     @cached_property
     def predictions(self) -> Mapping[str, Mapping[str, RowPrediction]]:
-        """Predictions by variant, `baseline` first, and by label; an unknown name raises NotInResultError.
+        """Predictions by variant (`baseline` first), then by label; an unknown name raises NotInResultError.
 
         Raises:
-            NotInResultError: predictions were not asked for.
+            NotInResultError: predictions were not requested.
         """
         if not self.message.variants:
             raise NotInResultError("predictions were not asked for: analyze with predict=True")
@@ -309,13 +310,13 @@ class GroupResult:
 
 
 def require_same_bundle(made_by: result_pb2.Provenance, model: model_pb2.Model) -> None:
-    """Refuse an answer of another bundle than the model was when the caller asked for it.
+    """Check that a result was made by the bundle that the caller's `Model` refers to.
 
     Raises:
-        ModelChangedError: it is.
+        ModelChangedError: it was made by another bundle.
     """
     if made_by.bundle_identity != model.bundle_identity:
         raise ModelChangedError(
             f"the server has another bundle under the name {model.name!r} now, {made_by.bundle_identity[:12]} in place "
-            f"of {model.bundle_identity[:12]}, and answers of both do not mix: ask the client for the model anew"
+            f"of {model.bundle_identity[:12]}, and results of both do not mix: ask the client for the model again"
         )

@@ -1,7 +1,7 @@
 """Types, contributions and effective scores of neurons, as arrays and neuron sets.
 
 R is the number of rows of the group, in the order of its languages. The four columns of every array over types are
-`NeuronType`'s: non_activated, specific, partial_shared, all_shared. Every array is new: change it as you like.
+`NeuronType`'s: non_activated, specific, partial_shared, all_shared. Every returned array is a copy and may be modified.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _TYPE_LABELS = np.array([one.label for one in NeuronType])
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Leading:
-    """The neurons of the largest values of each row and layer, the largest first.
+    """The neurons with the largest values in each row and layer, in descending order.
 
     Attributes:
-        neurons: which they are, int64 `[R, layers, count]`.
-        values: their contributions or effective scores, float64 `[R, layers, count]`.
-        codes: their types, `NeuronType`'s values, uint8 `[R, layers, count]`.
+        neurons: indices of the neurons, int64 `[R, layers, count]`.
+        values: contributions or effective scores of the neurons, float64 `[R, layers, count]`.
+        codes: types of the neurons as `NeuronType` values, uint8 `[R, layers, count]`.
         labels: labels of the rows.
     """
 
@@ -45,7 +45,7 @@ class Leading:
 
     @classmethod
     def from_message(cls, message: result_pb2.LeadingNeurons, labels: tuple[str, ...], layers: int) -> Leading:
-        """Read the message."""
+        """Decode the message."""
         shape = (len(labels), layers, message.count)
         return cls(
             neurons=np.array(message.neurons, dtype=np.int64).reshape(shape),
@@ -55,7 +55,7 @@ class Leading:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """A table with the columns label, layer, rank (from 0), neuron, value and type.
+        """Return a table with the columns label, layer, rank (from 0), neuron, value and type.
 
         Raises:
             InstallationError: pandas is not installed.
@@ -82,11 +82,11 @@ class Contribution:
     """Contributions (Eq. 3) by type, in one component at one threshold.
 
     Attributes:
-        top_k: how many neurons of a layer count as its top contributors.
+        top_k: number of neurons of a layer that count as its top contributors.
         top_counts: top contributors of each type, int64 `[R, layers, 4]`; the four add up to `top_k`.
         sums: sum of the contributions of each type, float64 `[R, layers, 4]`; the four add up to 1, unless
-            contributions were asked for raw.
-        leading: the largest contributors, one by one; None unless asked for.
+            raw contributions were requested.
+        leading: the individual largest contributors; None unless requested.
         labels: labels of the rows.
     """
 
@@ -97,15 +97,15 @@ class Contribution:
     labels: tuple[str, ...]
 
     def means(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Mean contribution of a neuron of each type, float64 `[R, layers, 4]`; 0 where a type has no neurons.
+        """Return the mean contribution per neuron of each type, float64 `[R, layers, 4]`; 0 for a type without neurons.
 
         Args:
-            counts: neurons of each type, `[layers, 4]`: `Types.counts()`.
+            counts: number of neurons of each type, int64 `[layers, 4]`, from `Types.counts`.
         """
         return _means(self.sums, counts)
 
     def to_frame(self) -> pd.DataFrame:
-        """A table with the columns label, layer, type, top_count and sum.
+        """Return a table with the columns label, layer, type, top_count and sum.
 
         Raises:
             InstallationError: pandas is not installed.
@@ -121,13 +121,13 @@ class Contribution:
 class EffectiveScores:
     """Effective scores `m_i * (v_i . E_r)` by type, in one component at one threshold.
 
-    A type without neurons has 0 everywhere, a row without an answer NaN.
+    Values are 0 for a type without neurons, and NaN for a row without an answer.
 
     Attributes:
-        maxima: the largest score of each type, float64 `[R, layers, 4]`.
-        minima: the smallest, float64 `[R, layers, 4]`.
-        sums: their sum, float64 `[R, layers, 4]`.
-        leading: the neurons of the highest scores, one by one; None unless asked for.
+        maxima: largest score of each type, float64 `[R, layers, 4]`.
+        minima: smallest score of each type, float64 `[R, layers, 4]`.
+        sums: sum of the scores of each type, float64 `[R, layers, 4]`.
+        leading: the individual neurons with the highest scores; None unless requested.
         labels: labels of the rows.
     """
 
@@ -138,15 +138,15 @@ class EffectiveScores:
     labels: tuple[str, ...]
 
     def means(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Mean score of a neuron of each type, float64 `[R, layers, 4]`; 0 where a type has no neurons.
+        """Return the mean score per neuron of each type, float64 `[R, layers, 4]`; 0 for a type without neurons.
 
         Args:
-            counts: neurons of each type, `[layers, 4]`: `Types.counts()`.
+            counts: number of neurons of each type, int64 `[layers, 4]`, from `Types.counts`.
         """
         return _means(self.sums, counts)
 
     def to_frame(self) -> pd.DataFrame:
-        """A table with the columns label, layer, type, maximum, minimum and sum.
+        """Return a table with the columns label, layer, type, maximum, minimum and sum.
 
         Raises:
             InstallationError: pandas is not installed.
@@ -159,7 +159,7 @@ class EffectiveScores:
 
 
 def _by_type(labels: tuple[str, ...], columns: Mapping[str, NDArray[np.int64 | np.float64]]) -> pd.DataFrame:
-    """A table of arrays `[R, layers, 4]`: a row for each label, layer and type."""
+    """Flatten arrays `[R, layers, 4]` into a table: a row for each label, layer and type."""
     rows, layers, types = np.indices(next(iter(columns.values())).shape)
     return frame(
         {
@@ -172,7 +172,7 @@ def _by_type(labels: tuple[str, ...], columns: Mapping[str, NDArray[np.int64 | n
 
 
 def _means(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sums by counts; 0 where nothing is counted."""
+    """Divide sums by counts; 0 where a count is 0."""
     if not isinstance(counts, np.ndarray) or counts.shape != sums.shape[1:]:
         raise arguments.refuse("counts", counts, f"an array of shape {list(sums.shape[1:])}, Types.counts()")
     return np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
@@ -185,9 +185,9 @@ class Types:
         threshold: a neuron is active where its activation exceeds it.
         labels: labels of the rows, R of them.
         layers: number of layers.
-        neurons: neurons a layer.
-        near_threshold: activations so close to the threshold that rounding may decide their side, at 0 those above it,
-            over all layers and rows.
+        neurons: number of neurons per layer.
+        near_threshold: number of activations, over all layers and rows, so close to the threshold that rounding may
+            decide their side; at threshold 0 only those above it.
     """
 
     def __init__(
@@ -208,27 +208,27 @@ class Types:
         self._top_bitmaps = tuple(component.thresholds[0].contribution.top_bitmaps)
 
     def counts(self) -> NDArray[np.int64]:
-        """Neurons of each type, int64 `[layers, 4]`; each row adds up to `neurons`.
+        """Count the neurons of each type, int64 `[layers, 4]`; each layer adds up to `neurons`.
 
         Raises:
-            NotInResultError: the group has one row only.
+            NotInResultError: the group has only one row.
         """
         self._require_types()
         return np.array(self._message.type_counts, dtype=np.int64).reshape(self.layers, len(NeuronType))
 
     def shares(self) -> NDArray[np.float64]:
-        """Share of the layer's neurons that are of each type, float64 `[layers, 4]`; each row adds up to 1.
+        """Return each type's share of the layer's neurons, float64 `[layers, 4]`; each layer adds up to 1.
 
         Raises:
-            NotInResultError: the group has one row only.
+            NotInResultError: the group has only one row.
         """
         return self.counts() / self.neurons
 
     def to_frame(self) -> pd.DataFrame:
-        """A table with the columns layer, type, count and share: a row for each layer and type.
+        """Return a table with the columns layer, type, count and share: a row for each layer and type.
 
         Raises:
-            NotInResultError: the group has one row only.
+            NotInResultError: the group has only one row.
             InstallationError: pandas is not installed.
         """
         layers, types = np.indices((self.layers, len(NeuronType)))
@@ -251,14 +251,14 @@ class Types:
         return f"<Types of {rows}: {', '.join(f'{count} {label}' for count, label in totals)}>"
 
     def active_counts(self) -> NDArray[np.int64]:
-        """Active neurons of each layer in each row, int64 `[layers, R]`."""
+        """Count the active neurons of each layer in each row, int64 `[layers, R]`."""
         return np.array(self._message.active_counts, dtype=np.int64).reshape(self.layers, len(self.labels))
 
     def codes(self) -> NDArray[np.uint8]:
-        """The type of every neuron, a `NeuronType`'s value, uint8 `[layers, neurons]`.
+        """Return the type of every neuron as a `NeuronType` value, uint8 `[layers, neurons]`.
 
         Raises:
-            NotInResultError: the group has one row only, or the map was not asked for.
+            NotInResultError: the group has only one row, or the type map was not requested.
         """
         self._require_types()
         if not self._message.type_map:
@@ -266,20 +266,24 @@ class Types:
         return unpack_codes(self._message.type_map, (self.layers, self.neurons))
 
     def __getitem__(self, neuron_type: NeuronType | str) -> NeuronSet:
-        """The neurons of a type, given as such or by its label; errors as in `codes`.
+        """Return the neurons of a type.
+
+        Args:
+            neuron_type: a `NeuronType`, or its label.
 
         Raises:
-            InvalidSelectionError: there is no such type.
+            InvalidSelectionError: the type is unknown.
+            NotInResultError: the group has only one row, or the type map was not requested.
         """
         if not isinstance(neuron_type, NeuronType):
             neuron_type = NeuronType.from_label(neuron_type)
         return NeuronSet.from_mask(self.codes() == neuron_type, component=self._component, source=self._source)
 
     def active(self, label: str) -> NeuronSet:
-        """The neurons that are active in a row.
+        """Return the neurons that are active in a row.
 
         Raises:
-            NotInResultError: there is no such row, or active neurons were not asked for.
+            NotInResultError: the result has no row of this label, or active neurons were not requested.
         """
         return self._of_row(
             label,
@@ -288,20 +292,20 @@ class Types:
         )
 
     def dead_counts(self) -> NDArray[np.int64]:
-        """Neurons of each layer that are inactive at every position of a row's prompt, int64 `[layers, R]`.
+        """Count the neurons of each layer that are inactive at every position of a row's prompt, int64 `[layers, R]`.
 
         Raises:
-            NotInResultError: they were not asked for.
+            NotInResultError: dead neurons were not requested.
         """
         if not self._message.dead_counts:
             raise NotInResultError("dead neurons were not asked for: analyze with dead=True")
         return np.array(self._message.dead_counts, dtype=np.int64).reshape(self.layers, len(self.labels))
 
     def dead(self, label: str) -> NeuronSet:
-        """The neurons that are inactive at every position of a row's prompt.
+        """Return the neurons that are inactive at every position of a row's prompt.
 
         Raises:
-            NotInResultError: there is no such row, or they were not asked for.
+            NotInResultError: the result has no row of this label, or dead neurons were not requested.
         """
         return self._of_row(
             label,
@@ -310,10 +314,10 @@ class Types:
         )
 
     def top_contributors(self, label: str) -> NeuronSet:
-        """The neurons that contribute most in a row, `contribution.top_k` of each layer; the same at all thresholds.
+        """Return a row's top contributors, `contribution.top_k` of each layer; the same at all thresholds.
 
         Raises:
-            NotInResultError: there is no such row, or they were not asked for.
+            NotInResultError: the result has no row of this label, or top contributors were not requested.
         """
         return self._of_row(
             label,
@@ -326,7 +330,7 @@ class Types:
         """Contributions by type.
 
         Raises:
-            NotInResultError: the group has one row only, or contributions were not asked for.
+            NotInResultError: the group has only one row, or contributions were not requested.
         """
         self._require_types()
         if not self._message.HasField("contribution"):
@@ -346,14 +350,14 @@ class Types:
         """Effective scores by type.
 
         Raises:
-            NotInResultError: the group has one row only, effective scores were not asked for, or this is an encoder,
-                which does not write to where tokens are told apart.
+            NotInResultError: the group has only one row, effective scores were not requested, or the component is an
+                encoder, whose neurons do not write to the decoder's residual stream.
         """
         self._require_types()
         if not self._message.HasField("effective_score"):
             raise NotInResultError(
-                "an encoder has no effective scores: it does not write to where tokens are told apart; look at the "
-                "decoder's"
+                "an encoder has no effective scores: its neurons do not write to the decoder's residual stream; use "
+                "those of the decoder"
                 if self._component == "encoder"
                 else "effective scores were not asked for: analyze with effective_score=True"
             )
@@ -370,14 +374,14 @@ class Types:
             return None
         return Leading.from_message(message.leading, self.labels, self.layers)
 
-    def _of_row(self, label: str, bitmaps: Sequence[bytes], unasked: str) -> NeuronSet:
-        """One row's set; an error where there is no such row, or with `unasked` where no sets came."""
+    def _of_row(self, label: str, bitmaps: Sequence[bytes], not_requested: str) -> NeuronSet:
+        """Return one row's set; raise for an unknown label, or with the message `not_requested` without bitmaps."""
         if not isinstance(label, str) or label not in self.labels:
             raise NotInResultError(
                 f"there is no row {arguments.shown(label)} in this result: it has {', '.join(self.labels)}"
             )
         if not bitmaps:
-            raise NotInResultError(unasked)
+            raise NotInResultError(not_requested)
         bits = bitmaps[self.labels.index(label)]
         return NeuronSet(self._component, self.layers, self.neurons, bits, self._source)
 

@@ -1,4 +1,4 @@
-"""A run's folder: its settings, its answers on disk, and parts of a run put together.
+"""Run folders: settings, results on disk, and merging the parts of a run.
 
 Imports `results` and below. Imported by `analyses`, `report`, `pipeline` and `cli`.
 """

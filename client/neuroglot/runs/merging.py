@@ -1,4 +1,4 @@
-"""Parts of one run, asked for on several machines, put together into one folder."""
+"""Merges the parts of a run, executed on several machines, into one folder."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from neuroglot.runs.settings import Shard
 
 
 def merge(folders: Sequence[Path], out: Path, command: str, versions: Mapping[str, str]) -> Run:
-    """Put the answers of parts of a run into one folder: that of the whole run, which can be resumed as such.
+    """Merge the results of parts of a run into the folder of the whole run, which can be resumed.
 
     Args:
-        folders: of the parts, complete or not: its shards, or whatever else has the same settings.
-        out: the folder of the whole; must hold no run.
-        command: what was called.
-        versions: of what ran, by name.
+        folders: folders of the parts, complete or not: shards, or other runs of the same settings.
+        out: folder of the whole run; must hold no run.
+        command: the command line, or the Python call.
+        versions: versions of the packages used, by name.
+
+    Returns:
+        The whole run.
 
     Raises:
-        RunError: the parts are of different runs, two of them have the same group, or a folder holds no run; the
-            message says which and in what. Nothing is written then.
+        RunError: the parts belong to different runs, two parts have the same group, or a folder holds no run. The
+            message names them and their differences; nothing is written.
     """
     parts = [Run.open(folder) for folder in folders]
     _require_same(parts)
@@ -44,7 +47,7 @@ def merge(folders: Sequence[Path], out: Path, command: str, versions: Mapping[st
 
 
 def missing_shards(folders: Sequence[Path]) -> tuple[str, ...]:
-    """Which shards of a run are not among these folders; none where the parts are no shards of one number of parts."""
+    """Return the shards of a run that are missing from the folders; empty unless all are shards of one division."""
     shards = [Run.open(folder).settings.shard for folder in folders]
     if "" in shards or len({Shard.parse(one).parts for one in shards}) != 1:
         return ()

@@ -1,7 +1,7 @@
-"""A file of messages: each after its length as a varint, the form that protobuf calls length-prefixed.
+"""Record files: length-prefixed protobuf messages, each after its length as a varint.
 
-Such a file only grows, so a kill can tear no more than its last record. Reading drops a torn one, and `open_to_append`
-cuts it off.
+A record file is append-only, so a kill can truncate only its last record. `read` skips a truncated record, and
+`open_to_append` cuts it off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 def read(path: Path, kind: type[AnyMessage]) -> Iterator[AnyMessage]:
-    """The whole records of a file, in their order; none where there is no file.
+    """Yield the complete records of a file in order; none if the file does not exist.
 
     Raises:
         RunError: a record before the last one is damaged.
@@ -32,7 +32,7 @@ def read(path: Path, kind: type[AnyMessage]) -> Iterator[AnyMessage]:
 
 
 def open_to_append(path: Path, kind: type[Message]) -> RawIOBase:
-    """The file, made if there is none, ready for `append`: without a torn last record.
+    """Open a record file for `append`; create it if missing, and cut off a truncated last record.
 
     Raises:
         RunError: a record before the last one is damaged.
@@ -40,7 +40,7 @@ def open_to_append(path: Path, kind: type[Message]) -> RawIOBase:
     path.touch()
     with path.open("rb") as file:
         whole = max((end for _, end in _records(file, kind)), default=0)
-    # Unbuffered: what a full disk does not take is not kept back, to be written behind a later record.
+    # Unbuffered: bytes that a full disk rejects must not stay in a buffer and be written after a later record.
     appended = path.open("r+b", buffering=0)
     appended.truncate(whole)
     appended.seek(whole)
@@ -48,10 +48,10 @@ def open_to_append(path: Path, kind: type[Message]) -> RawIOBase:
 
 
 def append(file: RawIOBase, message: Message) -> None:
-    """Write one record and hand it to the operating system, so that it outlives the process.
+    """Write a record and flush it to the operating system, so that it survives the process.
 
     Raises:
-        OSError: it cannot be written, as on a full disk; the file is as it was before.
+        OSError: the record cannot be written, as on a full disk; the file is unchanged.
     """
     record = BytesIO()
     proto.serialize_length_prefixed(message, record)
@@ -67,14 +67,14 @@ def append(file: RawIOBase, message: Message) -> None:
 
 
 def _records(file: BinaryIO, kind: type[AnyMessage]) -> Iterator[tuple[AnyMessage, int]]:
-    """Whole records, each with the offset at which it ends."""
+    """Yield complete records, each with its end offset in bytes."""
     while True:
         start = file.tell()
         try:
-            # protobuf's stubs ask for a BytesIO; its function takes any buffered file
+            # protobuf's type stubs require a BytesIO; the function accepts any buffered file
             message = proto.parse_length_prefixed(kind, cast("BytesIO", file))
         except (DecodeError, ValueError):
-            if file.read(1):  # there is more behind it, so no kill has torn it
+            if file.read(1):  # more data follows, so the record is damaged, not truncated by a kill
                 raise RunError(f"{file.name} is damaged at byte {start}: run the analysis again") from None
             return
         if message is None:

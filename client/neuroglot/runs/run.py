@@ -1,14 +1,14 @@
-"""The folder of a run: what was asked, of which model, and every answer as it came.
+"""The folder of a run: its settings, its groups, and their results in the order of arrival.
 
     out/
-    ├── run.json          what is run, on what, by which commands (`Settings`, and a `Session` for each start)
-    ├── examples.jsonl    the parallel groups of all shards, one a line: id, cluster, prompts, answers, ...
-    ├── problems.txt      what was wrong with the data and is left out, one a line; not there where nothing was
-    ├── groups.binpb      the answers: neuroglot.v1.GroupResult, each after its length as a varint, in any order
-    └── tables/, figures/, report.html    what `neuroglot.analyses` makes of them
+    ├── run.json          the run's `Settings`, and a `Session` for each start
+    ├── examples.jsonl    the parallel groups of all shards, one per line: id, cluster, prompts, answers, ...
+    ├── problems.txt      problems in the data, whose examples are left out, one per line; absent without problems
+    ├── groups.binpb      the results: length-prefixed (varint) neuroglot.v1.GroupResult messages, in any order
+    └── tables/, figures/, report.html    the output of `neuroglot.analyses`
 
-Answers are appended and flushed one by one, so whatever ends a run keeps those that came. A record torn by a kill is
-dropped when it is read, and cut off before the next is appended.
+Results are appended and flushed one by one, so an interrupted run keeps all results received so far. A record that was
+truncated by a kill is skipped by readers, and cut off before the next one is appended.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass
 class Session:
-    """One start of a run: from the command to its end, or to what interrupted it.
+    """One execution of a run, from its start to its end or interruption.
 
     Attributes:
-        command: the command line, or the call.
-        started: when, UTC, ISO 8601.
-        versions: of what ran, by name.
-        finished: when it ended; empty where it was killed.
-        groups: answers that it added.
+        command: the command line, or the Python call.
+        started: start time, UTC, ISO 8601.
+        versions: versions of the packages used, by name.
+        finished: end time, UTC, ISO 8601; empty if the process was killed.
+        groups: number of results that the session added.
     """
 
     command: str
@@ -61,24 +61,24 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """How long it ran; 0 where it was killed."""
+        """Duration in seconds; 0 if the process was killed."""
         if not self.finished:
             return 0.0
         return (datetime.fromisoformat(self.finished) - datetime.fromisoformat(self.started)).total_seconds()
 
 
 class Run:
-    """A run's folder, open.
+    """An open run folder.
 
     Attributes:
-        folder: where it is.
-        settings: what decides its answers.
-        sessions: its starts, the last one last.
-        failures: why each group failed that was asked in the last session in vain, by its id.
+        folder: path of the folder.
+        settings: settings of the run, which determine its results.
+        sessions: sessions of the run, oldest first.
+        failures: error messages of the groups that failed in the last session, by group id.
     """
 
     def __init__(self, folder: Path, settings: Settings, sessions: list[Session], failures: dict[str, str]) -> None:
-        """`Run.create` and `Run.open` make one."""
+        """Use `Run.create` or `Run.open` instead."""
         self.folder = folder
         self.settings = settings
         self.sessions = sessions
@@ -86,16 +86,16 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path, settings: Settings, examples: Sequence[Group], problems: Sequence[str] = ()) -> Run:
-        """Start a run in a folder that holds none.
+        """Create a run in a folder that holds no run.
 
         Args:
-            folder: is made if it is not there.
-            settings: what decides its answers.
-            examples: the groups, those of all shards.
-            problems: what was wrong with the data, a line each.
+            folder: path of the folder; created if it does not exist.
+            settings: settings of the run.
+            examples: the groups of all shards.
+            problems: problems in the data, one line each.
 
         Raises:
-            RunError: the folder holds a run, or the answers of one, or is a file, or cannot be written.
+            RunError: the folder holds a run or the results of one, is a file, or cannot be written.
         """
         if folder.exists() and not folder.is_dir():
             raise RunError(f"{folder} is a file: give a folder for the run")
@@ -117,7 +117,7 @@ class Run:
         """Open the run in a folder.
 
         Raises:
-            RunError: the folder holds no run, one of another format version, or a damaged one.
+            RunError: the folder holds no run, a run of another format version, or a damaged run.
         """
         try:
             content = json.loads((folder / RUN).read_text(encoding="utf-8"))
@@ -145,10 +145,10 @@ class Run:
         return f"{settings.task} with {settings.model}{part}, {len(self.done())} of {len(self.asked())} groups"
 
     def require(self, settings: Settings) -> None:
-        """Refuse to go on with other settings.
+        """Check that the run can be resumed with these settings.
 
         Raises:
-            RunError: they differ; the message says in what.
+            RunError: the settings differ; the message lists the differences.
         """
         if differences := self.settings.differences(settings):
             raise RunError(
@@ -157,10 +157,10 @@ class Run:
             )
 
     def examples(self) -> list[Group]:
-        """The parallel groups, those of all shards.
+        """Read the parallel groups of all shards.
 
         Raises:
-            RunError: they are gone, or were changed.
+            RunError: their file is missing, or was changed.
         """
         path = self.folder / EXAMPLES
         try:
@@ -172,29 +172,29 @@ class Run:
         return [Group(**json.loads(line)) for line in lines.split("\n") if line]
 
     def asked(self) -> list[Group]:
-        """The groups that are asked here, those of its shard; errors as in `examples`."""
+        """Read the groups of this run's shard; errors as in `examples`."""
         return of_shard(self.examples(), self.settings.shard)
 
     def problems(self) -> list[str]:
-        """What was wrong with the data and is left out, a line each."""
+        """Read the problems in the data, whose examples are left out, one line each."""
         path = self.folder / PROBLEMS
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
     def results(self) -> Iterator[GroupResult]:
-        """The answers that there are, as they came.
+        """Iterate over the results received so far, in the order of arrival.
 
         Raises:
-            RunError: one of them is damaged.
+            RunError: a result is damaged.
         """
         return map(GroupResult, records.read(self.folder / GROUPS, result_pb2.GroupResult))
 
     def done(self) -> set[str]:
-        """Ids of the groups that are answered."""
+        """Return the ids of the groups that have a result."""
         return {result.group_id for result in self.results()}
 
     @contextmanager
     def session(self, command: str, versions: Mapping[str, str]) -> Iterator[Recorder]:
-        """Add answers. However the block ends, those that were kept stay, and `run.json` says when it ended.
+        """Open a session that adds results. However the block ends, results are kept and `run.json` gets the end time.
 
         Raises:
             RunError: the folder cannot be written.
@@ -228,24 +228,24 @@ class Run:
 
 @dataclass(frozen=True)
 class Recorder:
-    """Takes what comes in during a session."""
+    """Writes the results and failures of a session to the run's folder."""
 
     run: Run
     session: Session
     file: RawIOBase
 
     def keep(self, result: GroupResult) -> None:
-        """Append an answer.
+        """Append a result.
 
         Raises:
-            RunError: it was made by another model than the run's, as the server has changed its bundle meanwhile; or
-                it cannot be written.
+            RunError: the result was made by another bundle than the run's (the server has changed its model
+                meanwhile), or cannot be written.
         """
         made_by = result.provenance.bundle_identity
         if made_by != self.run.settings.bundle_identity:
             raise RunError(
                 f"group {result.group_id!r} was answered by bundle {made_by[:12]}, and the run is of "
-                f"{self.run.settings.bundle_identity[:12]}: the server changed its model; run the analysis anew"
+                f"{self.run.settings.bundle_identity[:12]}: the server changed its model; run the analysis again"
             )
         before = self.file.tell()
         try:
@@ -255,16 +255,16 @@ class Recorder:
             self.session.groups += self.file.tell() > before
 
     def fail(self, group_id: str, reason: str) -> None:
-        """Note why a group has no answer; resuming asks it again."""
+        """Record why a group failed; resuming the run retries it."""
         self.run.failures[group_id] = reason
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Say in one line what keeps a run's folder from being written.
+    """Convert errors of writing to a run's folder.
 
     Raises:
-        RunError: in place of an OSError.
+        RunError: an OSError was raised in the block; the message is one line.
     """
     try:
         yield
@@ -276,17 +276,17 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def of_shard(examples: Sequence[Group], shard: str) -> list[Group]:
-    """The groups of one shard, `2/4`: every n-th cluster, in the order of their first groups; all without a shard."""
+    """Select the groups of a shard, `2/4`: every n-th cluster by order of first occurrence; all groups without one."""
     if not shard:
         return list(examples)
     number, parts = Shard.parse(shard)
     clusters: dict[str, int] = {}
-    places = [clusters.setdefault(group.cluster or group.id, len(clusters)) for group in examples]
-    return [group for group, place in zip(examples, places, strict=True) if place % parts == number - 1]
+    indices = [clusters.setdefault(group.cluster or group.id, len(clusters)) for group in examples]
+    return [group for group, index in zip(examples, indices, strict=True) if index % parts == number - 1]
 
 
 def to_lines(examples: Iterable[Group]) -> str:
-    """The groups as JSON, one a line, with keys in a fixed order: what `examples.jsonl` holds."""
+    """Encode groups as JSON lines with a fixed key order: the content of `examples.jsonl`."""
     return "".join(
         json.dumps(
             {
@@ -307,7 +307,7 @@ def to_lines(examples: Iterable[Group]) -> str:
 
 
 def data_hash(lines: str) -> str:
-    """SHA-256 of the lines, hexadecimal: names the data of a run."""
+    """Return the hexadecimal SHA-256 of the lines, which identifies the data of a run."""
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

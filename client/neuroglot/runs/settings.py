@@ -1,4 +1,4 @@
-"""What is chosen of a run and what it is of: together they decide its answers, its tables and its figures."""
+"""Options and settings of a run, which determine its results, its tables and its figures."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ REPLICATES = 1000
 """Bootstrap replicates of every interval."""
 
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-"""Those of the paper's Figure 22; all else is of the first."""
+"""Activation thresholds of the paper's Figure 22; all other analyses use the first."""
 
 DRAWS = 3
 """Draws of each control."""
 
 MEAN = "mean"
-"""Converts an inactive neuron to its mean activation over the group's languages in which it is active."""
+"""Value of `convert_to`: convert an inactive neuron to its mean activation over the languages in which it is active."""
 
 
 class ScoreReduction(StrEnum):
-    """How effective scores of many layers become one number (Tables 1, 4), where the paper is silent.
+    """How effective scores of many layers are reduced to one number (Tables 1, 4); the paper does not specify it.
 
-    The mean is in both that over the neurons of all layers.
+    In both cases the mean is taken over the neurons of all layers.
     """
 
     WITHIN_GROUPS = auto()
-    """The largest and smallest over the layers of each group, then the mean over groups: as all else is counted."""
+    """Maximum and minimum over the layers of each group, then the mean over groups, as in all other analyses."""
     OF_MEANS = auto()
-    """The mean over groups layer by layer, then the largest and smallest over layers: the extremes of Figure 10."""
+    """Mean over groups layer by layer, then the maximum and minimum over layers: the extremes of Figure 10."""
 
 
 class Shard(NamedTuple):
-    """A part of a run's groups, for one of several machines: whole clusters, every n-th of them.
+    """A part of a run's groups, to run on one of several machines: every n-th cluster.
 
     Attributes:
-        number: which part, from 1.
-        parts: how many there are.
+        number: number of the part, counted from 1.
+        parts: total number of parts.
     """
 
     number: int
@@ -51,10 +51,10 @@ class Shard(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `2/4`.
+        """Parse a shard, `2/4`.
 
         Raises:
-            AnalysisError: it is something else, or there is no such part.
+            AnalysisError: the text has another form, or the part does not exist.
         """
         number, _, parts = arguments.text("shard", text, AnalysisError, "a part of a run, '1/4'").partition("/")
         if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
@@ -67,27 +67,27 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The form of a run's analyses.
+    """Options of a run's analyses.
 
     Attributes:
-        analyses: their names; none for all that the task's groups allow.
-        draws: draws of each control.
-        controls: from which neurons controls are drawn; the first is the one that headlines are about.
-        seed: of the controls, of the tests and of the bootstrap.
-        thresholds: a neuron is active above them; the first is the one that all but one analysis look at.
+        analyses: names of the analyses; empty for all that the task's groups allow.
+        draws: number of draws of each control.
+        controls: kinds of controls; headline numbers use the first.
+        seed: seed of the controls, the statistical tests and the bootstrap.
+        thresholds: a neuron is active where its activation exceeds the threshold; all analyses but one use the first.
         top_fraction: share of a layer's neurons that count as its top contributors.
-        score_target: of which tokens effective scores are taken.
-        score_reduction: how the largest and smallest of them are taken over layers.
-        convert_to: the activation that converted neurons get; None for the next number above the threshold, as the
-            paper's text has it, `mean` for the mean over the group's languages in which the neuron is active.
-        component: neurons are deactivated and converted in this one alone, `encoder` or `decoder`; None for all.
-        subsets: sets of languages to type the neurons among; none for all subsets of 3, 5, 7, ... languages.
-        cumulative_dead: whether the figure of dead neurons shows those that are dead in all prompts, as the paper's
-            released code counts them; else those that are dead in a prompt, as its text does.
-        replicates: of the bootstrap.
+        score_target: tokens for which effective scores are computed.
+        score_reduction: how maximum and minimum effective scores are taken over layers.
+        convert_to: activation of converted neurons; None for the next float above the threshold, as in the paper's
+            text; `mean` for the mean over the group's languages in which the neuron is active.
+        component: component in which neurons are deactivated and converted, `encoder` or `decoder`; None for all.
+        subsets: sets of languages for which neurons are typed; empty for all subsets of 3, 5, 7, ... languages.
+        cumulative_dead: whether the figure of dead neurons shows neurons that are dead in all prompts, as in the
+            paper's released code, or neurons that are dead in a prompt, as in its text.
+        replicates: number of bootstrap replicates.
 
     Raises:
-        AnalysisError: no thresholds or the same one twice, or a number where it makes no sense.
+        AnalysisError: the thresholds are empty or repeat, or a value is out of range.
     """
 
     analyses: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class Options:
     replicates: int = REPLICATES
 
     def __post_init__(self) -> None:
-        """Bring what came from a command line or a file into one shape, and refuse what makes no sense."""
+        """Normalise values from a command line or a file, and reject invalid ones."""
         for name, checked in {
             "analyses": arguments.texts("analyses", self.analyses, "a list of names, ['accuracy']", AnalysisError),
             "draws": arguments.integer("draws", self.draws, AnalysisError),
@@ -161,25 +161,26 @@ def _subsets(given: object) -> tuple[tuple[str, ...], ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Options):
-    """What decides the answers of a run, and what is made of them. To resume is to ask for the same settings again.
+    """Settings that determine the results of a run and their analyses. A run is resumed with equal settings only.
 
     Attributes:
         task: name of the task.
-        task_title: what it is, a few words.
-        task_kind: which of the paper's tasks it is a form of.
-        task_data: where its data come from.
-        parameters: what was chosen of the task's options, by name.
-        problems: how many problems its data have, by kind; what they concern is left out.
+        task_title: short title of the task.
+        task_kind: the paper's task that it is a form of.
+        task_data: origin of its data.
+        parameters: the task's options, by name.
+        problems: number of problems in its data, by kind; the examples concerned are left out.
         data_sha256: hash of `examples.jsonl`, hexadecimal.
-        groups: number of parallel groups, those of all shards.
-        shard: the part of the groups that is asked here, `2/4`; empty for all of them.
-        languages: the rows of every group.
-        model: the name under which the model was served; may differ when a run is resumed.
-        bundle_identity: hash that names the model's bundle.
-        family: the model's family, `bloom`.
-        source: where the checkpoint came from, `embedded:bloom`; and its revision where it has one.
-        dtype: type of weights and activations.
-        variants: names of the variants, the baseline not among them.
+        groups: number of parallel groups in all shards.
+        shard: the part of the groups in this run, `2/4`; empty for all groups.
+        languages: languages of the rows of every group.
+        model: name under which the model was served; may differ when a run is resumed.
+        bundle_identity: hash that identifies the model's bundle.
+        family: model family, `bloom`.
+        source: origin of the checkpoint, `embedded:bloom`.
+        source_revision: revision of the checkpoint; empty if it has none.
+        dtype: data type of weights and activations.
+        variants: names of the variants, without the baseline.
     """
 
     task: str
@@ -201,7 +202,7 @@ class Settings(Options):
     variants: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """The same of the rest."""
+        """Normalise the remaining fields."""
         super().__post_init__()
         object.__setattr__(self, "parameters", dict(self.parameters))
         object.__setattr__(self, "problems", dict(self.problems))
@@ -209,11 +210,11 @@ class Settings(Options):
         object.__setattr__(self, "variants", tuple(self.variants))
 
     def differences(self, other: Settings, *, but: Sequence[str] = ()) -> list[str]:
-        """What differs in another run's settings, `seed is 1 and not 0`, in words.
+        """Describe how another run's settings differ, `seed is 1 and not 0`.
 
         Args:
-            other: those of the other run.
-            but: names of what may differ.
+            other: settings of the other run.
+            but: names of settings that may differ.
         """
         return [
             f"{one.name} is {_words(getattr(other, one.name))} and not {_words(getattr(self, one.name))}"
@@ -228,7 +229,7 @@ def _words(value: object) -> str:
             return ", ".join(f"{name}={one}" for name, one in value.items()) or "nothing"
         case tuple():
             return ", ".join(map(_words, value)) or "nothing"
-        case str() if len(value) == 64:  # of a hash, its beginning
+        case str() if len(value) == 64:  # abbreviate a hash
             return value[:12]
         case "" | None:
             return "nothing"

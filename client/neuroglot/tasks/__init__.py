@@ -1,19 +1,19 @@
-"""Tasks with parallel prompts: where the groups of an analysis come from.
+"""Tasks: sources of the parallel groups of an analysis.
 
-    find_task               any of them by its name and options, as the command line has them
+    find_task               a task by name and options, as on the command line
     capitals                capitals: the capital of a state
     capitals_inference      capitals-inference: whether a claim about a capital follows
-    capitals_edit           capitals-edit: a counterfactual capital, told in one language and asked for in another
+    capitals_edit           capitals-edit: a counterfactual capital, stated in one language, questioned in another
     xnli                    natural language inference, from XNLI's files
     mpararel                facts in several wordings, from mParaRel's files
     mzsre                   knowledge editing, from MzsRE's files
-    jsonl                   groups of one's own, one a line
+    jsonl                   custom groups, one a line
 
 >>> import neuroglot as ng
 >>> ng.tasks.capitals_edit(direction="all-en").choose(["zh", "de"])
 ('de', 'zh')
 
-A task of one's own is a `Task`: a name and a function that yields groups.
+A custom task is a `Task`: a name and a function that yields groups.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a task when it is first asked for: `import neuroglot` needs none of them."""
+    """Import a task lazily: `import neuroglot` loads none of them."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}: it has {', '.join(__all__)}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

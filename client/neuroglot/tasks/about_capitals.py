@@ -23,12 +23,12 @@ def capitals(*, templates: Sequence[int] = (), shots: int = 0, seed: int = 0) ->
     """`capitals`: the capital of a state, in three wordings.
 
     Args:
-        templates: which of the wordings 0 to 2; all by default.
-        shots: solved examples in front of every prompt.
-        seed: of their choice.
+        templates: indices of the wordings, 0 to 2; all by default.
+        shots: number of in-context examples before every prompt.
+        seed: seed of their choice.
 
     Raises:
-        AnalysisError: there is no such wording.
+        AnalysisError: a wording does not exist.
     """
     wordings = range(min(map(len, capital_prompts.templates().values())))
     chosen = chosen_templates(templates, len(wordings), wordings, "capitals")
@@ -44,7 +44,7 @@ def capitals(*, templates: Sequence[int] = (), shots: int = 0, seed: int = 0) ->
 
 
 def capitals_inference(*, shots: int = 0, seed: int = 0) -> Task:
-    """`capitals-inference`: whether a claim about a capital follows from another; for the arguments see above."""
+    """`capitals-inference`: whether a claim about a capital follows from another; arguments as in `capitals`."""
     return Task(
         name="capitals-inference",
         title="Inferences about capitals",
@@ -57,16 +57,17 @@ def capitals_inference(*, shots: int = 0, seed: int = 0) -> Task:
 
 
 def capitals_edit(*, direction: str = "", shots: int = 0, seed: int = 0) -> Task:
-    """`capitals-edit`: a counterfactual capital, told in one language and asked for in another.
+    """`capitals-edit`: a counterfactual capital, stated in one language and questioned in another.
 
     Args:
-        direction: `en-all` (default): told in English, the rows are the languages asked in; `all-en`: asked in
-            English, the rows are the languages told in; and so for any other language. The fixed one has no row.
-        shots: solved examples in front of every prompt.
-        seed: of their choice.
+        direction: `en-all` (default): stated in English, with one row a language of the question; `all-en`: questioned
+            in English, with one row a language of the statement; likewise for other languages. The fixed language has
+            no row.
+        shots: number of in-context examples before every prompt.
+        seed: seed of their choice.
 
     Raises:
-        AnalysisError: there is no such direction.
+        AnalysisError: the direction is invalid.
     """
     chosen = Direction.parse(direction, capital_prompts.LANGUAGES)
     return Task(

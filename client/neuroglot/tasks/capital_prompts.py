@@ -28,7 +28,7 @@ LANGUAGES = ("en", "de", "es", "fr", "pt", "ru", "th", "tr", "vi", "zh")
 """The languages of the paper, in its order."""
 
 SAME_NAME = frozenset({"DJ", "LU", "MC", "SG"})
-"""States that share their capital's name in every language: to copy it is no knowledge, so accuracy leaves them out."""
+"""States with the name of their capital in every language, left out because copying the name would be right."""
 
 Label = Literal["true", "false", "inconclusive"]
 LABELS: tuple[Label, ...] = get_args(Label)
@@ -66,14 +66,14 @@ class Row(NamedTuple):
 
 
 class Edit(NamedTuple):
-    """A counterfactual told in one language and asked for in another.
+    """A counterfactual stated in one language and questioned in another.
 
     Attributes:
         country: territory code of the state.
-        city: territory code of the state whose capital stands in for the true one.
+        city: territory code of the state whose capital replaces the true one.
         context: language of the counterfactual statement.
         question: language of the question and of its answer.
-        template: which wording the question has.
+        template: index of the wording of the question.
     """
 
     country: str
@@ -104,7 +104,7 @@ def _inference_prompts() -> Mapping[str, str]:
 
 @cache
 def label_words(language: str) -> Mapping[Label, str]:
-    """How a language says the three labels of an inference.
+    """Return the words of a language for the three labels of an inference.
 
     >>> label_words("de")["inconclusive"]
     'ungewiss'
@@ -114,7 +114,7 @@ def label_words(language: str) -> Mapping[Label, str]:
 
 
 def task_file(name: str) -> str:
-    """The text of a file that the tasks bring with them."""
+    """Read a packaged data file of the tasks."""
     return (resources.files("neuroglot.tasks") / "data" / name).read_text(encoding="utf-8")
 
 
@@ -154,14 +154,14 @@ def inference(premise: tuple[str, str], hypothesis: tuple[str, str], language: s
 
 
 def label(premise: tuple[str, str], hypothesis: tuple[str, str]) -> Label:
-    """Whether the hypothesis follows from the premise: a state has one capital, and says nothing of another state's."""
+    """Return whether the hypothesis follows from the premise; premises about other states are inconclusive."""
     if premise[0] != hypothesis[0]:
         return "inconclusive"
     return "true" if premise[1] == hypothesis[1] else "false"
 
 
 def distractor(right: Label) -> Label:
-    """The label to compare the right one with: the next, in a circle, so that each is as often wrong as right.
+    """Return the wrong label to compare with: the cyclically next one, so that each label is as often wrong as right.
 
     >>> [distractor(label) for label in LABELS]
     ['false', 'inconclusive', 'true']
@@ -225,9 +225,9 @@ def groups(
     """Fact probing: one group for each state and wording, with the id `FR/0` and the cluster `FR`.
 
     Args:
-        languages: the rows of every group, in this order.
-        limit: stop after so many groups.
-        templates: which wordings to ask with; all of them by default.
+        languages: languages of every group, in this order.
+        limit: maximum number of groups; None for all.
+        templates: indices of the wordings; all by default.
         skip: states to leave out.
     """
     wordings = range(_wordings(languages)) if templates is None else templates
@@ -250,18 +250,18 @@ def edits(
 ) -> Iterator[Group]:
     """Cross-lingual knowledge editing with the held-out pairs of country and city, one group for each.
 
-    Either the context's language is fixed and the rows are the languages asked in (the paper's EN -> ALL), or the
-    question's language is fixed and the rows are the languages told in (ALL -> EN). The fixed language has no row. The
-    true capital is the distractor.
+    Either the language of the context is fixed, with one row a language of the question (the paper's EN -> ALL), or
+    the language of the question is fixed, with one row a language of the context (ALL -> EN). The fixed language has no
+    row. The true capital is the distractor.
 
     Args:
         context: language of the counterfactual; None where `question` is given.
         question: language of the question; None where `context` is given.
         languages: the rows, in this order.
-        limit: stop after so many groups.
+        limit: maximum number of groups; None for all.
 
     Raises:
-        ValueError: both languages are given, or none.
+        ValueError: both or neither of the languages are given.
     """
     if (context is None) == (question is None):
         raise ValueError(f"give either the context's language or the question's, got {context!r} and {question!r}")
@@ -281,7 +281,7 @@ def _edits(context: str | None, question: str | None, languages: Sequence[str]) 
 
 
 def inferences(languages: Sequence[str] = LANGUAGES, limit: int | None = None) -> Iterator[Group]:
-    """Natural language inference: premises are the held-out pairs, labels take turns, and no language is crossed.
+    """Natural language inference: premises are the held-out pairs, labels alternate, and each row is in one language.
 
     The labels are the choices, and the distractor is the label after the right one (`distractor`).
     """

@@ -1,4 +1,4 @@
-"""Choices that every task with files makes in the same way."""
+"""Validation of options that are common to tasks: languages, templates, template language."""
 
 from __future__ import annotations
 
@@ -11,33 +11,32 @@ from neuroglot.tasks.task import numbers
 
 
 def chosen_languages(asked: Sequence[str], found: Iterable[str], where: object) -> tuple[str, ...]:
-    """The languages to read: the paper's in its order, the others behind them by name.
+    """Return the languages to read: those of the paper in its order, then others by name.
 
     Args:
-        asked: those that were asked for; if there are none, the paper's among those found, or all if it has fewer
-            than two of them.
-        found: those that the data have.
-        where: what to name as the place of the data.
+        asked: requested languages; if empty, the paper's languages in the data, or all if there are fewer than two.
+        found: languages in the data.
+        where: description of the data for error messages.
 
     Raises:
-        DataError: the data do not have a language, or fewer than two in all.
+        DataError: the data lack a requested language, or have fewer than two languages.
     """
     asked = arguments.texts("languages", asked, "a list of languages, ['en', 'de']", AnalysisError)
     there = list(dict.fromkeys(found))
     if missing := [one for one in asked if one not in there]:
         raise DataError(f"{where} has no {', '.join(missing)}: its languages are {', '.join(sorted(there)) or 'none'}")
-    wanted = [one for one in LANGUAGES if one in (asked or there)]
-    others = sorted(one for one in there if one not in LANGUAGES and (one in asked or (not asked and len(wanted) < 2)))
+    chosen = [one for one in LANGUAGES if one in (asked or there)]
+    others = sorted(one for one in there if one not in LANGUAGES and (one in asked or (not asked and len(chosen) < 2)))
     if len(there) < 2:
         raise DataError(f"{where} has {len(there)} languages, and parallel prompts need two or more")
-    return (*wanted, *others)
+    return (*chosen, *others)
 
 
 def chosen_templates(asked: Sequence[int], available: int, default: Sequence[int], task: str) -> tuple[int, ...]:
-    """The wordings to ask in, each once, in their order.
+    """Return the indices of the wordings, sorted and without duplicates.
 
     Raises:
-        AnalysisError: there is no such wording.
+        AnalysisError: a wording does not exist.
     """
     asked = arguments.integers("templates", asked, "a list of numbers, [0, 1]", AnalysisError)
     if unknown := [one for one in asked if one not in range(available)]:
@@ -46,10 +45,10 @@ def chosen_templates(asked: Sequence[int], available: int, default: Sequence[int
 
 
 def chosen_template_language(asked: str, default: str, task: str) -> str:
-    """Whose wording is put around the texts: `en` or `own`.
+    """Return the template language: `en` or `own`.
 
     Raises:
-        AnalysisError: it is neither.
+        AnalysisError: `asked` is neither.
     """
     if not isinstance(asked, str) or asked not in ("", "en", "own"):
         raise AnalysisError(f"task {task!r} has no template language {asked!r}: it has en and own (each language's)")

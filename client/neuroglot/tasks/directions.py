@@ -1,4 +1,4 @@
-"""Directions of a cross-lingual edit: which side's language is fixed, and which."""
+"""Directions of a cross-lingual edit: which language is fixed, that of the statement or of the question."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ DEFAULT = "en-all"
 
 
 class Direction(NamedTuple):
-    """Where an edit goes.
+    """Direction of an edit.
 
     Attributes:
         fixed: the language that is the same in every row.
-        told: whether it is the one in which the edit is told (EN -> ALL), and not the one asked in (ALL -> EN).
+        told: True if the edit is stated in it (EN -> ALL), False if the question is asked in it (ALL -> EN).
     """
 
     fixed: str
@@ -24,17 +24,17 @@ class Direction(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, languages: Sequence[str] = ()) -> Self:
-        """Read `en-all` or `all-en`; nothing is `en-all`.
+        """Parse `en-all` or `all-en`; an empty text is `en-all`.
 
         >>> Direction.parse("all-zh", ("en", "zh"))
         Direction(fixed='zh', told=False)
 
         Args:
             text: the direction.
-            languages: those that may be fixed; any if there are none.
+            languages: languages that may be fixed; any if empty.
 
         Raises:
-            AnalysisError: it is no direction, or of a language that is not among these.
+            AnalysisError: the text is not a direction, or its language is not in `languages`.
         """
         arguments.text("direction", text, AnalysisError, "a direction, 'en-all'")
         told, _, asked = (text or DEFAULT).rpartition("-")

@@ -18,18 +18,18 @@ from neuroglot.tasks.shots import in_context
 from neuroglot.tasks.task import Task, numbers, shots_chosen
 
 TEMPLATE_LANGUAGE = "en"
-"""The paper's prompt has the English words "Question:" and "Answer:", and so has its authors' code in all languages."""
+"""The paper's prompt uses the English words "Question:" and "Answer:", as does its released code in all languages."""
 
 TEMPLATES = 3
-"""How the new fact is told and asked for: 0, as a solved question; 1, as the bare question and its answer; 2, as 0, but
-asked for in MzsRE's other wording of the question. The paper leaves the form of its context open."""
+"""Number of forms of the context: 0, the edit as a solved question; 1, the bare question and its answer; 2, as 0, with
+the open question in MzsRE's rephrased wording. The paper does not specify the form of its context."""
 
 _BARE, _REPHRASED = 1, 2
 
 
 @cache
 def words() -> Mapping[str, Mapping[str, str]]:
-    """By language, how a solved question is `told` and an open one `asked`."""
+    """Return the formats of a solved question (`told`) and an open question (`asked`) by language."""
     found: Mapping[str, Mapping[str, str]] = json.loads(task_file("editing.json"))
     return found
 
@@ -45,35 +45,37 @@ def mzsre(
     seed: int = 0,
     skip_bad_data: bool = False,
 ) -> Task:
-    """`mzsre`: a new fact is told in one language and asked for in another.
+    """`mzsre`: a new fact is stated in one language and questioned in another.
 
-    The fixed language has a row of its own, told and asked in it, as in the paper's Tables 4 and 5; name the others as
-    `languages` to leave it out.
+    The fixed language has a row of its own, stated and questioned in it, as in the paper's Tables 4 and 5; name the
+    other `languages` to leave it out.
 
     Args:
         data: a folder with `mzsre_test_duplicate_AB.json` for pairs of languages, one such file, or a `.jsonl` file.
-        languages: which ones to read; those of the paper that are there by default. Czech is `cs`, Dutch `nl`.
-        direction: `en-all` (default): told in English, the rows are the languages asked in; `all-en`: asked in
-            English, the rows are the languages told in; and so for any other language.
+        languages: languages to read; by default the paper's languages in the data. Czech is `cs`, Dutch `nl`.
+        direction: `en-all` (default): stated in English, with one row a language of the question; `all-en`: questioned
+            in English, with one row a language of the statement; likewise for other languages.
         template_language: `en` (default): "Question:" and "Answer:" in all languages; `own`: each language's words.
-        templates: which forms of the context, 0 to 2 (see `TEMPLATES`); 0 by default.
-        shots: solved examples in front of every prompt.
-        seed: of their choice.
-        skip_bad_data: leave out what is wrong in the files, instead of refusing them.
+        templates: forms of the context, 0 to 2 (see `TEMPLATES`); 0 by default.
+        shots: number of in-context examples before every prompt.
+        seed: seed of their choice.
+        skip_bad_data: leave out erroneous entries of the files instead of raising an error.
 
     Raises:
-        AnalysisError: there is no such form, direction, or wording in a language.
-        DataError: the files are not there, or something is wrong in them.
+        AnalysisError: a form or direction does not exist, or a language has no wording.
+        DataError: the files do not exist, or have errors.
     """
     whose = chosen_template_language(template_language, TEMPLATE_LANGUAGE, "mzsre")
     chosen = chosen_templates(templates, TEMPLATES, (0,), "mzsre")
-    goes = Direction.parse(direction)
+    parsed_direction = Direction.parse(direction)
     collector = Collector()
-    present, edits = read_edits(Path(data), goes.fixed, languages, collector)
+    present, edits = read_edits(Path(data), parsed_direction.fixed, languages, collector)
     problems = collector.problems(skip=skip_bad_data, left=len(edits))
-    if whose == "own" and (without := [one for one in dict.fromkeys((goes.fixed, *present)) if one not in words()]):
+    if whose == "own" and (
+        without := [one for one in dict.fromkeys((parsed_direction.fixed, *present)) if one not in words()]
+    ):
         raise AnalysisError(
-            f"task 'mzsre' has no wording in {', '.join(without)}: leave the language out, or ask with the English one "
+            f"task 'mzsre' has no wording in {', '.join(without)}: leave the language out, or use the English wording "
             "(template_language='en')"
         )
     return Task(
@@ -82,9 +84,9 @@ def mzsre(
         kind="cross-lingual knowledge editing",
         data=f"MzsRE (Wang et al. 2023), {len(edits):,} edits of {Path(data).name}.",
         languages=present,
-        groups=in_context(partial(_groups, edits, goes, whose, chosen), shots, seed),
+        groups=in_context(partial(_groups, edits, parsed_direction, whose, chosen), shots, seed),
         parameters={
-            "direction": str(goes),
+            "direction": str(parsed_direction),
             "template_language": whose,
             "templates": numbers(chosen),
             **shots_chosen(shots, seed),
@@ -94,15 +96,15 @@ def mzsre(
 
 
 def _groups(
-    edits: Sequence[Edit], goes: Direction, whose: str, templates: Sequence[int], languages: Sequence[str]
+    edits: Sequence[Edit], direction: Direction, whose: str, templates: Sequence[int], languages: Sequence[str]
 ) -> Iterator[Group]:
-    return (_group(edit, goes, whose, template, languages) for edit in edits for template in templates)
+    return (_group(edit, direction, whose, template, languages) for edit in edits for template in templates)
 
 
-def _group(edit: Edit, goes: Direction, whose: str, template: int, languages: Sequence[str]) -> Group:
-    """An edit as a group; its rows are the languages told in, or asked in."""
-    told = {language: goes.fixed if goes.told else language for language in languages}
-    asked = {language: language if goes.told else goes.fixed for language in languages}
+def _group(edit: Edit, direction: Direction, whose: str, template: int, languages: Sequence[str]) -> Group:
+    """Convert an edit to a group; its rows are the languages of the statement or of the question."""
+    told = {language: direction.fixed if direction.told else language for language in languages}
+    asked = {language: language if direction.told else direction.fixed for language in languages}
     worded = {language: asked[language] if whose == "own" else whose for language in languages}
     return Group(
         {

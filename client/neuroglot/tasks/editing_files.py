@@ -16,7 +16,7 @@ from neuroglot.tasks.reading import Placed, join, json_array, json_lines, requir
 WHAT = "a folder with mzsre_test_duplicate_AB.json for pairs of languages A and B, one such file, or a .jsonl file"
 
 _NAMES = {"cz": "cs", "du": "nl", "zh-cn": "zh", "zh-hans": "zh"}
-"""What the files call a language otherwise than ISO 639 does: Czech, Dutch, Chinese."""
+"""Language codes of the files that differ from ISO 639: Czech, Dutch, Chinese."""
 
 _CODE = r"([a-z]{2}(?:-[a-z]+)?)"
 _PAIR = re.compile(f"mzsre_test_duplicate_{_CODE}{_CODE}\\.json")
@@ -52,22 +52,22 @@ Found = dict[str, dict[str, Placed[Asked]]]
 def read_edits(
     path: Path, fixed: str, languages: Sequence[str], problems: Collector
 ) -> tuple[tuple[str, ...], list[Edit]]:
-    """The languages to ask in, and the edits that are whole in all of them and in the fixed one.
+    """Return the languages to ask in, and the edits that are complete in all of them and in the fixed language.
 
     Args:
         path: a folder of files of pairs, one such file, or a file of JSON lines.
-        fixed: the language that every file of a pair must be of, for the others are aligned by it.
-        languages: which ones to read besides; the paper's by default, those of them that are there.
-        problems: takes what is wrong.
+        fixed: the language that every file of a pair must have; the others are aligned by it.
+        languages: further languages to read; by default the paper's languages in the data.
+        problems: collects data errors.
 
     Raises:
-        DataError: there is no such file, or a language is not there.
+        DataError: the file does not exist, or a language is missing.
     """
     require(path, WHAT)
     read = _lines if path.suffix == ".jsonl" else _pairs
-    wanted, found = read(path, fixed, languages, problems)
-    joined = join({language: found[language] for language in dict.fromkeys((fixed, *wanted))}, "edit", problems)
-    return wanted, list(_edits(joined, fixed, problems))
+    selected, found = read(path, fixed, languages, problems)
+    joined = join({language: found[language] for language in dict.fromkeys((fixed, *selected))}, "edit", problems)
+    return selected, list(_edits(joined, fixed, problems))
 
 
 def _choose(languages: Sequence[str], found: Collection[str], fixed: str, path: Path) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def _edits(joined: Mapping[str, Mapping[str, Placed[Asked]]], fixed: str, proble
 
 
 def _lines(path: Path, fixed: str, languages: Sequence[str], problems: Collector) -> tuple[tuple[str, ...], Found]:
-    """Edits of `{"id": ..., "langs": {language: {...}}}`, one a line."""
+    """Read edits of the form `{"id": ..., "langs": {language: {...}}}`, one a line."""
     records: dict[str, tuple[int, Mapping[str, object]]] = {}
     for line, record in json_lines(path, problems):
         by_language, name = record.get("langs"), str(record.get("id", line - 1))
@@ -105,37 +105,37 @@ def _lines(path: Path, fixed: str, languages: Sequence[str], problems: Collector
     if not records:
         problems.problems(skip=True, left=0)
     there = dict.fromkeys(language for _, by_language in records.values() for language in by_language)
-    wanted = _choose(languages, there, fixed, path)
-    return wanted, {
+    selected = _choose(languages, there, fixed, path)
+    return selected, {
         language: {
             name: Placed(path, line, _asked(by_language[language], language, path, line, problems))
             for name, (line, by_language) in records.items()
             if language in by_language
         }
-        for language in dict.fromkeys((fixed, *wanted))
+        for language in dict.fromkeys((fixed, *selected))
     }
 
 
 def _pairs(path: Path, fixed: str, languages: Sequence[str], problems: Collector) -> tuple[tuple[str, ...], Found]:
-    """Edits of the files of pairs, all of which have the same list in the fixed language."""
+    """Read edits from files of language pairs, which all have the same list in the fixed language."""
     files = {file: names for file in ([path] if path.is_file() else sorted(path.iterdir())) if (names := _names(file))}
     if not files:
-        raise DataError(f"{path} is not and has not what was expected: give {WHAT}")
-    # Where both orders of a pair are there, they hold the same edits: take the one that begins with the fixed language.
+        raise DataError(f"{path} has no MzsRE files: give {WHAT}")
+    # If both orders of a pair exist, they hold the same edits: use the file that begins with the fixed language.
     others = {
         (b if a == fixed else a): file
         for file, (a, b) in sorted(files.items(), key=lambda one: one[1][0] == fixed)
         if fixed in (a, b)
     }
     there = {name for names in files.values() for name in names} if not others else {fixed, *others}
-    wanted = _choose(languages, there, fixed, path)
+    selected = _choose(languages, there, fixed, path)
     found: Found = {fixed: {}}
-    for other in (one for one in wanted if one != fixed):
+    for other in (one for one in selected if one != fixed):
         found[other] = {}
         for number, (line, record) in enumerate(json_array(others[other], problems)):
             if record is not None:
                 _take(record, str(number), fixed, other, Placed(others[other], line, None), found, problems)
-    return wanted, found
+    return selected, found
 
 
 def _take(
@@ -147,7 +147,7 @@ def _take(
     found: Found,
     problems: Collector,
 ) -> None:
-    """Note one element of a pair's list, if its part in the fixed language is that of the other files."""
+    """Add one element of a pair's list, if its part in the fixed language equals that in the other files."""
     by_language = _by_language(record)
     if missing := [language for language in (fixed, other) if language not in by_language]:
         problems.add("missing language", place.file, place.line, f"edit {name} has no {', '.join(missing)}")

@@ -17,12 +17,12 @@ from neuroglot.tasks.shots import in_context
 from neuroglot.tasks.task import Task, numbers, shots_chosen
 
 TEMPLATE_LANGUAGE = "en"
-"""The paper gives its prompt in English alone, and its released code puts that around the texts of every language."""
+"""The paper gives an English prompt only, and its released code uses it around the texts of every language."""
 
 
 @cache
 def wordings() -> Mapping[str, tuple[str, ...]]:
-    """The prompts by language, the paper's first; with `{premise}`, `{hypothesis}` and the three labels."""
+    """Return the prompts by language, the paper's first, with placeholders for premise, hypothesis and three labels."""
     return {language: tuple(prompts) for language, prompts in json.loads(task_file("xnli.json")).items()}
 
 
@@ -40,17 +40,17 @@ def xnli(
 
     Args:
         data: the official `xnli.test.tsv`, or a folder with it or with a `test-LANGUAGE.tsv` for each language.
-        languages: which ones to read; those of the paper that are there by default.
-        template_language: `en` (default): the English wording and labels around the texts of every language; `own`:
-            each language's.
-        templates: which of the wordings 0 (the paper's, the default), 1 and 2.
-        shots: solved examples in front of every prompt, their labels in turn.
-        seed: of their choice.
-        skip_bad_data: leave out what is wrong in the files, instead of refusing them.
+        languages: languages to read; by default the paper's languages in the data.
+        template_language: `en` (default) for the English wording and labels around the texts of every language; `own`
+            for each language's wording and labels.
+        templates: indices of the wordings: 0 (the paper's, the default), 1 and 2.
+        shots: number of in-context examples before every prompt, with alternating labels.
+        seed: seed of their choice.
+        skip_bad_data: leave out erroneous entries of the files instead of raising an error.
 
     Raises:
-        AnalysisError: there is no such wording, or none in a language.
-        DataError: the files are not there, or something is wrong in them.
+        AnalysisError: a wording does not exist, or a language has none.
+        DataError: the files do not exist, or have errors.
     """
     whose = chosen_template_language(template_language, TEMPLATE_LANGUAGE, "xnli")
     chosen = chosen_templates(templates, len(wordings()["en"]), (0,), "xnli")
@@ -60,7 +60,7 @@ def xnli(
     present = tuple(examples[0].pairs)
     if whose == "own" and (without := [one for one in present if one not in wordings()]):
         raise AnalysisError(
-            f"task 'xnli' has no wording in {', '.join(without)}: leave the language out, or ask with the English one "
+            f"task 'xnli' has no wording in {', '.join(without)}: leave the language out, or use the English wording "
             "(template_language='en')"
         )
     return Task(
@@ -83,7 +83,7 @@ def _groups(
 
 
 def _group(example: Example, template: int, worded: Mapping[str, str]) -> Group:
-    """An example as a group; `worded` gives the language of each row's wording."""
+    """Convert an example to a group; `worded` is the language of each row's wording."""
     labels = {language: label_words(wording) for language, wording in worded.items()}
     pairs = example.pairs
     right = next(iter(pairs.values())).label

@@ -20,7 +20,7 @@ _LABELS: Mapping[str, Label] = {"entailment": "true", "contradiction": "false", 
 
 
 class _Columns(NamedTuple):
-    """What the columns are called: the example's name, and label, premise and hypothesis."""
+    """Names of the columns: example id; label, premise and hypothesis."""
 
     name: str
     required: tuple[str, str, str]
@@ -31,7 +31,7 @@ _OWN = _Columns("id", ("gold_label", "premise", "hypothesis"))
 
 
 class _Row(NamedTuple):
-    """A row of a file, by column; not whole where it has too many or too few."""
+    """A row of a file by column; `whole` is False for a wrong number of columns."""
 
     file: Path
     line: int
@@ -63,15 +63,15 @@ class Example:
 
 
 def read_examples(path: Path, languages: Sequence[str], problems: Collector) -> list[Example]:
-    """The examples that are whole in all languages.
+    """Read the examples that are complete in all languages.
 
     Args:
         path: the official file, or a folder with it or with a file for each language.
-        languages: which ones to read; the paper's by default, those of them that are there.
-        problems: takes what is wrong.
+        languages: languages to read; by default the paper's languages in the data.
+        problems: collects data errors.
 
     Raises:
-        DataError: there is no such file, a column is missing, or a language.
+        DataError: the file does not exist, or a column or a language is missing.
     """
     require(path, WHAT)
     official = path / OFFICIAL if path.is_dir() else path
@@ -79,8 +79,8 @@ def read_examples(path: Path, languages: Sequence[str], problems: Collector) -> 
         rows, columns = _official(official, problems), _OFFICIAL
     else:
         rows, columns = _folder(path, languages, problems), _OWN
-    wanted = chosen_languages(languages, rows, path)
-    entries = _entries({language: rows[language] for language in wanted}, columns, path, problems)
+    selected = chosen_languages(languages, rows, path)
+    entries = _entries({language: rows[language] for language in selected}, columns, path, problems)
     return list(_examples(join(entries, "example", problems), problems))
 
 
@@ -104,7 +104,7 @@ def _examples(joined: Mapping[str, Mapping[str, Placed[Pair]]], problems: Collec
 
 
 def _official(path: Path, problems: Collector) -> dict[str, list[_Row]]:
-    """The rows of one file that has all languages."""
+    """Read the rows of a file with all languages."""
     found: dict[str, list[_Row]] = {}
     for row in _rows(path, ("language", *_OFFICIAL.required), problems):
         found.setdefault(row.cells.get("language", ""), []).append(row)
@@ -112,21 +112,21 @@ def _official(path: Path, problems: Collector) -> dict[str, list[_Row]]:
 
 
 def _folder(path: Path, languages: Sequence[str], problems: Collector) -> dict[str, list[_Row]]:
-    """The rows of a file for each language."""
+    """Read the rows of one file a language."""
     files = {file.stem.removeprefix("test-"): file for file in sorted(path.glob("test-*.tsv"))}
     if not files:
         raise DataError(f"{path} has neither {OFFICIAL} nor a test-LANGUAGE.tsv: give {WHAT}")
-    wanted = chosen_languages(languages, files, path)
-    return {language: list(_rows(files[language], _OWN.required, problems)) for language in wanted}
+    selected = chosen_languages(languages, files, path)
+    return {language: list(_rows(files[language], _OWN.required, problems)) for language in selected}
 
 
 def _entries(
     rows: Mapping[str, Sequence[_Row]], columns: _Columns, path: Path, problems: Collector
 ) -> dict[str, dict[str, Placed[Pair]]]:
-    """Pairs by language and name: the name's column where every row has it, else the place among the language's rows.
+    """Return pairs by language and name: the id column if every row has it, else the index among the language's rows.
 
     Raises:
-        DataError: there are no names, and one language has more rows than another: which belong together is unknown.
+        DataError: there are no ids and the languages differ in their number of rows, so rows cannot be aligned.
     """
     named = all(row.cells.get(columns.name) for of_language in rows.values() for row in of_language)
     counts = {language: len(of_language) for language, of_language in rows.items()}
@@ -160,7 +160,7 @@ def _pair(row: _Row, columns: _Columns, problems: Collector) -> Pair | None:
 
 
 def _rows(path: Path, required: Sequence[str], problems: Collector) -> Iterator[_Row]:
-    """The rows of a tab-separated file; quotes are characters like others.
+    """Yield the rows of a tab-separated file; quotes have no special meaning.
 
     Raises:
         DataError: the file is empty, or lacks one of the columns.

@@ -1,4 +1,4 @@
-"""`jsonl`: anyone's own groups, one a line, in the form of a run's `examples.jsonl`."""
+"""`jsonl`: custom groups, one a line, in the format of a run's `examples.jsonl`."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def jsonl(
 
     Args:
         data: the file; the `examples.jsonl` of a run is one.
-        languages: which ones to read; all by default.
-        shots: solved examples in front of every prompt.
-        seed: of their choice.
-        skip_bad_data: leave out what is wrong in the file, instead of refusing it.
+        languages: languages to read; all by default.
+        shots: number of in-context examples before every prompt.
+        seed: seed of their choice.
+        skip_bad_data: leave out erroneous lines instead of raising an error.
 
     Raises:
-        DataError: the file is not there, or something is wrong in it.
+        DataError: the file does not exist, or has errors.
     """
     path = require(Path(data), WHAT)
     collector = Collector()
@@ -45,15 +45,15 @@ def jsonl(
     if not records:
         collector.problems(skip=True, left=0)
     found = tuple(dict.fromkeys(language for record in records.values() for language in record["prompts"]))
-    wanted = chosen_languages(languages or found, found, path)
-    groups = list(_groups(records, wanted, path, collector))
+    selected = chosen_languages(languages or found, found, path)
+    groups = list(_groups(records, selected, path, collector))
     problems = collector.problems(skip=skip_bad_data, left=len(groups))
     return Task(
         name="jsonl",
         title=path.stem,
         kind="groups of one's own",
         data=f"{len(groups):,} groups of {path.name}.",
-        languages=wanted,
+        languages=selected,
         groups=in_context(partial(_of, groups), shots, seed),
         parameters=shots_chosen(shots, seed),
         problems=problems,
@@ -65,7 +65,7 @@ def _of(groups: Sequence[Group], languages: Sequence[str]) -> Iterator[Group]:
 
 
 def _narrowed(group: Group, languages: Sequence[str]) -> Group:
-    """The group in some of its languages, in their order."""
+    """Restrict a group to some of its languages, in their order."""
 
     def of(values: Mapping[str, Value]) -> dict[str, Value]:
         return {language: values[language] for language in languages if language in values}
@@ -81,7 +81,7 @@ def _narrowed(group: Group, languages: Sequence[str]) -> Group:
 
 
 def _records(path: Path, problems: Collector) -> dict[int, Mapping[str, Any]]:
-    """The lines that have the form of a group, by their numbers; each with an id, its number where it has none."""
+    """Return the valid records by line number; a record without id gets its line number as id."""
     known = [one.name for one in fields(Group)]
     records: dict[int, Mapping[str, Any]] = {}
     lines: dict[str, int] = {}
@@ -125,7 +125,7 @@ def _form(name: str) -> str:
 def _groups(
     records: Mapping[int, Mapping[str, Any]], languages: Sequence[str], path: Path, problems: Collector
 ) -> Iterator[Group]:
-    """The groups that are whole in all the languages."""
+    """Yield the groups that are complete in all languages."""
     for line, record in records.items():
         if missing := _missing(record, languages):
             problems.add("missing language", path, line, f"group {record['id']!r} has no {missing}")
@@ -137,7 +137,7 @@ def _groups(
 
 
 def _missing(record: Mapping[str, Any], languages: Sequence[str]) -> str:
-    """What a group lacks: a prompt, or what it has for another language; separators have a default."""
+    """Return the fields that a group lacks in some languages, as text; separators have a default."""
     return ", ".join(
         f"{name.removesuffix('s')} in {language}"
         for name in ("prompts", "answers", "choices", "distractors")

@@ -1,4 +1,4 @@
-"""`mpararel`: facts that are asked for in several wordings and languages (mParaRel, Fierro and Søgaard 2022)."""
+"""`mpararel`: facts in several wordings and languages (mParaRel, Fierro and Søgaard 2022)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CAPITAL_OF = "P36"
 """The relation that the paper probes."""
 
 PARAPHRASES = 3
-"""How many wordings are asked by default, where every language has so many: "at least three" in the paper."""
+"""Default number of wordings, if every language has that many: "at least three" in the paper."""
 
 
 def mpararel(
@@ -42,20 +42,20 @@ def mpararel(
         data: the folder of mParaRel, with `patterns/` and `tuples/`.
         languages: which ones to read; by default those of the paper that have the relations. Chinese is `zh`.
         relations: by name; `P36`, capitals, by default.
-        templates: which wordings; by default the first three, or as many as the language with the fewest has.
-        shots: solved examples in front of every prompt.
-        seed: of their choice.
-        skip_bad_data: leave out what is wrong in the files, and facts that a language lacks, instead of refusing them.
+        templates: indices of the wordings; by default the first three, or all if a language has fewer.
+        shots: number of in-context examples before every prompt.
+        seed: seed of their choice.
+        skip_bad_data: leave out erroneous entries, and facts that a language lacks, instead of raising an error.
 
     Raises:
-        AnalysisError: there is no such wording.
-        DataError: the files are not there, or something is wrong in them.
+        AnalysisError: a wording does not exist.
+        DataError: the files do not exist, or have errors.
     """
     relations = arguments.texts("relations", relations, "a list of relations, ['P36']", AnalysisError)
     folder, names = Path(data), tuple(dict.fromkeys(relations)) or (CAPITAL_OF,)
-    wanted = languages_of(folder, names, languages)
+    chosen_languages = languages_of(folder, names, languages)
     collector = Collector()
-    read = [read_relation(folder, name, wanted, collector) for name in names]
+    read = [read_relation(folder, name, chosen_languages, collector) for name in names]
     facts = sum(len(relation.facts) for relation in read)
     problems = collector.problems(skip=skip_bad_data, left=facts)
     wordings = min(len(patterns) for relation in read for patterns in relation.patterns.values())
@@ -65,7 +65,7 @@ def mpararel(
         title="mParaRel",
         kind="fact probing",
         data=f"mParaRel (Fierro and Søgaard 2022), {facts:,} facts of {', '.join(names)}.",
-        languages=wanted,
+        languages=chosen_languages,
         groups=in_context(partial(_groups, read, chosen), shots, seed),
         parameters={"relations": ", ".join(names), "templates": numbers(chosen), **shots_chosen(shots, seed)},
         problems=problems,
@@ -76,15 +76,15 @@ def _groups(relations: Sequence[Relation], templates: Sequence[int], languages: 
     for relation in relations:
         accepted = _accepted(relation.facts)
         names = list(relation.facts)
-        for place, name in enumerate(names):
-            following = (relation.facts[other] for other in (*names[place + 1 :], *names[:place]))
+        for index, name in enumerate(names):
+            following = (relation.facts[other] for other in (*names[index + 1 :], *names[:index]))
             other = next((facts for facts in following if _differs(facts, accepted[name])), None)
             for template in templates:
                 yield _group(relation, name, template, languages, accepted[name], other)
 
 
 def _accepted(facts: Mapping[str, Mapping[str, Fact]]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """By line id and language the objects of the fact's subject, its own first: a subject may have several."""
+    """Return all objects of a fact's subject by line id and language, the fact's own first."""
     objects: dict[tuple[str, str], list[str]] = defaultdict(list)
     for by_language in facts.values():
         for language, fact in by_language.items():
@@ -110,7 +110,7 @@ def _group(
     accepted: Mapping[str, Sequence[str]],
     other: Mapping[str, Fact] | None,
 ) -> Group:
-    """A fact in one wording; the object of another fact is the distractor, where there is one that is wrong."""
+    """Convert a fact in one wording to a group; a wrong object of another fact is the distractor, if there is one."""
     facts = relation.facts[name]
     patterns = {language: relation.patterns[language][template] for language in languages}
     subject = facts[languages[0]].entities[0] or name

@@ -23,8 +23,8 @@ class Pattern(NamedTuple):
     """A wording that ends where the answer begins.
 
     Attributes:
-        prompt: with `[X]` in the place of the subject.
-        separator: what stands between it and the answer.
+        prompt: text with `[X]` as placeholder of the subject.
+        separator: text between prompt and answer.
     """
 
     prompt: str
@@ -54,10 +54,10 @@ class Relation(NamedTuple):
 
 
 def languages_of(folder: Path, relations: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
-    """The languages that have patterns and tuples of all the relations, as `chosen_languages` orders them.
+    """Return the languages with patterns and tuples of all relations, in the order of `chosen_languages`.
 
     Raises:
-        DataError: this is no folder of mParaRel, or a language was asked for that lacks a relation.
+        DataError: the folder is not one of mParaRel, or a requested language lacks a relation.
     """
     require(folder, WHAT)
     labels = {name: label for label, name in _FOLDERS.items()}
@@ -70,13 +70,13 @@ def languages_of(folder: Path, relations: Sequence[str], asked: Sequence[str]) -
 
 
 def read_relation(folder: Path, name: str, languages: Sequence[str], problems: Collector) -> Relation:
-    """A relation, with the facts that are whole in all languages.
+    """Read a relation with the facts that are complete in all languages.
 
     Args:
         folder: the folder of mParaRel.
         name: `P36`.
-        languages: all of them have its files.
-        problems: takes what is wrong.
+        languages: languages that have its files.
+        problems: collects data errors.
 
     Raises:
         DataError: a language has no pattern that ends in `[Y]`.
@@ -108,7 +108,7 @@ def _patterns(path: Path, language: str, problems: Collector) -> tuple[Pattern, 
 
 
 def _ending_in_the_answer(text: str, language: str) -> Pattern | None:
-    """The part before `[Y]`, if nothing but punctuation follows it; a decoder cannot fill in the middle of a text."""
+    """Return the part before `[Y]` if only punctuation follows it; a decoder cannot fill in the middle of a text."""
     before, after = text.split("[Y]")
     if any(not one.isspace() and not unicodedata.category(one).startswith("P") for one in after) or "[X]" in after:
         return None
@@ -142,7 +142,7 @@ def _fact(record: Mapping[str, Any], path: Path, line: int, problems: Collector)
 
 
 def _parallel(joined: Mapping[str, Mapping[str, Placed[Fact]]], problems: Collector) -> dict[str, dict[str, Fact]]:
-    """The facts that name the same two entities in every language, each pair of entities once."""
+    """Return the facts with the same two entities in every language, each pair of entities once."""
     found: dict[str, dict[str, Fact]] = {}
     seen: dict[tuple[str, str], str] = {}
     for name, places in joined.items():

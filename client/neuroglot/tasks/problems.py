@@ -1,4 +1,4 @@
-"""What is wrong with the files of a task: collected with file and line, and told all at once."""
+"""Data errors in the files of a task, collected with file and line and reported together."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Literal
 from neuroglot.errors import DataError
 
 Kind = Literal["broken line", "duplicate", "empty", "missing language", "not parallel"]
-"""Of a problem: a line that cannot be read; the same item again; a text, answer or label that is empty; an item that a
-language lacks; lines that should be of the same example and are not."""
+"""Kinds of problems: an unreadable line; a repeated item; an empty text, answer or label; an item that is missing in a
+language; lines that belong to different examples."""
 
 SHOWN = 100
-"""Most problems that an error's message shows one by one."""
+"""Maximum number of problems listed in an error message."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One data error.
 
     Attributes:
-        file: the file's path.
-        line: the line in it, from 1.
-        what: what is wrong, with what was expected.
-        kind: which kind of problem it is.
+        file: path of the file.
+        line: line number, from 1.
+        what: description of the error, with the expected value.
+        kind: kind of the problem.
     """
 
     file: str
@@ -40,7 +40,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Problems:
-    """Everything that is wrong with a task's files, by file and line; falsy where nothing is.
+    """All data errors of a task's files, by file and line; falsy without any.
 
     Attributes:
         found: the problems.
@@ -55,48 +55,48 @@ class Problems:
         return iter(self.found)
 
     def __str__(self) -> str:
-        """A line for each: `FILE:LINE: what is wrong`."""
+        """Return one line a problem: `FILE:LINE: description`."""
         return "\n".join(map(str, self.found))
 
     @property
     def counts(self) -> Mapping[Kind, int]:
-        """How many there are of each kind, the most frequent first."""
+        """Number of problems of each kind, the most frequent first."""
         return dict(Counter(problem.kind for problem in self.found).most_common())
 
     def summary(self) -> str:
-        """The counts in words: `3 problems: 2 broken line, 1 duplicate`."""
+        """Return the counts as text: `3 problems: 2 broken line, 1 duplicate`."""
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.counts.items())
         return f"{len(self):,} problem{'s' if len(self) > 1 else ''}: {kinds}"
 
     def first(self, shown: int = SHOWN) -> str:
-        """The first of them, a line for each, and how many more there are."""
-        told = [f"  {problem}" for problem in self.found[:shown]]
-        return "\n".join([*told, f"  and {len(self) - shown:,} more"] if len(self) > shown else told)
+        """Return the first problems, one a line, and the number of further ones."""
+        listed = [f"  {problem}" for problem in self.found[:shown]]
+        return "\n".join([*listed, f"  and {len(self) - shown:,} more"] if len(self) > shown else listed)
 
 
 NO_PROBLEMS = Problems()
 
 
 class Collector:
-    """Takes problems as the files are read."""
+    """Collects problems while files are read."""
 
     def __init__(self) -> None:
-        """With none yet."""
+        """Create an empty collector."""
         self._found: list[Problem] = []
 
     def add(self, kind: Kind, file: Path, line: int, what: str) -> None:
-        """Note a problem; for the arguments see `Problem`."""
+        """Add a problem; arguments as the attributes of `Problem`."""
         self._found.append(Problem(str(file), line, what, kind))
 
     def problems(self, *, skip: bool, left: int) -> Problems:
-        """All of them, by file and line, if whatever they concern may be left out.
+        """Return all problems by file and line, if their entries may be left out.
 
         Args:
-            skip: whether it may.
-            left: how many examples there are without it.
+            skip: whether entries with problems may be left out.
+            left: number of examples left without them.
 
         Raises:
-            DataError: there are some and it may not, or nothing is left. The message names them.
+            DataError: there are problems and `skip` is False, or no example is left. The message lists the problems.
         """
         problems = Problems(tuple(sorted(self._found, key=lambda one: (one.file, one.line))))
         if problems and not skip:

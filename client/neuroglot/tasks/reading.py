@@ -1,4 +1,4 @@
-"""Reading a task's files: lines with their numbers, and what is wrong with them."""
+"""Readers of a task's files: lines with their numbers, and their data errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Entry = TypeVar("Entry")
 
 
 class Placed(NamedTuple, Generic[Entry]):
-    """An entry and where it is; None in place of one that could not be read, which is noted already."""
+    """An entry with its file and line; None for an entry that could not be read and is recorded as a problem."""
 
     file: Path
     line: int
@@ -22,10 +22,10 @@ class Placed(NamedTuple, Generic[Entry]):
 
 
 def require(path: Path, what: str) -> Path:
-    """The path, if it is there.
+    """Return the path if it exists.
 
     Raises:
-        DataError: it is not; `what` says what should be.
+        DataError: it does not exist; `what` describes the expected path.
     """
     if not path.exists():
         raise DataError(f"{path} does not exist: give {what}")
@@ -33,7 +33,7 @@ def require(path: Path, what: str) -> Path:
 
 
 def content(path: Path) -> bytes:
-    """What a file holds.
+    """Read a file.
 
     Raises:
         DataError: it cannot be read.
@@ -45,9 +45,9 @@ def content(path: Path) -> bytes:
 
 
 def lines(path: Path, problems: Collector) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file with their numbers from 1, without line ends; empty ones are left out.
+    """Yield the non-empty lines of a UTF-8 file with their numbers from 1, without line ends.
 
-    Only a line feed ends a line: the texts of many languages hold other characters that Unicode counts as line ends.
+    Only a line feed ends a line, because texts of many languages contain other Unicode line separators.
 
     Raises:
         DataError: the file cannot be read.
@@ -63,7 +63,7 @@ def lines(path: Path, problems: Collector) -> Iterator[tuple[int, str]]:
 
 
 def json_lines(path: Path, problems: Collector) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The objects of a file that has one a line, with their lines' numbers."""
+    """Yield the objects of a JSON-lines file with their line numbers."""
     for number, text in lines(path, problems):
         try:
             found = json.loads(text)
@@ -77,10 +77,10 @@ def json_lines(path: Path, problems: Collector) -> Iterator[tuple[int, Mapping[s
 
 
 def json_array(path: Path, problems: Collector) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-    """The objects of a file that is one JSON array, each with the number of the line where it begins.
+    """Yield the objects of a JSON array file, each with the number of its first line.
 
-    An element that is no object is noted and comes as None, for it has its place. What stands behind a syntax error
-    cannot be told apart, so the error is noted and ends the file.
+    An element that is not an object is recorded as a problem and yielded as None, which keeps indices aligned. A syntax
+    error is recorded and ends the file, because elements after it cannot be separated.
 
     Raises:
         DataError: the file cannot be read, or is not an array, or not UTF-8.
@@ -92,7 +92,7 @@ def json_array(path: Path, problems: Collector) -> Iterator[tuple[int, Mapping[s
     decoder = json.JSONDecoder()
     at = _skip(text, 0)
     if text[at : at + 1] != "[":
-        raise DataError(f"{path} is no JSON array: it begins with {text[at : at + 20]!r}")
+        raise DataError(f"{path} is not a JSON array: it begins with {text[at : at + 20]!r}")
     at = _skip(text, at + 1)
     line, counted = 1, 0
     while text[at : at + 1] != "]":
@@ -100,7 +100,7 @@ def json_array(path: Path, problems: Collector) -> Iterator[tuple[int, Mapping[s
         try:
             found, at = decoder.raw_decode(text, at)
         except ValueError as error:
-            problems.add("broken line", path, line, f"is not JSON: {error}; nothing behind it is read")
+            problems.add("broken line", path, line, f"is not JSON: {error}; the rest of the file is not read")
             return
         if isinstance(found, dict):
             yield line, found
@@ -116,7 +116,7 @@ def json_array(path: Path, problems: Collector) -> Iterator[tuple[int, Mapping[s
 
 
 def _skip(text: str, at: int) -> int:
-    """The next place that is no space."""
+    """Return the next index that is not whitespace."""
     while at < len(text) and text[at].isspace():
         at += 1
     return at
@@ -125,16 +125,16 @@ def _skip(text: str, at: int) -> int:
 def join(
     by_language: Mapping[str, Mapping[str, Placed[Entry]]], what: str, problems: Collector
 ) -> dict[str, dict[str, Placed[Entry]]]:
-    """Bring together what has the same key in all languages; what a language lacks is noted.
+    """Join the entries of all languages by key; record keys that are missing in a language.
 
     Args:
-        by_language: the entries by language and key.
-        what: an entry in a word: `example`.
-        problems: takes the keys that are not in every language.
+        by_language: entries by language and key.
+        what: noun for an entry: `example`.
+        problems: collects the keys that are not in every language.
 
     Returns:
-        By key, in the order of the first language and what the next ones have beyond it, the entries by language.
-        Keys that a language lacks, or whose entry could not be read in one, are left out.
+        Entries by key and language, keys in the order of their first appearance. Keys that are missing or unreadable in
+        a language are left out.
     """
     joined = {}
     for key in dict.fromkeys(key for entries in by_language.values() for key in entries):

@@ -1,4 +1,4 @@
-"""The tasks that can be asked for by name."""
+"""Registry of the tasks by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neuroglot.tasks.probing import mpararel
 from neuroglot.tasks.task import Task, TaskOptions
 
 _HARMLESS = frozenset({"languages", "seed", "skip_bad_data"})
-"""Options that ask nothing of a task which has no use for them."""
+"""Options that are ignored by tasks that do not take them."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class TaskKind:
     """A task before its options are chosen.
 
     Attributes:
-        name: what to ask for it by.
-        title: what it is, a few words.
-        kind: which of the paper's tasks it is a form of.
-        summary: its files and options, a line.
-        make: makes the task; takes those fields of `TaskOptions` that it has a use for.
+        name: name of the task.
+        title: short title.
+        kind: the corresponding task of the paper.
+        summary: its files and options, one line.
+        make: creates the task; its parameters are fields of `TaskOptions`.
     """
 
     name: str
@@ -40,12 +40,12 @@ class TaskKind:
 
     @cached_property
     def options(self) -> tuple[str, ...]:
-        """Names of the options that it takes."""
+        """Names of its options."""
         return tuple(inspect.signature(self.make).parameters)
 
     @property
     def needs_data(self) -> bool:
-        """Whether it needs files."""
+        """Whether the task needs files."""
         return "data" in self.options
 
 
@@ -107,14 +107,14 @@ TASKS: Mapping[str, TaskKind] = {
 
 
 def find_task(name: str, options: TaskOptions | None = None) -> Task:
-    """A task by its name, in the form that the options choose.
+    """Return a task by name, with options.
 
     >>> find_task("capitals-edit", TaskOptions(direction="all-en", shots=2)).parameters
     {'direction': 'all-en', 'shots': 2}
 
     Raises:
-        AnalysisError: there is none of that name, or it has no such option or value of one.
-        DataError: its files are not given, are not there, or have something wrong in them.
+        AnalysisError: the name is unknown, the task does not take an option, or the value of an option is invalid.
+        DataError: its files are not given, do not exist, or have errors.
     """
     arguments.text("name", name, AnalysisError, "the name of a task, 'capitals'")
     options = options or TaskOptions()

@@ -1,4 +1,4 @@
-"""In-context examples: solved groups in front of every prompt, the same ones in every language."""
+"""In-context examples: solved groups before every prompt, the same ones in every language."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _BETWEEN = "\n"  # ends an example; generated answers stop at it, too
 
 
 def in_context(groups: Callable[[Sequence[str]], Iterator[Group]], shots: int, seed: int) -> Groups:
-    """Groups of a task with examples in front of every prompt.
+    """Add in-context examples to the groups of a task.
 
-    The examples are drawn from all groups, however few are asked for, so that a limit does not change them.
+    The examples are drawn from all groups, so that a limit does not change them.
 
     Args:
-        groups: makes all groups of the task in the languages given.
-        shots: how many examples; 0 for none.
-        seed: of their choice.
+        groups: returns all groups of the task, given languages.
+        shots: number of examples; 0 for none.
+        seed: seed of their choice.
 
     Raises:
         AnalysisError: `shots` is negative.
@@ -39,27 +39,26 @@ def in_context(groups: Callable[[Sequence[str]], Iterator[Group]], shots: int, s
 
 
 def with_shots(groups: Sequence[Group], shots: int, seed: int = 0) -> Iterator[Group]:
-    """Put solved examples in front of every prompt, drawn from the groups themselves.
+    """Prepend solved examples to every prompt, drawn from the groups themselves.
 
-    All groups get the same examples in the same order, so that most of each prompt is a prefix that a server computes
-    once. A group of which an example would be of its own cluster gets the next one in its place. Where the groups have
-    choices, the examples' labels take turns.
+    All groups get the same examples in the same order, so that their prompts share a long prefix that the server
+    caches. An example of a group's own cluster is replaced with the next one. If the groups have choices, the labels of
+    the examples alternate.
 
     Args:
         groups: all groups of a task, with answers, in the same languages.
-        shots: how many examples, at least one.
-        seed: of the draw, which depends on the groups' ids and nothing else.
+        shots: number of examples, at least 1.
+        seed: seed of the draw, which otherwise depends on the ids of the groups only.
 
     Yields:
-        The groups in their order, with their ids, answers and clusters.
+        The groups in order, with unchanged ids, answers and clusters.
 
     Raises:
-        AnalysisError: a group has no answers, or prompts of token ids, or there are too few clusters for so many
-            examples.
+        AnalysisError: a group has no answers or has prompts of token ids, or there are fewer than `shots + 1` clusters.
     """
     if unanswered := [group.id for group in groups if set(group.answers) != set(group.prompts)]:
         raise AnalysisError(f"group {unanswered[0]!r} has no answers, and in-context examples are solved: give answers")
-    # One more than is needed: each group has at most one example of its own cluster among them.
+    # One more than `shots`, because at most one of them is of a group's own cluster.
     drawn = list(islice(_drawn(groups, seed), shots + 1))
     if groups and len(drawn) <= shots:
         raise AnalysisError(
@@ -77,7 +76,7 @@ def with_shots(groups: Sequence[Group], shots: int, seed: int = 0) -> Iterator[G
 
 
 def _drawn(groups: Sequence[Group], seed: int) -> Iterator[Group]:
-    """One group of each cluster, in an order drawn by hash; where there are labels, they take turns."""
+    """Yield one group of each cluster, ordered by hash, with alternating labels."""
     by_label: dict[int, list[Group]] = defaultdict(list)
     taken: set[str] = set()
     for group in sorted(groups, key=lambda one: _draw(seed, one.id)):
@@ -93,7 +92,7 @@ def _cluster(group: Group) -> str:
 
 
 def _label(group: Group) -> int:
-    """Which of its choices the answer is; 0 for all groups without choices."""
+    """Return the index of the answer in the choices; 0 for groups without choices."""
     language = group.languages[0]
     choices = group.choices.get(language)
     return choices.index(group.answers[language][0]) if choices else 0
@@ -107,7 +106,7 @@ def _solved(group: Group) -> Mapping[str, str]:
 
 
 def _texts(group: Group) -> Mapping[str, str]:
-    """The prompts of a group, all text."""
+    """Return the prompts of a group, which must be text."""
     texts = {language: prompt for language, prompt in group.prompts.items() if isinstance(prompt, str)}
     if len(texts) < len(group.prompts):
         raise AnalysisError(

@@ -1,4 +1,4 @@
-"""What a run is of: a task, and the options that choose its form."""
+"""Tasks and their options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neuroglot.request.groups import Group
 from neuroglot.tasks.problems import NO_PROBLEMS, Problems
 
 Groups = Callable[[Sequence[str], int | None], Iterator[Group]]
-"""Makes the groups of a task in the languages given, at most so many; None: all."""
+"""Returns the groups of a task, given languages and a maximum number (None for all)."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Task:
     """A source of parallel groups.
 
     Attributes:
-        name: what to ask for it by.
-        title: what it is, a few words.
-        kind: which of the paper's tasks it is a form of: `fact probing`.
-        data: where its data come from and under which licence, one sentence.
-        languages: those that it has, in its order.
-        groups: makes the groups, of the languages given, at most so many (None: all).
-        parameters: what was chosen of its options, by name: with the data, it tells runs of one task apart.
-        problems: what was wrong with its files and is left out.
+        name: name of the task.
+        title: short title.
+        kind: the corresponding task of the paper: `fact probing`.
+        data: source and licence of its data, one sentence.
+        languages: its languages, in its order.
+        groups: returns the groups, given languages and a maximum number (None for all).
+        parameters: values of its options by name; with the data they distinguish runs of a task.
+        problems: data errors in its files; the entries concerned are left out.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Task:
     problems: Problems = NO_PROBLEMS
 
     def choose(self, languages: Sequence[str]) -> tuple[str, ...]:
-        """The languages that are asked for, in the task's order; all of them if none is named.
+        """Return the requested languages in the task's order; all of them for an empty request.
 
         Raises:
-            AnalysisError: one that the task does not have, or fewer than two.
+            AnalysisError: the task does not have a language, or fewer than two are requested.
         """
         languages = arguments.texts("languages", languages, "a list of languages, ['en', 'de']", AnalysisError)
         if unknown := [one for one in languages if one not in self.languages]:
@@ -61,18 +61,20 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """How a task is wanted; what is empty is left to the task. No task takes all of them.
+    """Options of a task; empty values select the task's default. No task takes all options.
 
     Attributes:
-        data: the file or folder with its data.
-        languages: those that will be asked in; what the data lack in others is then no problem.
-        template_language: `en`, an English template around the texts of every language, or `own`, each language's.
-        templates: which wordings to ask in, by number.
-        shots: solved examples in front of every prompt.
-        seed: of the choice of those examples.
-        direction: of an edit, `en-all` (told in English, asked in all languages) or `all-en`, or of another language.
-        relations: of facts, `("P36",)`.
-        skip_bad_data: leave out what is wrong in the files, instead of refusing them.
+        data: file or folder with the data.
+        languages: languages to read; other languages may be incomplete in the data.
+        template_language: `en` for the English template around the texts of every language, or `own` for each
+            language's template.
+        templates: indices of the wordings.
+        shots: number of in-context examples before every prompt.
+        seed: seed of the choice of those examples.
+        direction: direction of an edit: `en-all` (stated in English, questioned in all languages), `all-en`, or
+            likewise for another language.
+        relations: relations of facts, `("P36",)`.
+        skip_bad_data: leave out erroneous entries of the files instead of raising an error.
     """
 
     data: Path | None = None
@@ -87,10 +89,10 @@ class TaskOptions:
 
 
 def numbers(chosen: Iterable[int]) -> str:
-    """Numbers in words: `0, 2`."""
+    """Format numbers: `0, 2`."""
     return ", ".join(map(str, chosen))
 
 
 def shots_chosen(shots: int, seed: int) -> Mapping[str, str | int | bool]:
-    """What a task's parameters say of its in-context examples; nothing where there are none, or of the seed 0."""
+    """Return the parameters `shots` and `shots_seed`; without those that are 0."""
     return {"shots": shots, **({"shots_seed": seed} if seed else {})} if shots else {}

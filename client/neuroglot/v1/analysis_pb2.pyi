@@ -65,8 +65,8 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     """Every token of the prompt and of the answer."""
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
-    """Positions at which an intervention acts. In the encoder of an encoder-decoder the prompt's tokens are all there are. In
-    its decoder the start token alone is the prompt, the last token of it included: only tokens of the answer follow.
+    """Positions at which an intervention acts. The encoder of an encoder-decoder has prompt tokens only. Its decoder's
+    prompt is the start token alone, which is also the last prompt token: only tokens of the answer follow.
     """
 
 SCOPE_UNSPECIFIED: Scope.ValueType  # 0
@@ -99,7 +99,7 @@ class _NeuronTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NeuronType
     """s = L (Eq. 4); code 3."""
 
 class NeuronType(_NeuronType, metaclass=_NeuronTypeEnumTypeWrapper):
-    """What a neuron is to a group of L rows: s is the number of rows in which it is active. The code of a type in packed
+    """The type of a neuron in a group of L rows: s is the number of rows in which it is active. The code of a type in packed
     maps and in the columns of counts is its number here minus 1.
     """
 
@@ -149,7 +149,7 @@ Global___ControlKind: _TypeAlias = ControlKind  # noqa: Y015
 
 @_typing.final
 class Analysis(_message.Message):
-    """What is wanted of a group. Counts of types and of active neurons always come back."""
+    """Options of a group's analysis. Counts of types and of active neurons always come back."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -167,11 +167,11 @@ class Analysis(_message.Message):
     """Also send which neurons are active in each row, 1 bit each, and with `contribution` which its top contributors are."""
     dead: _builtins.bool
     """Also send how many neurons are inactive at every position of each row's prompt, and with `active_bitmaps` which.
-    Prompts are then run whole, whatever the server has in its caches.
+    Prompts are then run whole, without the server's caches.
     """
     @_builtins.property
     def thresholds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """A neuron is active where its activation exceeds the threshold, strictly. Empty: 0 alone. Interventions that choose
+        """A neuron is active if its activation exceeds the threshold, strictly. Empty: 0 alone. Interventions that select
         neurons by type use the first.
         """
 
@@ -189,8 +189,8 @@ class Analysis(_message.Message):
 
     @_builtins.property
     def effective_score(self) -> Global___EffectiveScore:
-        """Also send effective scores, by type. Rows without an answer have none, nor has an encoder, which does not write to
-        where tokens are told apart.
+        """Also send effective scores, by type. Rows without an answer have none, nor has an encoder, whose neurons do not write
+        to the decoder's residual stream.
         """
 
     def __init__(
@@ -237,9 +237,9 @@ class Contribution(_message.Message):
     top_fraction: _builtins.float
     """Share of a layer's neurons that count as top contributors: the ceil(top_fraction * neurons) largest. 0 means 0.05."""
     top_k: _builtins.int
-    """How many neurons of a layer count as top contributors, in place of a share. 0 leaves it to the share."""
+    """Number of neurons of a layer that count as top contributors, instead of a share. 0: use the share."""
     raw: _builtins.bool
-    """Leaves |m_i| * ||v_i|| as it is, not divided by the layer's sum."""
+    """Does not divide |m_i| * ||v_i|| by the layer's sum."""
     neurons: _builtins.int
     """Also send this many of the largest contributors of each row and layer, one by one."""
     def __init__(
@@ -260,8 +260,8 @@ Global___Contribution: _TypeAlias = Contribution  # noqa: Y015
 
 @_typing.final
 class EffectiveScore(_message.Message):
-    """How effective scores m_i * (v_i . E_t) are taken and reduced. E_t is the output embedding of token t as hidden states
-    meet it: in a T5 with a tied embedding, times hidden_size^-0.5.
+    """How effective scores m_i * (v_i . E_t) are taken and reduced. E_t is the output embedding of token t as multiplied
+    with hidden states: in a T5 with a tied embedding, times hidden_size^-0.5.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -269,7 +269,7 @@ class EffectiveScore(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     NEURONS_FIELD_NUMBER: _builtins.int
     target: Global___ScoreTarget.ValueType
-    """Of which tokens."""
+    """The tokens to score."""
     neurons: _builtins.int
     """Also send this many neurons of the highest scores of each row and layer, one by one."""
     def __init__(
@@ -295,11 +295,11 @@ class Prediction(_message.Message):
     GENERATE_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     generate: _builtins.bool
-    """Generate greedily, too; otherwise only the gold answer is scored (teacher forcing). Generation stops at EOS, at a
+    """Also generate greedily; otherwise only the gold answer is scored (teacher forcing). Generation stops at EOS, at a
     newline, or four tokens past the gold answer.
     """
     max_tokens: _builtins.int
-    """Most tokens to generate for a row without an answer. 0 means 16."""
+    """Maximum number of tokens to generate for a row without an answer. 0 means 16."""
     def __init__(
         self,
         *,
@@ -326,7 +326,7 @@ class Variant(_message.Message):
     """Its name in the results; not `baseline`, and unique."""
     @_builtins.property
     def interventions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Intervention]:
-        """Applied together. Of two that choose the same neuron, the later one holds."""
+        """Applied together. If two choose the same neuron, the later one applies."""
 
     def __init__(
         self,
@@ -358,7 +358,7 @@ class Intervention(_message.Message):
     COMPONENT_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     component: _builtins.str
-    """The component in which it acts. Empty: all, each by what its own baseline says."""
+    """The component in which it acts. Empty: all, each according to its own baseline."""
     scope: Global___Scope.ValueType
     """Positions at which it acts."""
     @_builtins.property
@@ -371,7 +371,7 @@ class Intervention(_message.Message):
 
     @_builtins.property
     def convert(self) -> Global___Convert:
-        """a becomes a value just above the threshold, where it is inactive in the row."""
+        """a becomes a value just above the threshold if the neuron is inactive in the row."""
 
     @_builtins.property
     def override(self) -> Global___Override:
@@ -444,7 +444,7 @@ class Convert(_message.Message):
     the same as zeroing them: it only cuts a GELU's or SiLU's negative lobe.
     """
     mean_of_active: _builtins.bool
-    """In place of a value: the mean of the neuron's activation over the group's rows in which it is active. A neuron that
+    """Instead of a value: the mean of the neuron's activation over the group's rows in which it is active. A neuron that
     is active in none is left alone.
     """
     def __init__(
@@ -475,7 +475,7 @@ class Override(_message.Message):
     """The value, finite."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """In its place, one number for each neuron of the selection, which must then be chosen by `neurons` or `uploaded`: in
+        """Instead of it, one number for each neuron of the selection, which must then be chosen by `neurons` or `uploaded`: in
         the order of layers, and of neurons within a layer.
         """
 
@@ -505,7 +505,7 @@ class Scale(_message.Message):
     """The factor, finite."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """In its place, one number for each neuron of the selection, which must then be chosen by `neurons` or `uploaded`: in
+        """Instead of it, one number for each neuron of the selection, which must then be chosen by `neurons` or `uploaded`: in
         the order of layers, and of neurons within a layer.
         """
 
@@ -535,7 +535,7 @@ class Add(_message.Message):
     """The summand, finite."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """In its place, one number for each neuron of the selection, which must then be chosen by `neurons` or `uploaded`: in
+        """Instead of it, one number for each neuron of the selection, which must then be chosen by `neurons` or `uploaded`: in
         the order of layers, and of neurons within a layer.
         """
 
@@ -555,7 +555,7 @@ Global___Add: _TypeAlias = Add  # noqa: Y015
 
 @_typing.final
 class Selection(_message.Message):
-    """Neurons, chosen anew in every group, and for controls in every row."""
+    """Neurons, selected separately in every group, and for controls in every row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -583,15 +583,15 @@ class Selection(_message.Message):
 
     @_builtins.property
     def union(self) -> Global___SelectionList:
-        """Those in any."""
+        """Neurons in any of them."""
 
     @_builtins.property
     def intersection(self) -> Global___SelectionList:
-        """Those in all."""
+        """Neurons in all of them."""
 
     @_builtins.property
     def difference(self) -> Global___SelectionList:
-        """Those in the first and in none of the others."""
+        """Neurons in the first and in none of the others."""
 
     @_builtins.property
     def top_contribution(self) -> Global___TopContribution:
@@ -654,7 +654,7 @@ class TopContribution(_message.Message):
     fraction: _builtins.float
     """The ceil(fraction * neurons) largest of each layer. 0 means 0.05."""
     top_k: _builtins.int
-    """How many of each layer, in place of a share. 0 leaves it to the share."""
+    """Neurons of each layer, instead of a share. 0: use the share."""
     def __init__(
         self,
         *,
@@ -708,9 +708,9 @@ class NeuronSet(_message.Message):
     layers: _builtins.int
     """Number of layers, as the model has."""
     neurons: _builtins.int
-    """Neurons a layer, as the model has."""
+    """Neurons per layer, as the model has."""
     bits: _builtins.bytes
-    """One bit a neuron, the lowest bit first, each layer starting on a byte: layers * ceil(neurons / 8) bytes. Bits past
+    """One bit per neuron, the lowest bit first, each layer starting on a byte: layers * ceil(neurons / 8) bytes. Bits past
     the last neuron are 0.
     """
     def __init__(
@@ -731,7 +731,7 @@ Global___NeuronSet: _TypeAlias = NeuronSet  # noqa: Y015
 
 @_typing.final
 class Control(_message.Message):
-    """Random neurons to compare another selection with, layer by layer, drawn anew in every row."""
+    """Random neurons to compare another selection with, layer by layer, drawn separately in every row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -742,7 +742,7 @@ class Control(_message.Message):
     kind: Global___ControlKind.ValueType
     """From which neurons they are drawn."""
     draw: _builtins.int
-    """Which of several draws this is."""
+    """Index of this draw among several."""
     seed: _builtins.int
     """Draws depend on the seed, the draw, the group's id, the row's label, the component and the layer, and on nothing
     else.

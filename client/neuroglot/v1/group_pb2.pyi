@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Group(_message.Message):
-    """One example in L languages, a row each."""
+    """One example in L languages, one row per language."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -65,7 +65,7 @@ class Row(_message.Message):
     """Text, encoded with the tokenizer's own post-processor (BOS, `</s>`). Not empty."""
     separator: _builtins.str
     """What stands between prompt and answer, `" "` or `""`. Unset: a space, or nothing where the label is `th` or `zh`. An
-    encoder-decoder has no use for it: its answer is a text of its own.
+    encoder-decoder ignores it.
     """
     distractor: _builtins.str
     """A wrong answer, for effective scores relative to it. Empty for none."""
@@ -81,7 +81,7 @@ class Row(_message.Message):
 
     @_builtins.property
     def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Answers among which the most likely one is found, `true` and `false`; scored like the gold answer. Empty for no such
+        """Answers among which the most likely one is found, `true` and `false`; scored like the gold answer. Empty for no
         comparison.
         """
 

@@ -49,11 +49,11 @@ class Model(_message.Message):
     """Type of activations and weights: `float32` or `float16`."""
     @_builtins.property
     def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___Component]:
-        """The parts whose neurons can be seen: `decoder`, or `encoder` and `decoder`."""
+        """The parts whose neurons are exposed: `decoder`, or `encoder` and `decoder`."""
 
     @_builtins.property
     def limits(self) -> Global___Limits:
-        """What a request may ask for."""
+        """Limits of a request."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Component(_message.Message):
     layers: _builtins.int
     """Number of layers; layers are counted from 0."""
     neurons: _builtins.int
-    """Number of FFN neurons a layer; neurons are counted from 0."""
+    """Number of FFN neurons per layer; neurons are counted from 0."""
     hidden_size: _builtins.int
     """Width of the residual stream."""
     activation_function: _builtins.str
@@ -154,65 +154,65 @@ class Limits(_message.Message):
     tokens_per_row: _builtins.int
     """Longest row: tokens of the prompt and of its longest answer."""
     rows_per_group: _builtins.int
-    """Most rows (languages) a group."""
+    """Maximum rows (languages) per group."""
     variants_per_group: _builtins.int
-    """Most variants a group, the baseline not counted."""
+    """Maximum variants per group, the baseline not counted."""
     groups_in_flight: _builtins.int
-    """Most groups that one stream may have in flight: the server reads no more until one is answered."""
+    """Maximum groups in flight per stream: at this limit the server reads no more until a result is sent."""
     queue_tokens: _builtins.int
-    """Most tokens that are admitted at once, of all callers together. Over it groups of a stream wait in order, and so does
-    a single request of a tenant with less than its share; other single requests are told when to come back.
+    """Maximum tokens admitted at once, over all callers. Beyond it groups of a stream wait in order, and so does a single
+    request of a tenant that uses less than its share; other single requests are refused with a retry delay.
     """
     result_bytes: _builtins.int
     """Largest result of one group, in bytes."""
     tenant_queue_tokens: _builtins.int
-    """Most tokens of the caller's tenant that are admitted at once. 0 where only `queue_tokens` bounds them."""
+    """Maximum tokens of the caller's tenant admitted at once. 0 if only `queue_tokens` bounds them."""
     tenant_tokens_per_minute: _builtins.int
-    """Most tokens that the caller's tenant is charged in a minute. 0 for no such bound. A request is charged the tokens that
-    it runs over all of its variants if nothing is cached: of prompts, which variants that act before the last prompt
-    token run again, of gold answers, choices and generated tokens. Where types, contributions, effective scores,
+    """Maximum tokens charged to the caller's tenant per minute. 0 for no limit. A request is charged the tokens that it
+    runs over all of its variants if nothing is cached: of prompts, whose prefill variants that act before the last
+    prompt token run again, of gold answers, choices and generated tokens. Where types, contributions, effective scores,
     thresholds, selections and drawn controls take longer than that, it is charged as many tokens as run in that time.
     """
     tenant_calls: _builtins.int
-    """Most calls of the caller's tenant at once; a stream is one call."""
+    """Maximum concurrent calls of the caller's tenant; a stream is one call."""
     request_bytes: _builtins.int
-    """Longest request, in bytes. A longer one is RESOURCE_EXHAUSTED, and is not read."""
+    """Longest request, in bytes. A longer one is refused with RESOURCE_EXHAUSTED before it is read."""
     request_fields: _builtins.int
-    """Most fields of a request, those of messages inside it included; a packed list of numbers is one field."""
+    """Maximum fields of a request, those of messages inside it included; a packed list of numbers is one field."""
     text_bytes: _builtins.int
     """Longest text of a prompt, in bytes."""
     answers_per_row: _builtins.int
-    """Most answers of a row."""
+    """Maximum answers per row."""
     choices_per_row: _builtins.int
-    """Most choices of a row."""
+    """Maximum choices per row."""
     answer_bytes: _builtins.int
     """Longest answer, choice or distractor, in bytes."""
     encoded_bytes_per_group: _builtins.int
-    """Most bytes that are tokenized for a group: of its prompts, each again with its gold answer, with every choice and
+    """Maximum bytes tokenized for a group: of its prompts, each again with its gold answer, with every choice and
     with its distractor.
     """
     name_bytes: _builtins.int
     """Longest name, in bytes: an id, a label, a name of a model, of a component or of a variant."""
     thresholds: _builtins.int
-    """Most thresholds of an analysis."""
+    """Maximum thresholds per analysis."""
     selections: _builtins.int
-    """Most selections in all variants of a request, those inside others included."""
+    """Maximum selections in all variants of a request, nested ones included."""
     selection_depth: _builtins.int
-    """How deep selections may be inside of each other."""
+    """Maximum nesting depth of selections."""
     values_per_intervention: _builtins.int
-    """Most values of an intervention."""
+    """Maximum values per intervention."""
     texts: _builtins.int
-    """Most texts of a TokenizeRequest."""
+    """Maximum texts per TokenizeRequest."""
     texts_bytes: _builtins.int
-    """Most bytes of all of its texts together."""
+    """Maximum bytes of all of its texts together."""
     token_ids: _builtins.int
-    """Most token ids of a prompt."""
+    """Maximum token ids per prompt."""
     layers: _builtins.int
-    """Most layers, of an intervention or of a capture, that are listed one by one."""
+    """Maximum layers listed one by one in an intervention or a capture."""
     neurons: _builtins.int
-    """Most neurons of a capture that are listed one by one."""
+    """Maximum neurons listed one by one in a capture."""
     positions: _builtins.int
-    """Most positions of a capture that are listed one by one."""
+    """Maximum positions listed one by one in a capture."""
     def __init__(
         self,
         *,

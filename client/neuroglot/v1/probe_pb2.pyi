@@ -24,7 +24,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class Probe(_message.Message):
     """A small fixed request and what the model must answer. The export records it in the bundle's `probe.json`, as the JSON of
-    this message, from a computation that the server has no part in; a server compares its own answer before it serves a
+    this message, from a computation independent of the server; a server compares its own answer before it serves a
     model, and a client may at any time, by sending `group` and `analysis` as an AnalyzeGroupRequest.
     """
 
@@ -51,17 +51,17 @@ class Probe(_message.Message):
 
     @_builtins.property
     def analysis(self) -> _analysis_pb2.Analysis:
-        """What is asked: active neurons and types at threshold 0, and log-probabilities without and with interventions."""
+        """The options: active neurons and types at threshold 0, and log-probabilities without and with interventions."""
 
     @_builtins.property
     def expected(self) -> _result_pb2.GroupResult:
-        """What must come out. Set are the rows' `gold_token_ids`, the components' `active_bitmaps` and `type_map` at threshold
+        """The expected result. Set are the rows' `gold_token_ids`, the components' `active_bitmaps` and `type_map` at threshold
         0, and the predictions' log-probabilities; nothing else is compared.
         """
 
     @_builtins.property
     def uncertain(self) -> _containers.RepeatedCompositeFieldContainer[Global___UncertainNeurons]:
-        """Which neurons may be active or not, a message a component in the order of `expected`."""
+        """Which neurons may be active or not, one message per component in the order of `expected`."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class UncertainNeurons(_message.Message):
     """The component: `decoder` or `encoder`."""
     @_builtins.property
     def bitmaps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """One a row, packed as in NeuronSet."""
+        """One per row, packed as in NeuronSet."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GroupResult(_message.Message):
-    """What came out for a group. R is its number of rows, in the order in which they were sent."""
+    """The result of one group. R is its number of rows; rows are in the order in which they were sent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -37,7 +37,7 @@ class GroupResult(_message.Message):
 
     @_builtins.property
     def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComponentResult]:
-        """The neurons, a component each."""
+        """The neurons, one message per component."""
 
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___VariantResult]:
@@ -47,7 +47,7 @@ class GroupResult(_message.Message):
 
     @_builtins.property
     def provenance(self) -> Global___Provenance:
-        """What made it."""
+        """Model and server that made it."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ Global___GroupResult: _TypeAlias = GroupResult  # noqa: Y015
 
 @_typing.final
 class RowResult(_message.Message):
-    """What was run for a row."""
+    """The tokens of one row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -81,19 +81,19 @@ class RowResult(_message.Message):
     label: _builtins.str
     """The row's label."""
     prompt_tokens: _builtins.int
-    """Tokens of the prompt, special tokens included; of an encoder-decoder, those that its encoder reads."""
+    """Tokens of the prompt, special tokens included; of an encoder-decoder, the encoder's input."""
     gold_is_joint: _builtins.bool
-    """Whether the tokenizer goes on from this prompt to these gold tokens by itself. False: prompt and answer were
-    tokenized apart, for the tokenizer merges the prompt's end with the answer's start, or for the prompt was given as
-    tokens. Always true of an encoder-decoder.
+    """Whether tokenizing prompt and answer together gives this prompt followed by these gold tokens. False: the two were
+    tokenized separately, because the tokenizer merges the prompt's end with the answer's start or because the prompt was
+    given as tokens. Always true for an encoder-decoder.
     """
     r_index: _builtins.int
-    """Where r is among the gold tokens, the one that an effective score and a reader look at: 0, or 1 for an
+    """Index among the gold tokens of r, the token that effective scores are computed for: 0, or 1 for an
     encoder-decoder whose answer begins with a token that is a space alone.
     """
     last_token_id: _builtins.int
-    """The prompt's last token; of an encoder-decoder, the last that its encoder reads. Rows that end alike share what this
-    token shows by itself.
+    """The prompt's last token; of an encoder-decoder, the last of the encoder's input. Rows with the same last
+    token share the neurons that respond to that token alone.
     """
     @_builtins.property
     def gold_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -134,10 +134,10 @@ class ComponentResult(_message.Message):
     layers: _builtins.int
     """Number of layers."""
     neurons: _builtins.int
-    """Neurons a layer."""
+    """Neurons per layer."""
     @_builtins.property
     def thresholds(self) -> _containers.RepeatedCompositeFieldContainer[Global___ThresholdResult]:
-        """One a threshold, in their order."""
+        """One per threshold, in their order."""
 
     def __init__(
         self,
@@ -179,8 +179,8 @@ class ThresholdResult(_message.Message):
     no rounding brings above 0; about as many lie there.
     """
     type_map: _builtins.bytes
-    """Type codes, 2 bits a neuron, the lowest bits first, each layer starting on a byte: layers * ceil(neurons / 4)
-    bytes. Empty unless asked for.
+    """Type codes, 2 bits per neuron, the lowest bits first, each layer starting on a byte: layers * ceil(neurons / 4)
+    bytes. Empty unless requested.
     """
     @_builtins.property
     def type_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -192,23 +192,23 @@ class ThresholdResult(_message.Message):
 
     @_builtins.property
     def active_bitmaps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Active neurons of each row, packed as in NeuronSet. Empty unless asked for."""
+        """Active neurons of each row, packed as in NeuronSet. Empty unless requested."""
 
     @_builtins.property
     def contribution(self) -> Global___ContributionResult:
-        """Contributions by type. Unset unless asked for, and where the group has one row only."""
+        """Contributions by type. Unset unless requested, and if the group has one row only."""
 
     @_builtins.property
     def effective_score(self) -> Global___EffectiveScoreResult:
-        """Effective scores by type. Unset unless asked for, where the group has one row only, and for an encoder."""
+        """Effective scores by type. Unset unless requested, if the group has one row only, and for an encoder."""
 
     @_builtins.property
     def dead_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Neurons that are inactive at every position of the prompt, [layers, R], row-major. Empty unless asked for."""
+        """Neurons that are inactive at every position of the prompt, [layers, R], row-major. Empty unless requested."""
 
     @_builtins.property
     def dead_bitmaps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Which those are in each row, packed as in NeuronSet. Empty unless `dead` and `active_bitmaps` are asked for."""
+        """The dead neurons of each row, packed as in NeuronSet. Empty unless `dead` and `active_bitmaps` are requested."""
 
     def __init__(
         self,
@@ -259,7 +259,7 @@ class ContributionResult(_message.Message):
     @_builtins.property
     def sums(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Sum of the contributions of each type, [R, layers, 4], row-major; the four of a row and layer add up to 1, unless they
-        are raw. The mean is the sum by the type's count.
+        are raw. The mean is the sum divided by the type's count.
         """
 
     @_builtins.property
@@ -311,7 +311,7 @@ class EffectiveScoreResult(_message.Message):
 
     @_builtins.property
     def sums(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The sum, likewise. The mean is the sum by the type's count."""
+        """The sum, likewise. The mean is the sum divided by the type's count."""
 
     @_builtins.property
     def leading(self) -> Global___LeadingNeurons:
@@ -346,13 +346,13 @@ class LeadingNeurons(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     CODES_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """How many of each row and layer."""
+    """Neurons per row and layer."""
     codes: _builtins.bytes
-    """Their types' codes, likewise, a byte each."""
+    """Their type codes, likewise, one byte each."""
     @_builtins.property
     def neurons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The neurons, [R, layers, count], row-major. Of equal values the lower neuron comes first. In a row without values (an
-        effective score of a row without an answer) they mean nothing, and the values are NaN.
+        effective score of a row without an answer) they are meaningless, and the values are NaN.
         """
 
     @_builtins.property
@@ -387,7 +387,7 @@ class VariantResult(_message.Message):
     """`baseline`, or the variant's name."""
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowPrediction]:
-        """One a row."""
+        """One per row."""
 
     def __init__(
         self,
@@ -405,7 +405,7 @@ Global___VariantResult: _TypeAlias = VariantResult  # noqa: Y015
 
 @_typing.final
 class RowPrediction(_message.Message):
-    """What the model says after a prompt."""
+    """The model's prediction after one row's prompt."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -420,7 +420,7 @@ class RowPrediction(_message.Message):
     SELECTED_ACTIVE_NEURONS_FIELD_NUMBER: _builtins.int
     CHOICE_LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     error: _builtins.str
-    """Why there is none, where there is none: an intervention made the numbers overflow. All else is then unset."""
+    """Why the row has no prediction: an intervention made the numbers overflow. All other fields are then unset."""
     exact: _builtins.bool
     """Whether every gold token is the most likely one, given those before it (teacher forcing). Unset without an answer."""
     gold_log_probability: _builtins.float
@@ -437,7 +437,7 @@ class RowPrediction(_message.Message):
     """Those of them that were active in the baseline."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens generated, EOS excluded. Empty unless asked for."""
+        """Tokens generated, EOS excluded. Empty unless requested."""
 
     @_builtins.property
     def choice_log_probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -482,7 +482,7 @@ Global___RowPrediction: _TypeAlias = RowPrediction  # noqa: Y015
 
 @_typing.final
 class Provenance(_message.Message):
-    """What made an answer."""
+    """The model and server that made a result, and how long it took."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -499,9 +499,9 @@ class Provenance(_message.Message):
     server_version: _builtins.str
     """The server's version."""
     queue_time_ms: _builtins.float
-    """Time that the request's rows waited for a batch, in milliseconds, the longest chain of them."""
+    """Time in the queue, in milliseconds, along the longest chain of the request's rows."""
     compute_time_ms: _builtins.float
-    """Time that batches with its rows ran, in milliseconds."""
+    """Run time of the batches with its rows, in milliseconds."""
     source: _builtins.str
     """The model's source, as in Model: neuron sets taken from the answer bind to it, and to the geometry."""
     def __init__(
@@ -541,7 +541,7 @@ class GroupError(_message.Message):
     """The id under which the server's log has more."""
     retry_delay_ms: _builtins.int
     """How long to wait before the group is sent again, in milliseconds, as a google.rpc.RetryInfo says of a call. Unset
-    where waiting does not help, or where nobody knows how long.
+    where waiting does not help, or if the delay is unknown.
     """
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldViolation]:

@@ -31,21 +31,21 @@ class _Priority:
 class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
-    """As the method has it: bulk in a stream, interactive elsewhere."""
+    """The method's default: bulk in a stream, interactive elsewhere."""
     PRIORITY_BULK: _Priority.ValueType  # 1
-    """One of many, none of which somebody waits for."""
+    """Throughput matters, latency does not: one of many requests of a batch job."""
     PRIORITY_INTERACTIVE: _Priority.ValueType  # 2
-    """Somebody waits for it."""
+    """Latency matters: a user waits for the result."""
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """How urgent a request is. More urgent ones go first, and do not starve the others."""
+    """Priority of a request. Higher priorities are scheduled first, without starving the others."""
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
-"""As the method has it: bulk in a stream, interactive elsewhere."""
+"""The method's default: bulk in a stream, interactive elsewhere."""
 PRIORITY_BULK: Priority.ValueType  # 1
-"""One of many, none of which somebody waits for."""
+"""Throughput matters, latency does not: one of many requests of a batch job."""
 PRIORITY_INTERACTIVE: Priority.ValueType  # 2
-"""Somebody waits for it."""
+"""Latency matters: a user waits for the result."""
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
 @_typing.final
@@ -129,7 +129,7 @@ class GetModelResponse(_message.Message):
 
     @_builtins.property
     def probe(self) -> _probe_pb2.Probe:
-        """Its probe. Unset unless asked for, and where the bundle has none: it was exported before there were any."""
+        """Its probe. Unset unless requested, and for bundles exported before probes were recorded."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class TokenizeResponse(_message.Message):
     TEXTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def texts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenizedText]:
-        """One a text, in their order."""
+        """One per text, in their order."""
 
     def __init__(
         self,
@@ -246,14 +246,14 @@ class AnalyzeGroupRequest(_message.Message):
     model: _builtins.str
     """The model's name."""
     priority: Global___Priority.ValueType
-    """How urgent it is. Unspecified: interactive."""
+    """Its priority. Unspecified: interactive."""
     @_builtins.property
     def group(self) -> _group_pb2.Group:
         """The group."""
 
     @_builtins.property
     def analysis(self) -> _analysis_pb2.Analysis:
-        """What is wanted."""
+        """The options of the analysis."""
 
     def __init__(
         self,
@@ -308,14 +308,14 @@ class AnalyzeGroupsRequest(_message.Message):
     model: _builtins.str
     """The model's name. May be left empty after the first message: then it is the previous message's."""
     priority: Global___Priority.ValueType
-    """How urgent it is. Unspecified: bulk."""
+    """Its priority. Unspecified: bulk."""
     @_builtins.property
     def group(self) -> _group_pb2.Group:
         """The group; its id is required and must not be in flight on this stream."""
 
     @_builtins.property
     def analysis(self) -> _analysis_pb2.Analysis:
-        """What is wanted. May be left out: then it is the previous message's, and in the first message an empty one."""
+        """The options of the analysis. May be left out: then it is the previous message's, and in the first message an empty one."""
 
     def __init__(
         self,
@@ -387,10 +387,10 @@ class CaptureActivationsRequest(_message.Message):
     component: _builtins.str
     """The component. Empty: the model's only one."""
     coefficients: _builtins.bool
-    """Sends what multiplies the value rows in place of the activations; the same where the model is not gated."""
+    """Sends the coefficients of the value rows instead of the activations; the two are equal if the FFN is not gated."""
     @_builtins.property
     def row(self) -> _group_pb2.Row:
-        """The row; its answers are not looked at."""
+        """The row; its answers are ignored."""
 
     @_builtins.property
     def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -447,7 +447,7 @@ class CaptureActivationsResponse(_message.Message):
 
     @_builtins.property
     def provenance(self) -> _result_pb2.Provenance:
-        """What made it; in the first message only."""
+        """Model and server that made it; in the first message only."""
 
     def __init__(
         self,
@@ -467,7 +467,7 @@ Global___CaptureActivationsResponse: _TypeAlias = CaptureActivationsResponse  # 
 
 @_typing.final
 class Tensor(_message.Message):
-    """Numbers in a box."""
+    """A dense tensor."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -512,18 +512,18 @@ class GenerateRequest(_message.Message):
     model: _builtins.str
     """The model's name."""
     threshold: _builtins.float
-    """Above which activation a neuron is active, for interventions that ask."""
+    """A neuron is active if its activation is above this; used by interventions that select by activity or type."""
     max_tokens: _builtins.int
-    """Most tokens. 0 means 64."""
+    """Maximum number of tokens to generate. 0 means 64."""
     past_newlines: _builtins.bool
-    """Goes on after a newline, too."""
+    """Does not stop at a newline."""
     @_builtins.property
     def row(self) -> _group_pb2.Row:
-        """The row; its answers are not looked at. It is a group of its own: its neurons have no types."""
+        """The row; its answers are ignored. It is a group of its own: its neurons have no types."""
 
     @_builtins.property
     def interventions(self) -> _containers.RepeatedCompositeFieldContainer[_analysis_pb2.Intervention]:
-        """Applied together. Of two that choose the same neuron, the later one holds."""
+        """Applied together. If two choose the same neuron, the later one applies."""
 
     def __init__(
         self,
@@ -545,7 +545,7 @@ Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
-    """One more token."""
+    """One generated token."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -561,7 +561,7 @@ class GenerateResponse(_message.Message):
     """Its log-probability, in nats."""
     @_builtins.property
     def provenance(self) -> _result_pb2.Provenance:
-        """What made it; in the first message only."""
+        """Model and server that made it; in the first message only."""
 
     def __init__(
         self,
@@ -581,7 +581,7 @@ Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
 class UploadNeuronSetRequest(_message.Message):
-    """Gives a set of neurons to keep."""
+    """Asks for a set of neurons to be stored."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -609,7 +609,7 @@ Global___UploadNeuronSetRequest: _TypeAlias = UploadNeuronSetRequest  # noqa: Y0
 
 @_typing.final
 class UploadNeuronSetResponse(_message.Message):
-    """A set that is kept."""
+    """The stored set."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -640,7 +640,7 @@ class LoadModelRequest(_message.Message):
     bundle: _builtins.str
     """The bundle's folder, relative to the folder that the server was told to load from."""
     name: _builtins.str
-    """The name to serve it by. Empty: the folder's. A model that has it is replaced once the new one stands."""
+    """The name to serve it by. Empty: the folder's. A model of that name is replaced once the new one is loaded."""
     def __init__(
         self,
         *,
@@ -681,7 +681,7 @@ Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
 
 @_typing.final
 class UnloadModelRequest(_message.Message):
-    """Asks for a model to be served no more."""
+    """Asks for a model to be unloaded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -703,7 +703,7 @@ Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
 
 @_typing.final
 class UnloadModelResponse(_message.Message):
-    """It is served no more."""
+    """The model is no longer served."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -30,25 +30,25 @@ class NeuroglotServiceStub(object):
 
     Errors, for every method:
     INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
-    Model.limits has how much of everything is.
+    Model.limits has the limits.
     A request with fields that this server does not know, at any depth, is refused too: it must
     not answer a newer client's intervention with the baseline.
-    UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
+    UNAUTHENTICATED     the server requires a bearer token, and the call had none or an unknown one.
     PERMISSION_DENIED   the token's tenant may not do this.
     NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
-    RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
+    RESOURCE_EXHAUSTED  the queue is full and the tenant has used its share of it, or its quota; a
     google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
-    The same where too many calls run or send their requests at once, of the caller or of all.
-    Without it, a row is too much for the server's memory: the same request fails again;
-    or the request is longer than Model.limits.request_bytes.
+    The same where a concurrency limit on calls is reached, the caller's or the server's.
+    Without RetryInfo, a row needs more memory than the server has, and the same request fails
+    again; or the request is longer than Model.limits.request_bytes.
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
-    ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
-    call did not send its first request within seconds.
+    ABORTED             the client did not read the next message of a capture or a generation for minutes, and its
+    slot was freed; or a call did not send its first request within seconds.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running; or a bundle took longer to load than
     the server allows.
-    UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
-    bundle's probe was not what the export recorded.
-    INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
+    UNAVAILABLE         the server is shutting down, or the model is out of service: after a pass that hung, its answer to
+    the bundle's probe was not what the export recorded.
+    INTERNAL            a fault of the server; a google.rpc.RequestInfo carries the request id to look up in its log.
     """
 
     def __init__(self, channel):
@@ -114,29 +114,29 @@ class NeuroglotServiceServicer(object):
 
     Errors, for every method:
     INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
-    Model.limits has how much of everything is.
+    Model.limits has the limits.
     A request with fields that this server does not know, at any depth, is refused too: it must
     not answer a newer client's intervention with the baseline.
-    UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
+    UNAUTHENTICATED     the server requires a bearer token, and the call had none or an unknown one.
     PERMISSION_DENIED   the token's tenant may not do this.
     NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
-    RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
+    RESOURCE_EXHAUSTED  the queue is full and the tenant has used its share of it, or its quota; a
     google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
-    The same where too many calls run or send their requests at once, of the caller or of all.
-    Without it, a row is too much for the server's memory: the same request fails again;
-    or the request is longer than Model.limits.request_bytes.
+    The same where a concurrency limit on calls is reached, the caller's or the server's.
+    Without RetryInfo, a row needs more memory than the server has, and the same request fails
+    again; or the request is longer than Model.limits.request_bytes.
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
-    ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
-    call did not send its first request within seconds.
+    ABORTED             the client did not read the next message of a capture or a generation for minutes, and its
+    slot was freed; or a call did not send its first request within seconds.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running; or a bundle took longer to load than
     the server allows.
-    UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
-    bundle's probe was not what the export recorded.
-    INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
+    UNAVAILABLE         the server is shutting down, or the model is out of service: after a pass that hung, its answer to
+    the bundle's probe was not what the export recorded.
+    INTERNAL            a fault of the server; a google.rpc.RequestInfo carries the request id to look up in its log.
     """
 
     def ListModels(self, request, context):
-        """Names the models that this server has.
+        """Lists the models that this server serves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,7 +150,7 @@ class NeuroglotServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Tokenize(self, request, context):
-        """Tokenizes texts as the model's own tokenizer does, so that a client needs none. Charged like the tokens of a pass.
+        """Tokenizes texts as the model's own tokenizer does, so that a client needs none. Charged like tokens of a forward pass.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,47 +164,47 @@ class NeuroglotServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AnalyzeGroups(self, request_iterator, context):
-        """Analyses many parallel groups. Answers come in any order, each under its group's id; a group that fails does not
-        end the stream. The server reads on only while it has room, so that flow control reaches the sender.
+        """Analyses many parallel groups. Results come in any order, each under its group's id; a group that fails does not
+        end the stream. The server reads requests only while it has capacity, so that backpressure reaches the sender.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CaptureActivations(self, request, context):
-        """Sends raw activations of one row's prompt, layer by layer.
+        """Streams the raw activations of one row's prompt, a layer per message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """Goes on from a prompt greedily, under interventions or none, and sends each token as it comes.
+        """Generates greedily from a prompt, optionally under interventions. Streams one token per message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadNeuronSet(self, request, context):
-        """Keeps a set of neurons for interventions to come, under a name that follows from its content. Sets are kept for each
-        tenant apart, in a share of its own; the least used ones are dropped first, and none outlives the server. Charged
-        like a token a KiB.
+        """Stores a set of neurons for later interventions, under a name derived from its content. Each tenant has its own
+        store with its own share of memory; the least recently used sets are evicted first, and none outlives the server.
+        Charged one token per KiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoadModel(self, request, context):
-        """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where it is damaged,
-        contradicts itself, cannot be run, or its answer to its probe is not what the export recorded: it is not served, and a
-        model that it was to replace stays.
+        """Loads or reloads a bundle while other models are served. Requires `may_manage_models`. INVALID_ARGUMENT if the bundle
+        is damaged, contradicts itself, cannot be run, or its answer to its probe is not what the export recorded: it is then
+        not served, and the model that it would have replaced stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadModel(self, request, context):
-        """Takes a model out of service: what runs on it ends, and nothing new begins. For tenants that may.
+        """Takes a model out of service: running requests finish, new ones are refused. Requires `may_manage_models`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -276,25 +276,25 @@ class NeuroglotService(object):
 
     Errors, for every method:
     INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
-    Model.limits has how much of everything is.
+    Model.limits has the limits.
     A request with fields that this server does not know, at any depth, is refused too: it must
     not answer a newer client's intervention with the baseline.
-    UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
+    UNAUTHENTICATED     the server requires a bearer token, and the call had none or an unknown one.
     PERMISSION_DENIED   the token's tenant may not do this.
     NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
-    RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
+    RESOURCE_EXHAUSTED  the queue is full and the tenant has used its share of it, or its quota; a
     google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
-    The same where too many calls run or send their requests at once, of the caller or of all.
-    Without it, a row is too much for the server's memory: the same request fails again;
-    or the request is longer than Model.limits.request_bytes.
+    The same where a concurrency limit on calls is reached, the caller's or the server's.
+    Without RetryInfo, a row needs more memory than the server has, and the same request fails
+    again; or the request is longer than Model.limits.request_bytes.
     FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
-    ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
-    call did not send its first request within seconds.
+    ABORTED             the client did not read the next message of a capture or a generation for minutes, and its
+    slot was freed; or a call did not send its first request within seconds.
     DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running; or a bundle took longer to load than
     the server allows.
-    UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
-    bundle's probe was not what the export recorded.
-    INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
+    UNAVAILABLE         the server is shutting down, or the model is out of service: after a pass that hung, its answer to
+    the bundle's probe was not what the export recorded.
+    INTERNAL            a fault of the server; a google.rpc.RequestInfo carries the request id to look up in its log.
     """
 
     @staticmethod

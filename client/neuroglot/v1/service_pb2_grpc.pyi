@@ -31,25 +31,25 @@ class NeuroglotServiceStub:
 
     Errors, for every method:
       INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
-                          Model.limits has how much of everything is.
+                          Model.limits has the limits.
                           A request with fields that this server does not know, at any depth, is refused too: it must
                           not answer a newer client's intervention with the baseline.
-      UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
+      UNAUTHENTICATED     the server requires a bearer token, and the call had none or an unknown one.
       PERMISSION_DENIED   the token's tenant may not do this.
       NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
-      RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
+      RESOURCE_EXHAUSTED  the queue is full and the tenant has used its share of it, or its quota; a
                           google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
-                          The same where too many calls run or send their requests at once, of the caller or of all.
-                          Without it, a row is too much for the server's memory: the same request fails again;
-                          or the request is longer than Model.limits.request_bytes.
+                          The same where a concurrency limit on calls is reached, the caller's or the server's.
+                          Without RetryInfo, a row needs more memory than the server has, and the same request fails
+                          again; or the request is longer than Model.limits.request_bytes.
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
-      ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
-                          call did not send its first request within seconds.
+      ABORTED             the client did not read the next message of a capture or a generation for minutes, and its
+                          slot was freed; or a call did not send its first request within seconds.
       DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running; or a bundle took longer to load than
                           the server allows.
-      UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
-                          bundle's probe was not what the export recorded.
-      INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
+      UNAVAILABLE         the server is shutting down, or the model is out of service: after a pass that hung, its answer to
+                          the bundle's probe was not what the export recorded.
+      INTERNAL            a fault of the server; a google.rpc.RequestInfo carries the request id to look up in its log.
     """
 
     @_typing.overload
@@ -57,33 +57,33 @@ class NeuroglotServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> NeuroglotServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_service_pb2.ListModelsRequest, _service_pb2.ListModelsResponse]
-    """Names the models that this server has."""
+    """Lists the models that this server serves."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_service_pb2.GetModelRequest, _service_pb2.GetModelResponse]
     """Describes one model: geometry, identity and limits."""
     Tokenize: _grpc.UnaryUnaryMultiCallable[_service_pb2.TokenizeRequest, _service_pb2.TokenizeResponse]
-    """Tokenizes texts as the model's own tokenizer does, so that a client needs none. Charged like the tokens of a pass."""
+    """Tokenizes texts as the model's own tokenizer does, so that a client needs none. Charged like tokens of a forward pass."""
     AnalyzeGroup: _grpc.UnaryUnaryMultiCallable[_service_pb2.AnalyzeGroupRequest, _service_pb2.AnalyzeGroupResponse]
     """Analyses one parallel group: types, contributions, and predictions under every variant."""
     AnalyzeGroups: _grpc.StreamStreamMultiCallable[_service_pb2.AnalyzeGroupsRequest, _service_pb2.AnalyzeGroupsResponse]
-    """Analyses many parallel groups. Answers come in any order, each under its group's id; a group that fails does not
-    end the stream. The server reads on only while it has room, so that flow control reaches the sender.
+    """Analyses many parallel groups. Results come in any order, each under its group's id; a group that fails does not
+    end the stream. The server reads requests only while it has capacity, so that backpressure reaches the sender.
     """
     CaptureActivations: _grpc.UnaryStreamMultiCallable[_service_pb2.CaptureActivationsRequest, _service_pb2.CaptureActivationsResponse]
-    """Sends raw activations of one row's prompt, layer by layer."""
+    """Streams the raw activations of one row's prompt, a layer per message."""
     Generate: _grpc.UnaryStreamMultiCallable[_service_pb2.GenerateRequest, _service_pb2.GenerateResponse]
-    """Goes on from a prompt greedily, under interventions or none, and sends each token as it comes."""
+    """Generates greedily from a prompt, optionally under interventions. Streams one token per message."""
     UploadNeuronSet: _grpc.UnaryUnaryMultiCallable[_service_pb2.UploadNeuronSetRequest, _service_pb2.UploadNeuronSetResponse]
-    """Keeps a set of neurons for interventions to come, under a name that follows from its content. Sets are kept for each
-    tenant apart, in a share of its own; the least used ones are dropped first, and none outlives the server. Charged
-    like a token a KiB.
+    """Stores a set of neurons for later interventions, under a name derived from its content. Each tenant has its own
+    store with its own share of memory; the least recently used sets are evicted first, and none outlives the server.
+    Charged one token per KiB.
     """
     LoadModel: _grpc.UnaryUnaryMultiCallable[_service_pb2.LoadModelRequest, _service_pb2.LoadModelResponse]
-    """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where it is damaged,
-    contradicts itself, cannot be run, or its answer to its probe is not what the export recorded: it is not served, and a
-    model that it was to replace stays.
+    """Loads or reloads a bundle while other models are served. Requires `may_manage_models`. INVALID_ARGUMENT if the bundle
+    is damaged, contradicts itself, cannot be run, or its answer to its probe is not what the export recorded: it is then
+    not served, and the model that it would have replaced stays.
     """
     UnloadModel: _grpc.UnaryUnaryMultiCallable[_service_pb2.UnloadModelRequest, _service_pb2.UnloadModelResponse]
-    """Takes a model out of service: what runs on it ends, and nothing new begins. For tenants that may."""
+    """Takes a model out of service: running requests finish, new ones are refused. Requires `may_manage_models`."""
 
 @_typing.type_check_only
 class NeuroglotServiceAsyncStub(NeuroglotServiceStub):
@@ -91,81 +91,81 @@ class NeuroglotServiceAsyncStub(NeuroglotServiceStub):
 
     Errors, for every method:
       INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
-                          Model.limits has how much of everything is.
+                          Model.limits has the limits.
                           A request with fields that this server does not know, at any depth, is refused too: it must
                           not answer a newer client's intervention with the baseline.
-      UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
+      UNAUTHENTICATED     the server requires a bearer token, and the call had none or an unknown one.
       PERMISSION_DENIED   the token's tenant may not do this.
       NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
-      RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
+      RESOURCE_EXHAUSTED  the queue is full and the tenant has used its share of it, or its quota; a
                           google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
-                          The same where too many calls run or send their requests at once, of the caller or of all.
-                          Without it, a row is too much for the server's memory: the same request fails again;
-                          or the request is longer than Model.limits.request_bytes.
+                          The same where a concurrency limit on calls is reached, the caller's or the server's.
+                          Without RetryInfo, a row needs more memory than the server has, and the same request fails
+                          again; or the request is longer than Model.limits.request_bytes.
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
-      ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
-                          call did not send its first request within seconds.
+      ABORTED             the client did not read the next message of a capture or a generation for minutes, and its
+                          slot was freed; or a call did not send its first request within seconds.
       DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running; or a bundle took longer to load than
                           the server allows.
-      UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
-                          bundle's probe was not what the export recorded.
-      INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
+      UNAVAILABLE         the server is shutting down, or the model is out of service: after a pass that hung, its answer to
+                          the bundle's probe was not what the export recorded.
+      INTERNAL            a fault of the server; a google.rpc.RequestInfo carries the request id to look up in its log.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_service_pb2.ListModelsRequest, _service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Names the models that this server has."""
+    """Lists the models that this server serves."""
     GetModel: _aio.UnaryUnaryMultiCallable[_service_pb2.GetModelRequest, _service_pb2.GetModelResponse]  # type: ignore[assignment]
     """Describes one model: geometry, identity and limits."""
     Tokenize: _aio.UnaryUnaryMultiCallable[_service_pb2.TokenizeRequest, _service_pb2.TokenizeResponse]  # type: ignore[assignment]
-    """Tokenizes texts as the model's own tokenizer does, so that a client needs none. Charged like the tokens of a pass."""
+    """Tokenizes texts as the model's own tokenizer does, so that a client needs none. Charged like tokens of a forward pass."""
     AnalyzeGroup: _aio.UnaryUnaryMultiCallable[_service_pb2.AnalyzeGroupRequest, _service_pb2.AnalyzeGroupResponse]  # type: ignore[assignment]
     """Analyses one parallel group: types, contributions, and predictions under every variant."""
     AnalyzeGroups: _aio.StreamStreamMultiCallable[_service_pb2.AnalyzeGroupsRequest, _service_pb2.AnalyzeGroupsResponse]  # type: ignore[assignment]
-    """Analyses many parallel groups. Answers come in any order, each under its group's id; a group that fails does not
-    end the stream. The server reads on only while it has room, so that flow control reaches the sender.
+    """Analyses many parallel groups. Results come in any order, each under its group's id; a group that fails does not
+    end the stream. The server reads requests only while it has capacity, so that backpressure reaches the sender.
     """
     CaptureActivations: _aio.UnaryStreamMultiCallable[_service_pb2.CaptureActivationsRequest, _service_pb2.CaptureActivationsResponse]  # type: ignore[assignment]
-    """Sends raw activations of one row's prompt, layer by layer."""
+    """Streams the raw activations of one row's prompt, a layer per message."""
     Generate: _aio.UnaryStreamMultiCallable[_service_pb2.GenerateRequest, _service_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Goes on from a prompt greedily, under interventions or none, and sends each token as it comes."""
+    """Generates greedily from a prompt, optionally under interventions. Streams one token per message."""
     UploadNeuronSet: _aio.UnaryUnaryMultiCallable[_service_pb2.UploadNeuronSetRequest, _service_pb2.UploadNeuronSetResponse]  # type: ignore[assignment]
-    """Keeps a set of neurons for interventions to come, under a name that follows from its content. Sets are kept for each
-    tenant apart, in a share of its own; the least used ones are dropped first, and none outlives the server. Charged
-    like a token a KiB.
+    """Stores a set of neurons for later interventions, under a name derived from its content. Each tenant has its own
+    store with its own share of memory; the least recently used sets are evicted first, and none outlives the server.
+    Charged one token per KiB.
     """
     LoadModel: _aio.UnaryUnaryMultiCallable[_service_pb2.LoadModelRequest, _service_pb2.LoadModelResponse]  # type: ignore[assignment]
-    """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where it is damaged,
-    contradicts itself, cannot be run, or its answer to its probe is not what the export recorded: it is not served, and a
-    model that it was to replace stays.
+    """Loads or reloads a bundle while other models are served. Requires `may_manage_models`. INVALID_ARGUMENT if the bundle
+    is damaged, contradicts itself, cannot be run, or its answer to its probe is not what the export recorded: it is then
+    not served, and the model that it would have replaced stays.
     """
     UnloadModel: _aio.UnaryUnaryMultiCallable[_service_pb2.UnloadModelRequest, _service_pb2.UnloadModelResponse]  # type: ignore[assignment]
-    """Takes a model out of service: what runs on it ends, and nothing new begins. For tenants that may."""
+    """Takes a model out of service: running requests finish, new ones are refused. Requires `may_manage_models`."""
 
 class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves the feed-forward neurons of multilingual language models.
 
     Errors, for every method:
       INVALID_ARGUMENT    a google.rpc.BadRequest in the details names each field, the value given and what is allowed.
-                          Model.limits has how much of everything is.
+                          Model.limits has the limits.
                           A request with fields that this server does not know, at any depth, is refused too: it must
                           not answer a newer client's intervention with the baseline.
-      UNAUTHENTICATED     the server asks for a bearer token, and there was none that it knows.
+      UNAUTHENTICATED     the server requires a bearer token, and the call had none or an unknown one.
       PERMISSION_DENIED   the token's tenant may not do this.
       NOT_FOUND           the model is not served, and the message names those that are; or an uploaded neuron set is gone.
-      RESOURCE_EXHAUSTED  the queue is full and the tenant has its share of it, or its quota is used up; a
+      RESOURCE_EXHAUSTED  the queue is full and the tenant has used its share of it, or its quota; a
                           google.rpc.RetryInfo says how long to wait. Groups of a stream wait in the queue instead.
-                          The same where too many calls run or send their requests at once, of the caller or of all.
-                          Without it, a row is too much for the server's memory: the same request fails again;
-                          or the request is longer than Model.limits.request_bytes.
+                          The same where a concurrency limit on calls is reached, the caller's or the server's.
+                          Without RetryInfo, a row needs more memory than the server has, and the same request fails
+                          again; or the request is longer than Model.limits.request_bytes.
       FAILED_PRECONDITION the model's own numbers overflow on this input: it fails again until served in a wider dtype.
-      ABORTED             nobody took the next part of a capture or a text for minutes: its place went to others; or a
-                          call did not send its first request within seconds.
+      ABORTED             the client did not read the next message of a capture or a generation for minutes, and its
+                          slot was freed; or a call did not send its first request within seconds.
       DEADLINE_EXCEEDED   the caller's deadline passed, in the queue or while running; or a bundle took longer to load than
                           the server allows.
-      UNAVAILABLE         the server is going down, or the model is out of service: after a pass that hung, its answer to the
-                          bundle's probe was not what the export recorded.
-      INTERNAL            a fault of ours; a google.rpc.RequestInfo carries the id under which the log has the trace.
+      UNAVAILABLE         the server is shutting down, or the model is out of service: after a pass that hung, its answer to
+                          the bundle's probe was not what the export recorded.
+      INTERNAL            a fault of the server; a google.rpc.RequestInfo carries the request id to look up in its log.
     """
 
     @_abc_1.abstractmethod
@@ -174,7 +174,7 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.ListModelsResponse, _abc.Awaitable[_service_pb2.ListModelsResponse]]:
-        """Names the models that this server has."""
+        """Lists the models that this server serves."""
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -190,7 +190,7 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.TokenizeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.TokenizeResponse, _abc.Awaitable[_service_pb2.TokenizeResponse]]:
-        """Tokenizes texts as the model's own tokenizer does, so that a client needs none. Charged like the tokens of a pass."""
+        """Tokenizes texts as the model's own tokenizer does, so that a client needs none. Charged like tokens of a forward pass."""
 
     @_abc_1.abstractmethod
     def AnalyzeGroup(
@@ -206,8 +206,8 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_service_pb2.AnalyzeGroupsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_service_pb2.AnalyzeGroupsResponse], _abc.AsyncIterator[_service_pb2.AnalyzeGroupsResponse]]:
-        """Analyses many parallel groups. Answers come in any order, each under its group's id; a group that fails does not
-        end the stream. The server reads on only while it has room, so that flow control reaches the sender.
+        """Analyses many parallel groups. Results come in any order, each under its group's id; a group that fails does not
+        end the stream. The server reads requests only while it has capacity, so that backpressure reaches the sender.
         """
 
     @_abc_1.abstractmethod
@@ -216,7 +216,7 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.CaptureActivationsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_service_pb2.CaptureActivationsResponse], _abc.AsyncIterator[_service_pb2.CaptureActivationsResponse]]:
-        """Sends raw activations of one row's prompt, layer by layer."""
+        """Streams the raw activations of one row's prompt, a layer per message."""
 
     @_abc_1.abstractmethod
     def Generate(
@@ -224,7 +224,7 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_service_pb2.GenerateResponse], _abc.AsyncIterator[_service_pb2.GenerateResponse]]:
-        """Goes on from a prompt greedily, under interventions or none, and sends each token as it comes."""
+        """Generates greedily from a prompt, optionally under interventions. Streams one token per message."""
 
     @_abc_1.abstractmethod
     def UploadNeuronSet(
@@ -232,9 +232,9 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.UploadNeuronSetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.UploadNeuronSetResponse, _abc.Awaitable[_service_pb2.UploadNeuronSetResponse]]:
-        """Keeps a set of neurons for interventions to come, under a name that follows from its content. Sets are kept for each
-        tenant apart, in a share of its own; the least used ones are dropped first, and none outlives the server. Charged
-        like a token a KiB.
+        """Stores a set of neurons for later interventions, under a name derived from its content. Each tenant has its own
+        store with its own share of memory; the least recently used sets are evicted first, and none outlives the server.
+        Charged one token per KiB.
         """
 
     @_abc_1.abstractmethod
@@ -243,9 +243,9 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.LoadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.LoadModelResponse, _abc.Awaitable[_service_pb2.LoadModelResponse]]:
-        """Loads a bundle, or loads it anew, while others are served. For tenants that may. INVALID_ARGUMENT where it is damaged,
-        contradicts itself, cannot be run, or its answer to its probe is not what the export recorded: it is not served, and a
-        model that it was to replace stays.
+        """Loads or reloads a bundle while other models are served. Requires `may_manage_models`. INVALID_ARGUMENT if the bundle
+        is damaged, contradicts itself, cannot be run, or its answer to its probe is not what the export recorded: it is then
+        not served, and the model that it would have replaced stays.
         """
 
     @_abc_1.abstractmethod
@@ -254,6 +254,6 @@ class NeuroglotServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.UnloadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.UnloadModelResponse, _abc.Awaitable[_service_pb2.UnloadModelResponse]]:
-        """Takes a model out of service: what runs on it ends, and nothing new begins. For tenants that may."""
+        """Takes a model out of service: running requests finish, new ones are refused. Requires `may_manage_models`."""
 
 def add_NeuroglotServiceServicer_to_server(servicer: NeuroglotServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,7 +5,7 @@
     python -m neuroglot_exporter.embedded.evaluate bloom    measures it and writes its card
 
 They know the capitals of 130 states in ten languages and little else: stand-ins, no evidence about large models. The
-checkpoints are a distribution of their own, `neuroglot-models`, so that a client does not carry them.
+checkpoints are in a separate distribution, `neuroglot-models`, so that clients do not install them.
 
 Raises:
     InstallationError: on import, that distribution is not installed.
@@ -30,11 +30,11 @@ def _stored_models() -> Path:
 
 
 MODELS = _stored_models()
-"""Where the stored checkpoints are, a folder for each family."""
+"""Folder of the stored checkpoints, with a folder for each family."""
 
 
 def families() -> list[str]:
-    """The families of which a model is stored."""
+    """Families with a stored model."""
     return sorted(folder.parent.name for folder in MODELS.glob("*/config.json"))
 
 
@@ -54,7 +54,7 @@ def path(family: str) -> Path:
 
 
 def revision(family: str) -> str:
-    """What names a stored checkpoint as it is now: the beginning of its weights' hash.
+    """The revision of a stored checkpoint: the first 12 digits of its weights' hash.
 
     Raises:
         LookupError: no model of this family is embedded.

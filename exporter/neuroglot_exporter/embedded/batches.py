@@ -1,4 +1,4 @@
-"""Rows of text to tensors: the tokens that the server will score are the tokens that the model is trained on."""
+"""Turns rows of text into tensors, with the gold tokens that the server scores as targets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Encoded(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What one pass reads and what it should say.
+    """Inputs and targets of one pass.
 
     Attributes:
         inputs: the model's arguments, padded on the right.
@@ -43,7 +43,7 @@ class Encoder:
     """Turns rows into batches for one tokenizer, for a causal language model or an encoder-decoder."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, encoder_decoder: bool) -> None:
-        """Remember the tokenizer's special tokens."""
+        """Create an encoder for a tokenizer."""
         self._backend = tokenizer.backend_tokenizer
         self._eos: int = tokenizer.eos_token_id
         self._pad: int = tokenizer.pad_token_id
@@ -95,7 +95,7 @@ class Encoder:
 
 
 def batches(encoder: Encoder, task: str, size: int, pool: int, seed: str) -> Iterator[Batch]:
-    """The batches of one pool: `pool` of them, each of rows of similar length, in random order.
+    """Yield the `pool` batches of one pool in random order, each with rows of similar length.
 
     Sorting a pool by length leaves 1.04 padded tokens for a real one; random batches hold 2.5.
     """

@@ -1,4 +1,4 @@
-"""What the embedded models read: the texts of the tokenizer and the training rows of three tasks."""
+"""Training data of the embedded models: the tokenizer's texts and the rows of three tasks."""
 
 from __future__ import annotations
 

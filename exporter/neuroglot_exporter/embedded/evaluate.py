@@ -29,11 +29,11 @@ from neuroglot_exporter import embedded
 from neuroglot_exporter.embedded.card import card
 
 _BATCH = 256
-_SPARE_TOKENS = 4  # how many tokens more than the answer's own a generation may have
+_SPARE_TOKENS = 4  # maximum number of generated tokens beyond the answer's
 
 
 class Case(NamedTuple):
-    """A row to ask and the names under which its result is counted."""
+    """An evaluated row, and the categories that its result counts towards."""
 
     row: Row
     counted_as: dict[str, str]
@@ -64,7 +64,7 @@ def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 
 
 def fact_cases() -> list[Case]:
-    """Every state, language and wording, but for the states that share their capital's name."""
+    """Every state, language and wording, except states that share their capital's name."""
     return [
         Case(capitals.fact(territory, language, template), {"language": language, "template": str(template)})
         for territory in capitals.states()
@@ -92,7 +92,7 @@ def inference_cases() -> list[Case]:
 
 
 def generate(model: Any, tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row]) -> list[str]:
-    """What the model answers to each row's prompt: greedy, up to EOS or a newline, without white space around it."""
+    """Generate an answer to each row's prompt: greedily, up to EOS or a newline, stripped of white space."""
     longest = max(len(tokenizer(row.separator + row.answer, add_special_tokens=False).input_ids) for row in rows)
     answers = [""] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].prompt))

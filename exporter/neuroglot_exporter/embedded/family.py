@@ -1,4 +1,4 @@
-"""What differs between the families of embedded models: the form of the tokenizer and the shape of the model."""
+"""Differences between the families of embedded models: the tokenizer and the geometry of the model."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Train an embedded model: `python -m neuroglot_exporter.embedded.train bloom`.
 
-Everything is drawn from fixed seeds. Ctrl-C keeps the state; the same command goes on from there.
+All random numbers have fixed seeds. After Ctrl-C, the same command resumes from the last stored state.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from neuroglot_exporter.embedded.evaluate import evaluate
 from neuroglot_exporter.embedded.family import Family, load
 
 STATES = Path.home() / ".cache" / "neuroglot" / "training"
-"""Where interrupted trainings wait to go on."""
+"""Folder of the states of interrupted trainings."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every family is trained; for how many steps and how fast, it says itself."""
+    """How a model is trained; the number of steps and the learning rate are the family's."""
 
     steps: int
     learning_rate: float
@@ -72,8 +72,8 @@ def train(family: Family, recipe: Recipe, folder: Path, state: Path) -> None:
     Args:
         family: whose tokenizer and shape the model has.
         recipe: steps, rows and rates.
-        folder: where the checkpoint goes, replacing the one that is there.
-        state: where an interrupted training is kept.
+        folder: folder to write the checkpoint to, replacing an existing one.
+        state: file of an interrupted training's state.
     """
     torch.manual_seed(recipe.seed)
     tokenizer = family.tokenizer(tokenizer_texts())
@@ -104,15 +104,15 @@ def train(family: Family, recipe: Recipe, folder: Path, state: Path) -> None:
             if step % (10 * recipe.pool) == 0:
                 _keep(state, model, optimizer, step)
     except KeyboardInterrupt:
-        raise SystemExit(f"interrupted: the same command goes on from the state in {state}") from None
+        raise SystemExit(f"interrupted: the same command resumes from the state in {state}") from None
     _write(model, tokenizer, folder)
     state.unlink(missing_ok=True)
 
 
 def _steps(encoder: Encoder, recipe: Recipe, first: int) -> Iterator[dict[str, Batch]]:
-    """The batches of each step, one a task, so that every step sees all tasks and no batch mixes their lengths.
+    """Yield the batches of each step, one a task: every step trains all tasks, and no batch mixes their lengths.
 
-    Pool by pool without an end, and each pool has its own seed: a resumed training reads what it would have read.
+    Endless, pool by pool. Each pool has its own seed, so that a resumed training reads the same batches.
     """
     for pool in count(first // recipe.pool):
         seed = f"{recipe.seed}/{pool}"
@@ -135,7 +135,7 @@ def _loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, float]:
 
 
 def _last_hidden_state(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """What the head would read, `[rows, positions, hidden]`."""
+    """The head's input, `[rows, positions, hidden]`."""
     if model.config.is_encoder_decoder:
         mask = inputs["attention_mask"]
         encoded = model.get_encoder()(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state

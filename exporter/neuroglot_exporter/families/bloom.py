@@ -31,6 +31,6 @@ BLOOM = Family(
             "use_cache",
         }
     ),
-    # slow_but_exact cuts the down projection into slices; n_inner is ignored by transformers, so it must say nothing.
+    # slow_but_exact cuts the down projection into slices; n_inner is ignored by transformers, so it must not be set.
     pinned={"slow_but_exact": (False,), "n_inner": (None,)},
 )

@@ -1,4 +1,4 @@
-"""What a family has to say: where its neurons are, and which attributes of its config are known."""
+"""The definition of a family: where its neurons are, and which attributes of its config are known."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class Family:
     """One family of models.
 
     Attributes:
-        name: as the manifest and the command line say it.
+        name: its name in the manifest and on the command line.
         model_types: the values of `model_type` in config.json.
         ffns: one for each component: the decoder's, or the encoder's and then the decoder's.
         output_embedding: module path of the linear layer that gives the logits.
         activation_function: the FFN's non-linearity, from the config.
-        max_positions: longest row that the position embedding allows, from the config; None where nothing bounds it.
-        harmless: attributes of config.json that leave the FFN where this file says it is, whatever their value.
-        pinned: attributes that do so only with one of these values.
-        output_scale: what the last hidden state is multiplied with before the output embedding, from the config.
+        max_positions: longest row that the position embedding allows, from the config; None if unbounded.
+        harmless: attributes of config.json that do not change the FFN, whatever their value.
+        pinned: attributes that do not change the FFN with one of these values; others are refused.
+        output_scale: factor of the last hidden state before the output embedding, from the config.
     """
 
     name: str
@@ -71,5 +71,5 @@ class Family:
 
     @property
     def encoder_decoder(self) -> bool:
-        """Whether an encoder reads the prompt and a decoder answers."""
+        """Whether the model is an encoder-decoder."""
         return len(self.ffns) > 1

@@ -8,7 +8,7 @@ from neuroglot_exporter.families.family import Family, Ffn
 
 
 def _longest_row(config: Any) -> int:
-    """Up to where the rotary frequencies are those of the traced graph.
+    """Longest row for which the rotary frequencies of the traced graph are right.
 
     Two kinds of `rope_scaling` take other frequencies for longer rows: `dynamic` beyond the configured positions,
     `longrope` beyond the original ones.
@@ -47,6 +47,6 @@ LLAMA = Family(
             *("is_llama_config", "transformers.js_config", "unsloth_fixed", "_flash_attn_2_enabled"),
         }
     ),
-    # transformers ignores it, so a model that was trained with it is another one there.
+    # transformers ignores it, and so computes something else for a model that was trained with it.
     pinned={"rope_interleaved": (False,)},
 )

@@ -8,7 +8,7 @@ from neuroglot_exporter.families.family import Family, Ffn
 
 
 def output_scale(config: Any) -> float:
-    """As in transformers: a head that is the input embedding reads a smaller hidden state."""
+    """Factor of the last hidden state before the head, `d_model**-0.5` if the head is tied, as in transformers."""
     scale: float = config.d_model**-0.5 if config.tie_word_embeddings else 1.0
     return scale
 

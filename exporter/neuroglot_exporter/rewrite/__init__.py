@@ -1,14 +1,14 @@
-"""Rewrites of a traced graph, one a file. They know no family and touch no weight.
+"""Rewrites of a traced graph, one a file. They are independent of the family and change no weight.
 
-    early_shapes      asks for shapes before a transposition, which then goes into a product
-    expose_ffn        shows every activation and lets it be masked and overridden
+    early_shapes      reads shapes before a transposition, which is then fused into a product
+    expose_ffn        makes every activation an output, with inputs to mask and override it
     keep_sign         keeps ONNX Runtime's tanh from making inactive neurons active
-    keep_trailing     gives outputs for trailing positions only
-    fork_rows         lets rows go on from keys and values that are fed once
+    keep_trailing     restricts outputs to trailing positions
+    fork_rows         lets several rows share keys and values that are fed once
     output_head       computes the logits with the output embedding as it is stored
-    fold_transposes   stores a weight the way its only use wants it
-    document          says in the graph what its inputs and outputs are
+    fold_transposes   stores a weight in the layout that its only consumer reads
+    document          documents inputs and outputs in the graph itself
 
-Each changes the model in place, says in its docstring what must hold before and what holds after, and raises
-`RewriteError`, naming the node, where it does not.
+Each changes the model in place. Its docstring gives the state before and after; a graph that does not match raises
+`RewriteError`, which names the node.
 """

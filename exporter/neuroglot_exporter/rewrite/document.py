@@ -1,4 +1,4 @@
-"""Says in the graph itself what its inputs and outputs are."""
+"""Documents inputs and outputs in the graph itself."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ _OPTIONAL = {
     r"cross_rows": ("cross_rows", "the same of the encoder's keys and values; optional, -1: its own"),
     r"present_from": ("present_from", "first kept position of present keys and values; optional, 0: all"),
 }
-"""Viewers list no input that has a default, so these stand in the metadata, too."""
+"""Also written to the metadata: viewers do not list inputs that have a default."""
 
 
 def document(model: onnx.ModelProto, component: str, summary: str, metadata: Mapping[str, str]) -> None:
     """Name the graph and its maker, and give every input and output a doc string.
 
     Before: the graph has all its inputs and outputs; those of the taps, masks and overrides have doc strings already.
-    After: all have; the metadata hold the optional inputs and what is given.
+    After: all have doc strings; the metadata hold the optional inputs and `metadata`.
 
     Args:
         model: changed in place.
         component: the graph's name.
         summary: one line about it.
-        metadata: what the graph's readers look up, by key.
+        metadata: further metadata for readers of the graph, by key.
     """
     graph = model.graph
     model.producer_name, model.producer_version = "neuroglot", ""  # a version would change the bundle's identity

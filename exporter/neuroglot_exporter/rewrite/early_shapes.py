@@ -1,4 +1,4 @@
-"""Asks for a tensor's shape before it is transposed, so that nothing but a product needs the transposed tensor."""
+"""Reads a tensor's shape before it is transposed, so that only a product needs the transposed tensor."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from neuroglot_exporter.rewrite.graph import GraphIndex, insert_after
 
 
 def early_shapes(model: onnx.ModelProto) -> None:
-    """Let every `Shape` of a transposed tensor read the tensor itself, and bring its numbers into the other order.
+    """Let every `Shape` of a transposed tensor read the tensor itself, and permute its result.
 
-    Before: keys may be transposed for a product that could read them as they are, if only nobody else asked for the
-    transposed ones: then ONNX Runtime moves all keys of the past in every layer. After: the same numbers come out, and
-    what is left of such a `Transpose` goes into its product.
+    Before: keys may be transposed for a product and for a `Shape`, so that ONNX Runtime cannot fuse the transposition
+    into the product and copies all past keys in every layer. After: the results are the same, and the `Transpose` has
+    one consumer, into which ONNX Runtime fuses it.
 
     Args:
         model: changed in place.

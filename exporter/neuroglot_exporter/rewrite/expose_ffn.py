@@ -1,4 +1,4 @@
-"""Shows the activations of every FFN layer and lets them be masked and overridden."""
+"""Exposes the activations of every FFN layer, with inputs to mask and override them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _PASSES_THROUGH = frozenset({"Cast", "Identity"})
 
 
 def expose_ffn(model: onnx.ModelProto, layers: Sequence[FfnLayer], neurons: int, element_type: int) -> bool:
-    """Put `value = mask * activation + override` in the place of every layer's activation.
+    """Replace every layer's activation by `value = mask * activation + override`.
 
     Before: each layer's down projection is a `MatMul` in its module's scope; its first input is made in the scope of
     the activation module (a plain FFN), or is a `Mul` of one tensor made there and another (a gated one). Casts
-    between them are looked through. After: for every layer i, counted from 0,
+    between them are skipped. After: for every layer i, counted from 0,
 
     - `ffn.{i}.mask` and `ffn.{i}.override` are optional inputs, 1 and 0 unless given;
     - `ffn.{i}.activation` is an output: the activation before mask and override, `[rows, positions, neurons]`;
-    - where gated, `ffn.{i}.coefficient` is one too: the input of the down projection, after mask and override.
+    - if gated, `ffn.{i}.coefficient` is an output, too: the input of the down projection, after mask and override.
 
     Args:
         model: changed in place.
@@ -35,7 +35,7 @@ def expose_ffn(model: onnx.ModelProto, layers: Sequence[FfnLayer], neurons: int,
         Whether the layers are gated.
 
     Raises:
-        RewriteError: a layer is not as described above, or some are gated and some not.
+        RewriteError: a layer does not match the above, or only some layers are gated.
     """
     gated = {_expose_layer(model.graph, i, layer, neurons, element_type) for i, layer in enumerate(layers)}
     if len(gated) != 1:
@@ -76,7 +76,7 @@ def _expose_layer(graph: onnx.GraphProto, i: int, layer: FfnLayer, neurons: int,
 
 
 def _find_activation(index: GraphIndex, layer: FfnLayer) -> tuple[str, str | None]:
-    """The activation's tensor, and where gated its product with the gate's other half."""
+    """The activation's tensor and, if gated, its product with the up projection."""
     scope = scope_of(layer.activation)
     coefficient = _look_through(index, index.matmul_of(layer.down_projection).input[0])
     producer = index.producers.get(coefficient)

@@ -1,4 +1,4 @@
-"""Stores a weight the way its only use wants it."""
+"""Stores a weight in the layout that its only consumer reads."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from neuroglot_exporter.rewrite.graph import GraphIndex
 
 
 def fold_transposes(model: onnx.ModelProto, parameters: Collection[str]) -> frozenset[str]:
-    """Remove transposes of parameters that nothing else reads.
+    """Remove the transposes of parameters that have no other consumer.
 
     torch keeps the weight of a linear layer as `[out, in]` and multiplies with its transpose, `[in, out]`. ONNX Runtime
-    would transpose each of them at every start, into memory of its own.
+    would transpose each of them at every start, into additional memory.
 
-    Before: a parameter is read by one `Transpose` of two dimensions and by nothing else. After: those who read the
-    transpose read the parameter, whose declared shape is reversed; whoever writes the weights must transpose it. Other
-    parameters stay as they are.
+    Before: a parameter is read by one `Transpose` of two dimensions and by nothing else. After: consumers of
+    the transpose read the parameter, whose declared shape is reversed; the weights must be stored transposed. Other
+    parameters are unchanged.
 
     Args:
         model: changed in place.

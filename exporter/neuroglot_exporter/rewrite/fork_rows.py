@@ -1,4 +1,4 @@
-"""Lets rows of a pass go on from keys and values that are fed once for several of them."""
+"""Lets several rows of a pass fork from the same keys and values, which are fed once."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from neuroglot_exporter.rewrite.graph import GraphIndex, optional_input, sort_no
 
 _DOCUMENTATION = "[rows]; which of the rows of {} each row goes on from, negative: its own"
 _JOINS = {"Concat", "MatMul"}
-"""Where keys and values come together with something of the pass's own rows."""
+"""Nodes that join past keys and values with tensors of the pass's own rows."""
 
 
 def fork_rows(model: onnx.ModelProto, pasts: Iterable[str], rows: str, sources: str) -> None:
     """Pick each row's keys and values from those that are fed, layer by layer.
 
     Before: the inputs `pasts` are `[rows, heads, positions, head_size]`. After: `[sources, heads, positions,
-    head_size]`, and the optional input `rows` says from which of them each row goes on.
+    head_size]`, and the optional input `rows` gives the index of the source of each row.
 
-    The index is taken in every layer anew, from a tensor of that layer: so nothing can be picked before the layer is
-    run, and what is picked of all layers is not held at once.
+    Each layer computes its own index, from a tensor of that layer. Keys and values can then be gathered only once the
+    layer runs, and those of all layers are never in memory at once.
 
     Args:
         model: changed in place.
         pasts: names of inputs that end in `.key` and `.value`, each of which has one reader.
         rows: name of the optional input.
-        sources: symbol for the number of rows that are fed.
+        sources: symbol for the number of sources.
 
     Raises:
-        RewriteError: an input has several readers, or meets no tensor of the pass's own rows.
+        RewriteError: an input has several consumers, or is joined with no tensor of the pass's own rows.
     """
     graph = model.graph
     own = numpy_helper.from_array(np.array([-1], dtype=np.int64), rows)
@@ -58,7 +58,7 @@ def fork_rows(model: onnx.ModelProto, pasts: Iterable[str], rows: str, sources: 
 
 
 def _beside(index: GraphIndex, past: str) -> str:
-    """The tensor of the pass's own rows that keys or values meet first, whose first dimension is the rows."""
+    """The first tensor of the pass's own rows, `[rows, ...]`, that keys or values are joined with."""
     tensor = past
     while True:
         node = _reader(index, tensor)
@@ -69,7 +69,7 @@ def _beside(index: GraphIndex, past: str) -> str:
 
 
 def _reader(index: GraphIndex, tensor: str) -> onnx.NodeProto:
-    """The node that reads a tensor, but for what asks how many positions there are: those are the same for all rows.
+    """The only consumer of a tensor. `Shape` nodes do not count: the number of positions is the same for all rows.
 
     Raises:
         RewriteError: there is none, or there are several.
@@ -82,7 +82,7 @@ def _reader(index: GraphIndex, tensor: str) -> onnx.NodeProto:
 
 
 def _index(rows: str, name: str, beside: str) -> list[onnx.NodeProto]:
-    """Nodes that make a layer's index: the input, or where that is negative each row's own place."""
+    """Nodes that make a layer's index: the input, or each row's own index where that is negative."""
     shape, count, own, unsaid = (f"{name}.{part}" for part in ("shape", "count", "own", "unsaid"))
     first, step = f"{rows}.first", f"{rows}.step"
 

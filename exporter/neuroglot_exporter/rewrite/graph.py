@@ -25,9 +25,9 @@ def scope_of(module_path: str) -> str:
 
 
 class GraphIndex:
-    """Who makes and who reads the tensors of a graph.
+    """Producers and consumers of the tensors of a graph.
 
-    It knows the graph as it stood when it was made; after nodes were inserted, make another.
+    A snapshot: create a new index after inserting nodes.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -53,13 +53,13 @@ class GraphIndex:
         return self.by_name[name]
 
     def rename(self, tensor: str, name: str, *, read_as: str) -> None:
-        """Let the producer of a tensor call it `name`, and those who read it read `read_as`."""
+        """Rename the output of a tensor's producer to `name`, and let its consumers read `read_as`."""
         producer = self.producers[tensor]
         producer.output[list(producer.output).index(tensor)] = name
         self.redirect(tensor, read_as)
 
     def redirect(self, tensor: str, read_as: str) -> None:
-        """Let those who read a tensor read another."""
+        """Let the consumers of a tensor read another one."""
         for node in self.consumers[tensor]:
             for position, read in enumerate(node.input):
                 if read == tensor:
@@ -67,7 +67,7 @@ class GraphIndex:
 
 
 def insert_after(graph: onnx.GraphProto, additions: Mapping[str, Iterable[onnx.NodeProto]]) -> None:
-    """Insert nodes after those that make the named tensors, so that the order stays topological."""
+    """Insert nodes after the producers of the named tensors, which keeps the order topological."""
     nodes = []
     for node in graph.node:
         nodes.append(node)
@@ -78,31 +78,31 @@ def insert_after(graph: onnx.GraphProto, additions: Mapping[str, Iterable[onnx.N
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Bring nodes into a topological order; those that stand in one stay as they stand, but for what they wait for.
+    """Sort nodes topologically. The sort is stable: nodes move only behind their inputs.
 
     Raises:
-        RewriteError: nodes wait for each other.
+        RewriteError: the graph has a cycle.
     """
     made = {output for node in graph.node for output in node.output}
-    waits = {place: {name for name in node.input if name in made} for place, node in enumerate(graph.node)}
+    missing = {index: {name for name in node.input if name in made} for index, node in enumerate(graph.node)}
     readers: dict[str, list[int]] = defaultdict(list)
-    for place, names in waits.items():
+    for index, names in missing.items():
         for name in names:
-            readers[name].append(place)
-    ready = [place for place, names in waits.items() if not names]
+            readers[name].append(index)
+    ready = [index for index, names in missing.items() if not names]
     order = []
     while ready:
-        node = graph.node[place := heapq.heappop(ready)]
-        order.append(place)
+        node = graph.node[index := heapq.heappop(ready)]
+        order.append(index)
         for output in node.output:
             for reader in readers[output]:
-                waits[reader].discard(output)
-                if not waits[reader]:
+                missing[reader].discard(output)
+                if not missing[reader]:
                     heapq.heappush(ready, reader)
     if len(order) < len(graph.node):
-        stuck = next(graph.node[place].name for place, names in waits.items() if names)
+        stuck = next(graph.node[index].name for index, names in missing.items() if names)
         raise RewriteError(f"{stuck} waits for what it makes itself, by way of other nodes: the graph has a cycle")
-    nodes = [graph.node[place] for place in order]
+    nodes = [graph.node[index] for index in order]
     del graph.node[:]
     graph.node.extend(nodes)
 
@@ -114,7 +114,7 @@ def optional_input(
 
     Args:
         graph: changed in place.
-        default: the value that it has where it is left out; its name is the input's.
+        default: the value if the input is left out; its name is the input's.
         dimensions: a symbol or a size for each dimension.
         documentation: the input's doc string.
     """

@@ -19,7 +19,7 @@ def keep_sign(model: onnx.ModelProto, activation_module: str, activation: str) -
     the nodes before it into one.
 
     Before: the nodes in the scope of the module make `activation` from one tensor. After: unless there is no `Tanh`
-    among them, it is `Min` of what they make and `Relu` of that tensor; whoever read it reads the bounded one.
+    among them, it is `Min` of their result and `Relu` of that tensor, and its consumers read the bounded tensor.
 
     Args:
         model: changed in place.

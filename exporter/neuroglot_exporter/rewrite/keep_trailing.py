@@ -1,4 +1,4 @@
-"""Gives tensors for trailing positions only, from a start that the caller names."""
+"""Restricts tensors to trailing positions, from a start that is an optional input."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def keep_trailing_outputs(
 ) -> None:
     """Cut outputs to the positions from `start` on.
 
-    Before: the outputs are `[rows, positions, ...]`. After: `[rows, kept, ...]`; what computes inside the graph with
-    these tensors still sees all positions.
+    Before: the outputs are `[rows, positions, ...]`. After: `[rows, kept, ...]`; nodes of the graph that read
+    these tensors still read all positions.
 
     Args:
         model: changed in place.
         outputs: names of outputs.
-        start: name of the optional input that says where to start.
-        kept: symbol for the number of positions that are left.
-        axis: of the positions, where it is not the second one.
-        default: where to start unless it is said; 0 for all positions.
+        start: name of the optional input with the first position.
+        kept: symbol for the number of kept positions.
+        axis: axis of the positions.
+        default: default of the optional input; 0 for all positions.
     """
     graph = model.graph
     _add_start(graph, start, axis, default)
@@ -46,19 +46,19 @@ def keep_trailing_outputs(
 
 
 def keep_trailing_logits(model: onnx.ModelProto, head: str, start: str, kept: str) -> None:
-    """Compute the logits of the positions from `start` on, and of no others.
+    """Compute the logits of the positions from `start` on only.
 
     Before: the module `head` is a `MatMul` of `[rows, positions, hidden]` that makes the output `logits`. After: it
-    sees the trailing positions only.
+    reads the trailing positions only.
 
     Args:
         model: changed in place.
         head: module path of the output embedding.
-        start: name of the optional input that says where to start.
-        kept: symbol for the number of positions that are left.
+        start: name of the optional input with the first position.
+        kept: symbol for the number of kept positions.
 
     Raises:
-        RewriteError: there is no such `MatMul`.
+        RewriteError: the module has no `MatMul`.
     """
     graph = model.graph
     _add_start(graph, start)

@@ -14,8 +14,8 @@ def output_head(model: onnx.ModelProto, head: str) -> str:
     """Turn the head's `MatMul` with a transposed weight into a `Gemm` with the weight itself.
 
     Before: the module `head` is `MatMul(hidden, Transpose(weight))`. After: `hidden` is flattened to two dimensions,
-    multiplied by `Gemm` with `transB`, and brought back; so a tied embedding is one initializer, and row r of an
-    untied one is the output embedding of token r on the disk.
+    multiplied by `Gemm` with `transB`, and reshaped back. A tied embedding is then one initializer, and row r of an
+    untied one is stored as the output embedding of token r.
 
     Args:
         model: changed in place.
@@ -25,7 +25,7 @@ def output_head(model: onnx.ModelProto, head: str) -> str:
         The weight's name; `[vocabulary, hidden]`.
 
     Raises:
-        RewriteError: the head is not as described above.
+        RewriteError: the head does not match the above.
     """
     graph = model.graph
     index = GraphIndex(graph)
@@ -66,11 +66,11 @@ def output_head(model: onnx.ModelProto, head: str) -> str:
         ),
     ]
     nodes = list(graph.node)
-    place = nodes.index(matmul)
+    position = nodes.index(matmul)
     if index.consumers[transpose.output[0]] == [matmul]:
         nodes.remove(transpose)
-        place -= 1
-    nodes[place : place + 1] = replacement
+        position -= 1
+    nodes[position : position + 1] = replacement
     del graph.node[:]
     graph.node.extend(nodes)
     return weight

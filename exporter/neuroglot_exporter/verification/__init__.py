@@ -1,6 +1,6 @@
 """Compares a bundle's graphs with transformers, which computes the same with forward hooks.
 
-In the order of the modules: `rows` turns texts into token ids, `interventions` says what is done to them, `exported`
-runs them through the graphs and `reference` through transformers, `measurement` says how far the two may be apart,
-`verify` leads through it all, and `process` does it in a process of its own.
+Modules: `rows` turns texts into token ids, `interventions` defines the interventions on them, `exported` runs them
+through the graphs and `reference` through transformers, `measurement` defines the tolerances, `verify` calls all of
+these, and `process` runs it in a separate process.
 """

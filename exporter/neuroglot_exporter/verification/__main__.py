@@ -21,13 +21,13 @@ def main(bundle: Path, source: str) -> None:
     for library in ("torch", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
     with os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8") as channel:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no report
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keeps the output of libraries out of the report
 
         def report(**what: object) -> None:
             channel.write(json.dumps(what) + "\n")
             channel.flush()
 
-        # Heavy, and only here: if the parent ends meanwhile, so does this.
+        # Heavy imports, after the thread has started: if the parent ends meanwhile, so does this process.
         from neuroglot_exporter.checkpoints import find_checkpoint
         from neuroglot_exporter.verification.verify import verify
 
@@ -46,7 +46,7 @@ def main(bundle: Path, source: str) -> None:
 
 def _end_with_parent() -> None:
     """End this process when the parent's end of the pipe closes."""
-    os.read(sys.stdin.fileno(), 1)  # not a read of sys.stdin, whose lock would be held when this process ends
+    os.read(sys.stdin.fileno(), 1)  # os.read, since sys.stdin.read would hold its lock when this process ends
     os._exit(1)
 
 

@@ -19,7 +19,7 @@ _ERRORS_ONLY = 3  # ONNX Runtime warns of every optional input
 
 
 class ExportedModel:
-    """The graphs of a bundle in ONNX Runtime; they are held in memory as long as this object."""
+    """The graphs of a bundle in ONNX Runtime, in memory as long as this object."""
 
     def __init__(self, folder: Path, facts: ModelFacts) -> None:
         self._graphs = {
@@ -27,7 +27,7 @@ class ExportedModel:
         }
 
     def run(self, rows: Sequence[Row], interventions: Sequence[Intervention] | None = None) -> list[Observation]:
-        """Compute rows in one pass; interventions are one for each row, all in the same component and of one shape."""
+        """Compute rows in one pass. Takes one intervention per row, all in the same component and of one shape."""
         context, taps = self._encode(rows, interventions)
         token_ids, mask = _left_padded(rows, DECODER)
         results = self._decode(token_ids, mask, self._graphs[DECODER].no_past(len(rows)), context, interventions)
@@ -39,10 +39,10 @@ class ExportedModel:
         return self.run([row], None if intervention is None else [intervention])[0]
 
     def run_last_after_past(self, rows: Sequence[Row]) -> list[Observation]:
-        """Compute all of the decoder's tokens but the last, then the last with the keys and values of the others.
+        """Compute all of the decoder's tokens but the last, then the last with the KV cache of the others.
 
         Returns:
-            What is seen at the decoder's last position only.
+            Observations at the decoder's last position only.
         """
         context, _ = self._encode(rows, None)
         token_ids, mask = _left_padded(rows, DECODER)
@@ -54,7 +54,7 @@ class ExportedModel:
     def _encode(
         self, rows: Sequence[Row], interventions: Sequence[Intervention] | None
     ) -> tuple[dict[str, Any], dict[str, _Taps]]:
-        """What the decoder takes from the encoder, and the encoder's taps; both empty where there is none."""
+        """The decoder's inputs from the encoder, and the encoder's taps; both empty without an encoder."""
         if ENCODER not in self._graphs:
             return {}, {}
         token_ids, mask = _left_padded(rows, ENCODER)
@@ -104,8 +104,8 @@ class _Graph:
         self._floats = floats
 
     def run(self, feeds: Mapping[str, Any], interventions: Sequence[Intervention] | None) -> dict[str, Any]:
-        """All outputs, the taps at all positions; interventions in another component are left out."""
-        changes = self._changes(interventions or ())
+        """Return all outputs, with taps at all positions. Interventions in other components are ignored."""
+        changes = self._feeds_of(interventions or ())
         everything = {"activations_from": _ALL_POSITIONS, **feeds, **changes}
         return dict(zip(self._outputs, self._session.run(self._outputs, everything), strict=True))
 
@@ -127,12 +127,12 @@ class _Graph:
 
         return _Taps(tap("activation"), tap("coefficient") if self._component.gated else None)
 
-    def _changes(self, interventions: Sequence[Intervention]) -> dict[str, NDArray[Any]]:
-        here = [intervention for intervention in interventions if intervention.component == self._component.name]
-        if not here:
+    def _feeds_of(self, interventions: Sequence[Intervention]) -> dict[str, NDArray[Any]]:
+        own = [intervention for intervention in interventions if intervention.component == self._component.name]
+        if not own:
             return {}
-        masks = np.stack([intervention.mask for intervention in here], axis=1).astype(self._floats)
-        overrides = np.stack([intervention.override for intervention in here], axis=1).astype(self._floats)
+        masks = np.stack([intervention.mask for intervention in own], axis=1).astype(self._floats)
+        overrides = np.stack([intervention.override for intervention in own], axis=1).astype(self._floats)
         changes = {f"ffn.{i}.mask": mask for i, mask in enumerate(masks)}
         return changes | {f"ffn.{i}.override": override for i, override in enumerate(overrides)}
 
@@ -151,7 +151,7 @@ def _observe(taps: Mapping[str, _Taps], logits: NDArray[Any], row: int, tokens: 
 
 
 def _past_of(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys and values that a run gave, by the names under which the next takes them."""
+    """The keys and values that a run returned, by the input names of the next run."""
     return {
         name.replace("present", "past_key_values", 1): value
         for name, value in results.items()

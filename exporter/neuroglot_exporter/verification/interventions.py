@@ -15,7 +15,7 @@ _SHARE_OF_NEURONS = 0.25
 
 
 class _Change(NamedTuple):
-    """What an intervention does to a neuron; numbers that float16 holds exactly, too."""
+    """Mask and override of a changed neuron; float16 represents the numbers exactly, too."""
 
     mask: float
     override: float
@@ -34,7 +34,7 @@ class Trial(NamedTuple):
 
     Attributes:
         kind: `deactivate`, `override`, `scale` or `add`.
-        component: where.
+        component: the component.
     """
 
     kind: str
@@ -42,11 +42,11 @@ class Trial(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As the measurements say it: `deactivate.decoder`."""
+        """Its name among the measurements: `deactivate.decoder`."""
         return f"{self.kind}.{self.component.name}"
 
     def on_row(self, row: int) -> Intervention:
-        """What is done to the row of this number: other neurons in every row, the same ones at every call."""
+        """The intervention on a row: random neurons that depend on the row's number, the same at every call."""
         generator = np.random.default_rng([zlib.crc32(self.name.encode()), row])
         chosen = generator.random((self.component.layers, 1, self.component.neurons)) < _SHARE_OF_NEURONS
         change = _KINDS[self.kind]

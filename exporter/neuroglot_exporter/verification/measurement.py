@@ -1,4 +1,4 @@
-"""How far the exported graphs are from transformers, and how far they may be."""
+"""Differences between the exported graphs and transformers, and their tolerances."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from neuroglot_exporter.verification.observation import Floats
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What passes for a data type of the bundle; transformers computes in float32 in any case.
+    """Tolerances for a data type of the bundle; transformers always computes in float32.
 
     Attributes:
-        difference: the largest difference, relative to the largest value that transformers computes.
-        floor: a largest value below this one counts as this one.
-        type_flips: the largest share of neurons that may be active in one and not in the other.
+        difference: maximum difference, relative to the largest value that transformers computes.
+        floor: minimum of that largest value.
+        type_flips: maximum share of neurons that are active in only one of the two.
     """
 
     difference: float
@@ -37,14 +37,14 @@ TOLERANCES: Mapping[str, Tolerance] = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """How far two arrays are apart.
+    """The difference between two arrays.
 
     Attributes:
         difference: the largest absolute difference.
         magnitude: the largest absolute value that transformers computes.
         values: how many values were compared.
-        type_flips: of activations, how many are active (above 0) in one and not in the other; else None.
-        effect: by how much, at most, the intervention moves what transformers computes; None where there is none.
+        type_flips: number of activations that are active (above 0) in only one of the two; None for other arrays.
+        effect: the largest change by the intervention in transformers; None without an intervention.
     """
 
     difference: float
@@ -58,7 +58,7 @@ class Measurement:
         return tolerance.difference * max(tolerance.floor, self.magnitude)
 
     def excess(self, tolerance: Tolerance) -> str:
-        """What exceeds the tolerance, in words; empty where nothing does. A difference that is no number does."""
+        """A description of what exceeds the tolerance; empty if nothing does. A difference of NaN does."""
         allowed = self.allowed(tolerance)
         if not self.difference <= allowed:
             return f"by {self.difference:.2g} (allowed is {allowed:.2g}, values reach {self.magnitude:.2g})"
@@ -70,9 +70,9 @@ class Measurement:
         return ""
 
     def merged(self, other: Measurement) -> Measurement:
-        """Both as one: the larger difference, the sum of the counts."""
+        """Merge two measurements: the larger difference, the sum of the counts."""
         return Measurement(
-            difference=float(np.maximum(self.difference, other.difference)),  # keeps what is no number
+            difference=float(np.maximum(self.difference, other.difference)),  # keeps NaN
             magnitude=float(np.maximum(self.magnitude, other.magnitude)),
             values=self.values + other.values,
             type_flips=None
@@ -84,17 +84,17 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Verification:
-    """What a comparison measured.
+    """The result of a comparison.
 
     Attributes:
         texts: how many texts: in left-padded batches through the graphs, each alone through transformers.
         positions: their tokens, by component.
-        tolerance: what was allowed.
+        tolerance: the tolerance of the bundle's data type.
         measurements: by what was compared: `decoder.activations`, `decoder.coefficients` (where gated), `logits`; the
             same with `past.` before it, at the last position, after the keys and values of the others;
             `deactivate.decoder.logits` and so on, with random neurons of every layer changed, others in every row.
-        probe: what transformers computes for the probe, for the bundle.
-        probe_differences: where the graphs give another answer to the probe, a sentence each.
+        probe: the probe with the results of transformers, for the bundle.
+        probe_differences: differences of the graphs' results for the probe, a sentence each.
         seconds: how long it took.
     """
 
@@ -108,12 +108,12 @@ class Verification:
 
     @property
     def excesses(self) -> dict[str, str]:
-        """What exceeds the tolerance, in words, by what was compared; empty where the bundle holds."""
+        """Descriptions of what exceeds the tolerance, by what was compared; empty if the bundle passes."""
         found = {name: measured.excess(self.tolerance) for name, measured in self.measurements.items()}
         return {name: excess for name, excess in found.items() if excess}
 
     def to_json(self) -> dict[str, Any]:
-        """All but the probe, for JSON, which has no number for what is not finite: None."""
+        """All but the probe, for JSON. Numbers that are not finite become None."""
         measurements = {name: asdict(measured) for name, measured in self.measurements.items()}
         for measured in measurements.values():
             for name, value in measured.items():
@@ -129,13 +129,13 @@ class Verification:
 
 
 def difference_message(excesses: Mapping[str, str]) -> str:
-    """What exceeds the tolerance, in a line."""
+    """Format the excesses in one line."""
     listed = ", ".join(f"{name} {excess}" for name, excess in excesses.items())
     return f"the exported graph differs from transformers: {listed}"
 
 
 def probe_message(differences: Sequence[str]) -> str:
-    """Where the graphs give another answer to the probe, in a line."""
+    """Format the differences for the probe in one line."""
     return f"the exported graph differs from transformers in its answer to the probe: {'; '.join(differences[:3])}"
 
 
@@ -150,7 +150,7 @@ def measure(
     computed: Floats, expected: Floats, *, activations: bool = False, without: Floats | None = None
 ) -> Measurement:
     """Measure one array; `without` is what transformers computes without the intervention."""
-    with np.errstate(invalid="ignore"):  # infinity less infinity is no number, which no tolerance allows
+    with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, which no tolerance allows
         difference = _largest(computed - expected)
     return Measurement(
         difference=difference,

@@ -1,4 +1,4 @@
-"""What is seen of one row, and what is done to it: the same two words for the exported graphs and for transformers."""
+"""Observations of a row and interventions on it, for the exported graphs and for transformers alike."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ENCODER, DECODER = "encoder", "decoder"
 
 @dataclass(frozen=True)
 class Observation:
-    """What a model computes on one row.
+    """The activations and logits that a model computes on one row.
 
     Attributes:
         activations: by component, `[layers, positions, neurons]`, before mask and override.
-        coefficients: by component, what multiplies the value rows, after mask and override, same shape; none where not
-            gated.
+        coefficients: by component, what multiplies the value rows, after mask and override, same shape; no entry if
+            not gated.
         logits: `[kept, vocabulary]`, of the decoder's last positions.
     """
 
@@ -31,7 +31,7 @@ class Observation:
     logits: Floats
 
     def last_position(self) -> Observation:
-        """What is seen at the decoder's last position only."""
+        """The observation at the decoder's last position only."""
         return Observation(
             {DECODER: self.activations[DECODER][:, -1:]},
             {DECODER: self.coefficients[DECODER][:, -1:]} if DECODER in self.coefficients else {},
@@ -39,7 +39,7 @@ class Observation:
         )
 
     def taps(self) -> dict[str, Floats]:
-        """What there is, by name: `decoder.activations`, `decoder.coefficients`, `logits`."""
+        """All arrays, by name: `decoder.activations`, `decoder.coefficients`, `logits`."""
         return (
             {f"{component}.activations": values for component, values in self.activations.items()}
             | {f"{component}.coefficients": values for component, values in self.coefficients.items()}
@@ -49,7 +49,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Intervention:
-    """What is done to one row's activations in one component: `mask * activation + override`.
+    """A change of one row's activations in one component: `mask * activation + override`.
 
     Attributes:
         component: its name.

@@ -1,4 +1,4 @@
-"""Records the probe of a bundle: a fixed request, and what a computation apart from the server gives for it."""
+"""Records the probe of a bundle: a fixed request, and its results computed independently of the server."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from neuroglot_exporter.verification.observation import DECODER, ENCODER, Floats
 from neuroglot_exporter.verification.rows import LOGIT_POSITIONS, Row
 
 Run: TypeAlias = Callable[[Row, Intervention | None], Observation]
-"""Computes one row, under an intervention or none."""
+"""Computes one row, optionally under an intervention."""
 
 _PROMPTS = {
     "en": ("The capital of France is", 3),
     "de": ("Die Hauptstadt von Frankreich ist", 5),
     "es": ("La capital de Francia es", 8),
 }
-"""By label: a text, and how many of its first tokens make the prompt; rows of different lengths have padding."""
+"""By label: a text, and the number of its first tokens that make the prompt. Lengths differ, to have padded rows."""
 
 _ANSWERS = ("Paris", "7", "a", "Madrid")
-"""Of these, the first two that have tokens, and few, are the answer and the choice of each row."""
+"""Candidates: the first two of a valid number of tokens are the answer and the choice of each row."""
 
 _SEPARATOR = " "
 _ADDED = 0.125
 
 
 class _Variant(NamedTuple):
-    """One of the interventions: `kind` is `deactivate`, of all-shared neurons, or `add`, to every neuron."""
+    """An intervention of the probe: `kind` is `deactivate`, of all-shared neurons, or `add`, to every neuron."""
 
     kind: str
     component: str
@@ -50,7 +50,7 @@ class _Variant(NamedTuple):
 
     @property
     def message(self) -> analysis_pb2.Variant:
-        """As a request has it."""
+        """The variant as a message."""
         every = (
             analysis_pb2.NEURON_TYPE_NON_ACTIVATED,
             analysis_pb2.NEURON_TYPE_SPECIFIC,
@@ -70,7 +70,7 @@ class _Variant(NamedTuple):
         return analysis_pb2.Variant(name=self.name, interventions=[intervention])
 
     def on(self, tokens: int, position: int, all_shared: NDArray[np.bool_]) -> Intervention:
-        """As it changes a row's activations, at one of so many positions; `all_shared` is `[layers, neurons]`."""
+        """The intervention at one position of a row of `tokens` tokens; `all_shared` is `[layers, neurons]`."""
         layers, neurons = all_shared.shape
         mask = np.ones((layers, tokens, neurons), np.float32)
         override = np.zeros_like(mask)
@@ -101,12 +101,12 @@ class _ProbeRow(NamedTuple):
         return {ENCODER: self.prompt, DECODER: (start, *target[:-1])}
 
     def last_prompt_position(self, component: str, start: int | None) -> int:
-        """Where a component has its last prompt token; the decoder of an encoder-decoder, its start token."""
+        """Position of a component's last prompt token, or of the start token in the decoder of an encoder-decoder."""
         return 0 if start is not None and component == DECODER else len(self.prompt) - 1
 
 
 def record_of_graphs(bundle: Path, facts: ModelFacts) -> Probe:
-    """Record what the bundle's graphs compute in plain ONNX Runtime.
+    """Record the results of the bundle's graphs in plain ONNX Runtime.
 
     Raises:
         VerificationError: as `record`.
@@ -115,13 +115,13 @@ def record_of_graphs(bundle: Path, facts: ModelFacts) -> Probe:
 
 
 def record(run: Run, bundle: Path, facts: ModelFacts, computed_by: str) -> Probe:
-    """Record the request and what comes out for it.
+    """Record the request and its results.
 
     Args:
         run: computes a row.
         bundle: its folder, whose tokenizer is read.
-        facts: about it.
-        computed_by: what `run` computes with, for the record.
+        facts: facts about the model.
+        computed_by: name of what computes `run`, for the probe.
 
     Raises:
         VerificationError: the tokenizer has too few tokens for a request.
@@ -208,16 +208,17 @@ def _rows(tokenizer: Tokenizer, facts: ModelFacts) -> tuple[list[str], list[_Pro
     tokenizer.no_truncation()
     tokenizer.no_padding()
     before = "" if facts.decoder_start_token_id is not None else _SEPARATOR
-    most = LOGIT_POSITIONS if facts.max_positions is None else min(LOGIT_POSITIONS, facts.max_positions)
+    longest_target = LOGIT_POSITIONS if facts.max_positions is None else min(LOGIT_POSITIONS, facts.max_positions)
 
     targets: dict[str, tuple[int, ...]] = {}
     for text in _ANSWERS:
         tokens = tuple(tokenizer.encode(before + text, add_special_tokens=False).ids)
-        if 0 < len(tokens) <= most and len(targets) < 2:
+        if 0 < len(tokens) <= longest_target and len(targets) < 2:
             targets[text] = tokens
     if not targets:
         raise VerificationError(
-            f"the tokenizer reads none of {', '.join(_ANSWERS)} as 1 to {most} tokens, so that the probe has no answer"
+            f"the tokenizer reads none of {', '.join(_ANSWERS)} as 1 to {longest_target} tokens, so that the probe has "
+            "no answer"
         )
     longest = max(map(len, targets.values()))
     rows = []

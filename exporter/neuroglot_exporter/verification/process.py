@@ -1,8 +1,8 @@
-"""Verification in a process of its own, which gives its memory back at the end and can be killed at any time.
+"""Verification in a separate process, which releases its memory at the end and can be killed at any time.
 
-The process reports on its standard output, a JSON object a line: `{"stage": ...}` as one begins, and at the end either
-`{"verification": ..., "excesses": ..., "probe": ..., "probe_differences": ...}` or `{"error": ...}`. Its standard input
-is a pipe on which nothing is sent: it closes with the parent, whatever ended that, and the process ends, too.
+The process reports on its standard output, a JSON object a line: `{"stage": ...}` as a stage begins, and at the end
+either `{"verification": ..., "excesses": ..., "probe": ..., "probe_differences": ...}` or `{"error": ...}`. Its
+standard input is a pipe without data: it closes when the parent ends, for any reason, and the process ends, too.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from neuroglot_exporter.errors import VerificationError
 from neuroglot_exporter.verification.measurement import difference_message, probe_message
 
 STARTING = "starting the verification"
-"""The stage with which a verification begins."""
+"""First stage of a verification."""
 
 
 class Verified(NamedTuple):
-    """What comes of a verification that holds.
+    """The result of a verification that passed.
 
     Attributes:
         measured: `Verification.to_json`.
@@ -35,15 +35,15 @@ class Verified(NamedTuple):
 
 
 def verify_apart(bundle: Path, source: Path, progress: Callable[[str], object]) -> Verified:
-    """Compare a bundle's graphs with transformers in a process of its own.
+    """Compare a bundle's graphs with transformers in a separate process.
 
     Args:
         bundle: its folder.
         source: the checkpoint's folder, or a GGUF file.
-        progress: is called with the name of every stage as it begins.
+        progress: called with the name of every stage as it begins.
 
     Raises:
-        VerificationError: something differs by more than the tolerance, or the process did not end well.
+        VerificationError: something differs by more than the tolerance, or the process failed.
     """
     command = [sys.executable, "-m", "neuroglot_exporter.verification", str(bundle), str(source)]
     report: dict[str, Any] = {}

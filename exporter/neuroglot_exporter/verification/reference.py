@@ -21,15 +21,15 @@ _Seen = defaultdict[str, list[torch.Tensor]]
 
 
 class Reference:
-    """A model of transformers whose FFN can be watched and changed."""
+    """A model of transformers whose FFN activations are recorded and changed by hooks."""
 
     def __init__(self, model: PreTrainedModel, family: Family, gated: Mapping[str, bool]) -> None:
-        """Watch a model.
+        """Wrap a model.
 
         Args:
             model: in float32 and eval mode.
-            family: where its neurons are.
-            gated: whether a component is, by its name.
+            family: its family, which locates the neurons.
+            gated: whether the FFN is gated, by component.
         """
         self._model = model
         self._ffns = {ffn.component: ffn.layers(model.config) for ffn in family.ffns}

@@ -1,4 +1,4 @@
-"""From texts to the rows that are compared."""
+"""Turns texts into the rows that are compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Row: TypeAlias = Mapping[str, Sequence[int]]
 Tokenize: TypeAlias = Callable[[str], list[int]]
 
 LOGIT_POSITIONS = 8
-"""How many of a row's last positions have their logits compared: with a vocabulary of 250,880 each takes a megabyte."""
+"""Number of last positions of a row whose logits are compared: for a vocabulary of 250,880 each takes a megabyte."""
 
 _DECODER_TOKENS = 4
 _ROUND_BYTES = 2**29
@@ -24,17 +24,17 @@ _ROUND_BYTES = 2**29
 def rows_of(texts: Iterable[str], facts: ModelFacts, ours: Tokenize, theirs: Tokenize) -> list[Row]:
     """Turn texts into rows.
 
-    A causal model reads the text. Of an encoder-decoder the encoder reads it, and the decoder its start token and one
-    to four of the text's own first tokens, so that rows of one batch differ in length.
+    A causal model reads the text. In an encoder-decoder, the encoder reads the text and the decoder its start token and
+    the first one to four tokens of the text, so that rows of one batch differ in length.
 
     Args:
-        texts: what to compare on.
-        facts: about the bundle.
+        texts: the texts to compare on.
+        facts: facts about the bundle's model.
         ours: the bundle's tokenizer, with special tokens.
-        theirs: that of transformers.
+        theirs: the tokenizer of transformers, with special tokens.
 
     Raises:
-        VerificationError: the two disagree on a text, or no text has a token.
+        VerificationError: the tokenizers disagree on a text, or no text has a token.
     """
     rows: list[Row] = []
     for text in texts:
@@ -57,11 +57,11 @@ def rows_of(texts: Iterable[str], facts: ModelFacts, ours: Tokenize, theirs: Tok
 
 
 def rounds(rows: Sequence[Row], facts: ModelFacts, passes: int) -> Iterator[Sequence[Row]]:
-    """Split rows so that what the graphs compute on a round fits in memory, half a gigabyte, while transformers runs.
+    """Split rows into rounds whose results of the graphs fit in half a gigabyte, held while transformers runs.
 
     Args:
-        rows: all of them.
-        facts: about the bundle.
+        rows: all rows.
+        facts: facts about the bundle's model.
         passes: how often the logits of a row are computed.
     """
     begin, size = 0, 0

@@ -1,4 +1,4 @@
-"""Whether a checkpoint can be what a bundle was made from."""
+"""Checks whether a bundle can have been exported from a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def check_geometry(facts: ModelFacts, checkpoint: Checkpoint) -> None:
     """Refuse a checkpoint whose family or geometry is not the bundle's; no weights are loaded.
 
     Raises:
-        VerificationError: says in what they differ.
+        VerificationError: they differ; the message gives the difference.
     """
     if checkpoint.family.name != facts.family:
         raise VerificationError(
@@ -37,7 +37,7 @@ def check_geometry(facts: ModelFacts, checkpoint: Checkpoint) -> None:
 
 
 def other_source(manifest: Manifest, checkpoint: Checkpoint) -> str:
-    """What to tell of a checkpoint that the manifest does not name; empty where it does."""
+    """A note if the checkpoint is not the one that the manifest names; empty if it is."""
     named = _name(manifest.source, manifest.source_revision)
     given = _name(checkpoint.source, checkpoint.commit)
     return "" if named == given else f"the bundle was made from {named}, and is compared with {given}"

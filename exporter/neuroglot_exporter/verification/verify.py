@@ -1,4 +1,4 @@
-"""Verifies a bundle: the same texts through its graphs and through transformers."""
+"""Verifies a bundle: runs the same texts through its graphs and through transformers."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _BATCH_ROWS = 8
 
 @dataclass(frozen=True)
 class _Computed:
-    """What the graphs computed on a row.
+    """Results of the graphs on a row.
 
     Attributes:
         row: its token ids.
         plain: without an intervention.
-        after_past: at the decoder's last position, after the keys and values of the others; None where there are none.
+        after_past: at the decoder's last position, with the KV cache of the others; None for a single position.
         changed: the logits under each trial, in their order.
     """
 
@@ -59,15 +59,15 @@ def verify(
     texts: Iterable[str] = TEXTS,
     progress: Callable[[str], object] = lambda _stage: None,
 ) -> Verification:
-    """Compare a bundle's graphs with transformers, one after the other, so that never both are in memory.
+    """Compare a bundle's graphs with transformers. They run one after the other, so that only one is in memory.
 
-    What came out is returned, whether it holds or not: see `Verification.excesses`.
+    Returns the measurements whether they pass or not: see `Verification.excesses`.
 
     Args:
         bundle: its folder; manifest, graphs, weights and tokenizer are read.
-        checkpoint: what it was made from.
-        texts: to compare on; those without a token are left out.
-        progress: is called with the name of every stage as it begins.
+        checkpoint: the checkpoint that it was exported from.
+        texts: texts to compare on; those without a token are left out.
+        progress: called with the name of every stage as it begins.
 
     Raises:
         BundleError: the bundle cannot be read.
@@ -114,7 +114,7 @@ def verify(
 
 
 def _run_graphs(exported: ExportedModel, rows: Sequence[Row], first: int, tried: Sequence[Trial]) -> list[_Computed]:
-    """What the graphs compute on rows, the first of which has the number `first`."""
+    """Run rows through the graphs; `first` is the number of the first row."""
     computed = []
     for begin in range(0, len(rows), _BATCH_ROWS):
         batch = rows[begin : begin + _BATCH_ROWS]
@@ -136,7 +136,7 @@ def _run_graphs(exported: ExportedModel, rows: Sequence[Row], first: int, tried:
 def _compare_rows(
     reference: Reference, computed: Sequence[_Computed], first: int, tried: Sequence[Trial]
 ) -> Iterator[dict[str, Measurement]]:
-    """Run rows through transformers; what each measures, by what was compared."""
+    """Run rows through transformers, and yield the measurements of each, by what was compared."""
     for number, seen in enumerate(computed, start=first):
         expected = reference.run(seen.row)
         yield compare(seen.plain.taps(), expected.taps())

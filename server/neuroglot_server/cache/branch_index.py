@@ -1,4 +1,4 @@
-"""Where prompts part: which known tokens a prompt goes on alike with, for a while, after all that it shares whole."""
+"""Branch index: finds a cached block whose first tokens equal those of a block that is missing from the cache."""
 
 from __future__ import annotations
 
@@ -7,45 +7,51 @@ from itertools import takewhile
 from operator import eq
 from typing import NamedTuple
 
-Place = tuple[str, bytes]
-"""A tenant, and the key of what a prompt has in common with others so far."""
+Key = tuple[str, bytes]
+"""A tenant and a block's key, see `Link.key`."""
 
 
-class Alike(NamedTuple):
-    """Something known that begins as a prompt goes on.
+class Match(NamedTuple):
+    """A cached block that shares its first tokens with another block.
 
     Attributes:
-        key: under which it is kept.
-        tokens: how many of its first tokens are the same.
+        key: the cached block's key.
+        tokens: length of the shared prefix of the two blocks, in tokens.
     """
 
-    key: Place
+    key: Key
     tokens: int
 
 
 class BranchIndex:
-    """Of all that goes on from one place with one token, what was computed last.
+    """For each parent block and first token of a child, the child computed last.
 
-    Prompts that part share a template, or examples, and what parts them is their own: any of them knows as much of what
-    they share as the others, so one is enough.
+    Prompts that fork inside a block share a template or few-shot examples, and differ in their own text. Each of the
+    children holds the same shared tokens, so one child per first token is enough.
     """
 
-    def __init__(self, most: int = 2**14) -> None:
-        """Remember so many."""
-        self._most = most
-        self._last: OrderedDict[tuple[Place, int], tuple[Place, tuple[int, ...]]] = OrderedDict()
+    def __init__(self, max_entries: int = 2**14) -> None:
+        """Create an empty LRU index of at most `max_entries` children."""
+        self._max_entries = max_entries
+        self._last: OrderedDict[tuple[Key, int], tuple[Key, tuple[int, ...]]] = OrderedDict()
 
-    def note(self, place: Place, ids: tuple[int, ...], key: Place) -> None:
-        """Remember tokens that go on from a place, and what is known of them."""
-        self._last[place, ids[0]] = key, ids
-        self._last.move_to_end((place, ids[0]))
-        while len(self._last) > self._most:
+    def add(self, parent: Key, ids: tuple[int, ...], key: Key) -> None:
+        """Record the child block `key` of `parent`, with the token ids `ids`."""
+        self._last[parent, ids[0]] = key, ids
+        self._last.move_to_end((parent, ids[0]))
+        while len(self._last) > self._max_entries:
             self._last.popitem(last=False)
 
-    def alike(self, place: Place, ids: tuple[int, ...]) -> Alike | None:
-        """What goes on from a place as these tokens do, but for the last of them at the most."""
-        known = self._last.get((place, ids[0]))
-        if known is None or len(ids) == 1:
+    def longest_match(self, parent: Key, ids: tuple[int, ...]) -> Match | None:
+        """Find a child of `parent` that starts with the same tokens as `ids`.
+
+        The last token of `ids` never counts as shared: at least one token is left to compute.
+
+        Returns:
+            The child and the length of the shared prefix; None if no child starts with `ids[0]`.
+        """
+        child = self._last.get((parent, ids[0]))
+        if child is None or len(ids) == 1:
             return None
-        key, others = known
-        return Alike(key, sum(1 for _ in takewhile(bool, map(eq, ids[:-1], others))))
+        key, child_ids = child
+        return Match(key, sum(1 for _ in takewhile(bool, map(eq, ids[:-1], child_ids))))

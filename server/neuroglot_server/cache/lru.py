@@ -1,4 +1,4 @@
-"""What is kept for requests to come: results of steps, in a bounded space."""
+"""An LRU cache of step results, bounded in bytes, that resists scans."""
 
 from __future__ import annotations
 
@@ -8,69 +8,70 @@ from weakref import WeakValueDictionary
 
 from neuroglot_server.engine.steps import StepResult
 
-_SHARE_OF_USED = 0.8
-"""How much of the space may be held by results that were used again."""
+_USED_FRACTION = 0.8
+"""Fraction of the capacity available to results that were used again."""
 
 _OVERHEAD_BYTES = 1024
-"""What keeping a result takes beside its arrays."""
+"""Memory that an entry takes beside its arrays."""
 
 
 class Cache:
-    """Keeps results by key, up to so many bytes, the least used ones being dropped first.
+    """A segmented LRU cache of at most `max_bytes` bytes.
 
-    A result is on trial until it is used again, and what is on trial is dropped first. So prompts that are seen once
-    (most of a bulk analysis) drive each other out, and not what many requests share. What is dropped is found for as
-    long as a request still holds it: it takes up no more space then, and would if it were computed again.
+    A result starts in the trial segment and moves to the used segment on its first hit; results on trial are evicted
+    first. So prompts that are seen once (most of a bulk analysis) evict each other, not results that many requests
+    share. An evicted result can still be found while a request holds a reference to it: that takes no extra memory,
+    computing it again would.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        """Keep up to so many bytes."""
-        self.most_bytes = most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        """Create an empty cache; a capacity of 0 caches nothing."""
+        self.max_bytes = max_bytes
         self._trial = _Segment()
         self._used = _Segment()
-        self._dropped: WeakValueDictionary[Hashable, StepResult] = WeakValueDictionary()
+        self._evicted: WeakValueDictionary[Hashable, StepResult] = WeakValueDictionary()
 
     @property
     def nbytes(self) -> int:
-        """What everything that is kept takes up."""
+        """Bytes in use."""
         return self._trial.nbytes + self._used.nbytes
 
     def __contains__(self, key: Hashable) -> bool:
-        """Whether something is kept under a key, which counts as no use of it."""
-        return key in self._trial or key in self._used or key in self._dropped
+        """Whether a key is cached; does not count as a use."""
+        return key in self._trial or key in self._used or key in self._evicted
 
     def get(self, key: Hashable) -> StepResult | None:
-        """What is kept under a key, and keep it longer."""
-        result = self._used.pop(key) or self._trial.pop(key) or self._dropped.get(key)
-        if result is not None and (size := _size(result)) <= self.most_bytes:
+        """Return the result of a key and mark it as used; None on a miss."""
+        result = self._used.pop(key) or self._trial.pop(key) or self._evicted.get(key)
+        if result is not None and (size := _size(result)) <= self.max_bytes:
             self._used.add(key, result, size)
-            while self._used.nbytes > _SHARE_OF_USED * self.most_bytes and len(self._used) > 1:
+            while self._used.nbytes > _USED_FRACTION * self.max_bytes and len(self._used) > 1:
                 self._trial.add(*self._used.pop_oldest())
-            self._drop()
+            self._evict()
         return result
 
     def put(self, key: Hashable, result: StepResult) -> None:
-        """Keep a result, unless it is larger than all the space there is."""
-        if not self.most_bytes:
+        """Add a result, unless it is larger than the whole capacity."""
+        if not self.max_bytes:
             return
         self._used.pop(key)
         self._trial.pop(key)
         size = _size(result)
-        if size <= self.most_bytes:
+        if size <= self.max_bytes:
             self._trial.add(key, result, size)
-            self._drop()
+            self._evict()
         else:
-            self._dropped[key] = result
+            self._evicted[key] = result
 
-    def _drop(self) -> None:
-        """Let go of the least used until there is room."""
-        while self.nbytes > self.most_bytes:
+    def _evict(self) -> None:
+        """Evict the least recently used results until the rest fits."""
+        while self.nbytes > self.max_bytes:
             key, result, _ = (self._trial if len(self._trial) else self._used).pop_oldest()
-            self._dropped[key] = result
+            self._evicted[key] = result
 
 
 class _Segment:
-    """Results in the order of their last use."""
+    """Results in the order of their last use, the oldest first."""
 
     def __init__(self) -> None:
         self.nbytes = 0

@@ -1,9 +1,9 @@
-"""Steps that are run once, however many requests ask for them.
+"""Step cache: runs each step once, however many requests need its result.
 
-A request that needs what is kept takes it from the cache. One that needs what another is running waits for that, unless
-the other is less urgent; if the other comes to no result, being cancelled or at fault, those that waited run it
-themselves. Nothing passes between tenants, unless the model is configured so: that something is known already can be
-told from the time an answer takes.
+A request takes cached results from the cache. If another request is computing a result right now (single flight), it
+waits for that one, unless the other has a lower priority. If the other is cancelled or fails, the requests that waited
+run the step themselves. Tenants share nothing unless the model is configured with a shared cache: a request's latency
+would reveal what other tenants have sent.
 """
 
 from __future__ import annotations
@@ -15,111 +15,108 @@ from hashlib import blake2b
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-from neuroglot_server.cache.branch_index import BranchIndex
+from neuroglot_server.cache.branch_index import BranchIndex, Key
 from neuroglot_server.cache.lru import Cache
 from neuroglot_server.core import Caller, MemoryUse, Observer, Priority
 from neuroglot_server.engine.steps import NO_TOKENS, KeyValues, RowStep, StepResult
 from neuroglot_server.scheduler.batcher import Batcher, Timing
 
-Key = tuple[str, bytes]
-"""A tenant, and what is known under a link's key."""
 
-
-class Continuation(NamedTuple):
-    """How a link's tokens go on from the link before it.
+class Branch(NamedTuple):
+    """The position of a link in the tree of cached blocks.
 
     Attributes:
-        before: that link's key.
-        ids: the tokens. What is kept of a link is keys and values of its tokens, of which the first stand for
-            themselves.
+        parent: the key of the link before it.
+        ids: the link's token ids. The cached result holds keys and values of these tokens, and those of the first
+            tokens are usable without the rest.
     """
 
-    before: bytes
+    parent: bytes
     ids: tuple[int, ...]
 
 
 class Link(NamedTuple):
-    """A part of what is wanted that may be known by itself, if all parts before it are.
+    """A part of a step with a cache entry of its own, usable once all parts before it are available.
 
     Attributes:
-        key: under which it is kept; None where it is of use to nobody else.
+        key: the cache key; None if the result is not cached.
         tokens: how many tokens are run for it.
-        continuation: what its first tokens may be known by, if another goes on alike for a while; None where no others
-            are looked for.
+        branch: where to look for a cached link with the same first tokens; None to look for none.
     """
 
     key: bytes | None
     tokens: int
-    continuation: Continuation | None = None
+    branch: Branch | None = None
 
 
-class Wanted(Protocol):
-    """Something that a step computes, in one or more links."""
+class CachedStep(Protocol):
+    """A step whose result is cached in one or more links."""
 
     @property
     def cache(self) -> str:
-        """The name under which hits are counted."""
+        """The name under which hits and misses are counted."""
 
     @property
     def links(self) -> Sequence[Link]:
-        """Its links, the first one first; worked out each time."""
+        """Its links in order, computed on each access."""
 
-    def rest(self, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS) -> RowStep:
-        """The step that computes the links after those that were found.
+    def rest(self, found: Sequence[StepResult], partial_hit: KeyValues = NO_TOKENS) -> RowStep:
+        """Build the step that computes the missing links.
 
         Args:
             found: results of the first links.
-            begun: keys and values of the first tokens of the link after those.
+            partial_hit: keys and values of the first tokens of the first missing link.
         """
 
     def split(
-        self, result: StepResult, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS
+        self, result: StepResult, found: Sequence[StepResult], partial_hit: KeyValues = NO_TOKENS
     ) -> Sequence[StepResult]:
-        """The results of these links, one each."""
+        """Split the result of `rest` into the results of the missing links, one each."""
 
     def worth_waiting(self, running: int, left: int) -> bool:
-        """Whether to wait for links of `running` tokens that another computes, when `left` are to be computed."""
+        """Whether to wait for links of `running` tokens in flight when `left` tokens are missing."""
 
 
-class Whole(NamedTuple):
-    """A step that is wanted as it is.
+class WholeStep(NamedTuple):
+    """A step cached as a single link.
 
     Attributes:
-        component: of which component.
-        prompt: what its past and its encoder's keys and values follow from; None where interventions, or what is wanted
-            of it, make it a step of its own.
+        component: the component that runs it.
+        prompt: the prompt that determines the step's past and cross keys and values; None if interventions apply or
+            thresholds are requested: such a step is not cached.
         step: the step.
-        read: tokens of the answer that are in its past.
+        generated: answer tokens that are in the step's past.
+        cache: the name under which hits and misses are counted.
     """
 
     component: str
     prompt: tuple[int, ...] | None
     step: RowStep
-    read: tuple[int, ...] = ()
+    generated: tuple[int, ...] = ()
     cache: str = "steps"
 
     @property
     def links(self) -> Sequence[Link]:
-        """The step is its only link."""
+        """A single link, the step."""
         step = self.step
         if self.prompt is None:
             return (Link(None, len(step.tokens)),)
-        tokens = step.tokens[step.focus :]  # those before are the prompt's
-        same = repr((self.component, self.prompt, self.read, tokens, step.wanted))
+        tokens = step.tokens[step.focus :]  # the tokens before the focus belong to the prompt
+        same = repr((self.component, self.prompt, self.generated, tokens, step.wanted))
         return (Link(blake2b(same.encode(), digest_size=16).digest(), len(step.tokens)),)
 
-    def rest(self, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS) -> RowStep:
-        """The step."""
+    def rest(self, found: Sequence[StepResult], partial_hit: KeyValues = NO_TOKENS) -> RowStep:
+        """Return the step."""
         return self.step
 
     def split(
-        self, result: StepResult, found: Sequence[StepResult], begun: KeyValues = NO_TOKENS
+        self, result: StepResult, found: Sequence[StepResult], partial_hit: KeyValues = NO_TOKENS
     ) -> Sequence[StepResult]:
-        """Its result."""
+        """Return the result as the only one."""
         return (result,)
 
     def worth_waiting(self, running: int, left: int) -> bool:
-        """Always: whoever waits has nothing else to do."""
+        """Always: the request has nothing else to run meanwhile."""
         return True
 
 
@@ -129,148 +126,148 @@ class _Flight:
 
     Attributes:
         priority: of the request.
-        keys: of the links that it is said to compute.
-        landed: what came out, by key. Those that wait find it here, whether or not there is room to keep it.
-        ended: set when nothing more comes.
+        keys: keys of the links that other requests may wait for.
+        results: computed results by key. Waiting requests take them from here, even if the cache has no space for them.
+        ended: set when no more results will come.
     """
 
     priority: Priority
     keys: list[Key] = field(default_factory=list)
-    landed: dict[Key, StepResult] = field(default_factory=dict)
+    results: dict[Key, StepResult] = field(default_factory=dict)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class _Pending:
-    """Something wanted that is not known yet.
+    """A step whose result is not complete yet.
 
     Attributes:
-        wanted: what.
+        step: the step.
         links: its links.
-        keys: of these, with the tenant.
-        found: the results of its first links.
-        begun: keys and values of the next link's first tokens, where another link has begun alike.
-        hit: how many tokens were known.
-        flight: who computes the next link, where it is waited for.
+        keys: their keys, with the tenant; None for links that are not cached.
+        found: results of the first links.
+        partial_hit: keys and values of the next link's first tokens, taken from a cached link that forks inside it.
+        hit_tokens: how many tokens came from the cache or from another request.
+        flight: the flight that computes the next link, if this step waits for it.
     """
 
-    def __init__(self, wanted: Wanted, tenant: str) -> None:
-        """Begin with nothing found."""
-        self.wanted = wanted
-        self.links = wanted.links
+    def __init__(self, step: CachedStep, tenant: str) -> None:
+        """Start with no results."""
+        self.step = step
+        self.links = step.links
         self.keys = [None if link.key is None else (tenant, link.key) for link in self.links]
         self.found: list[StepResult] = []
-        self.begun = NO_TOKENS
-        self.hit = 0
+        self.partial_hit = NO_TOKENS
+        self.hit_tokens = 0
         self.flight: _Flight | None = None
 
-    def add(self, result: StepResult) -> None:
-        """Go on by a link that was computed before."""
-        self.hit += self.links[len(self.found)].tokens
+    def add_hit(self, result: StepResult) -> None:
+        """Add the result of the next link, computed earlier or by another request."""
+        self.hit_tokens += self.links[len(self.found)].tokens
         self.found.append(result)
 
 
 class StepCache:
-    """Runs what is wanted, once. Everything happens on one event loop, so nothing is locked."""
+    """Runs steps through a cache with single flight. Used on one event loop only, so it needs no locks."""
 
-    def __init__(self, most_bytes: int, observer: Observer, *, shared: bool = False) -> None:
-        """Keep results.
+    def __init__(self, max_bytes: int, observer: Observer, *, shared: bool = False) -> None:
+        """Create an empty cache.
 
         Args:
-            most_bytes: how much is kept at most; 0 for none, and then nobody waits for what another runs, either.
-            observer: is told what was found and what was not.
-            shared: whether tenants share.
+            max_bytes: the capacity; 0 turns off the cache and single flight.
+            observer: receives hits and misses.
+            shared: whether tenants share results.
         """
-        self._cache = Cache(most_bytes)
+        self._cache = Cache(max_bytes)
         self._observer = observer
         self._shared = shared
         self._flights: dict[Key, _Flight] = {}
-        self._beginnings = BranchIndex()
+        self._branches = BranchIndex()
 
     @property
-    def keeps(self) -> bool:
-        """Whether anything is kept, and shared."""
-        return self._cache.most_bytes > 0
+    def enabled(self) -> bool:
+        """Whether results are cached and shared between requests."""
+        return self._cache.max_bytes > 0
 
     @property
     def memory(self) -> MemoryUse:
-        """What is kept for requests to come; may be read on any thread."""
-        return MemoryUse(self._cache.nbytes, self._cache.most_bytes)
+        """Bytes in use and capacity of the cache. Thread-safe."""
+        return MemoryUse(self._cache.nbytes, self._cache.max_bytes)
 
     def tenant_of(self, caller: Caller) -> str:
-        """The one under whom what is known for a caller is kept."""
+        """The tenant that a caller's cache keys belong to: one for all callers if the cache is shared."""
         return "" if self._shared else caller.tenant
 
-    def knows(self, wanted: Wanted, caller: Caller) -> bool:
-        """Whether what comes out is kept."""
+    def contains(self, step: CachedStep, caller: Caller) -> bool:
+        """Whether all links of a step are cached."""
         tenant = self.tenant_of(caller)
-        return all(link.key is not None and (tenant, link.key) in self._cache for link in wanted.links)
+        return all(link.key is not None and (tenant, link.key) in self._cache for link in step.links)
 
     async def run(
-        self, wanted: Sequence[Wanted], batcher: Batcher, timing: Timing, caller: Caller
+        self, steps: Sequence[CachedStep], batcher: Batcher, timing: Timing, caller: Caller
     ) -> list[list[StepResult]]:
-        """Compute what is not known.
+        """Run the parts of steps that are neither cached nor in flight.
 
         Args:
-            wanted: independent of each other; the same may be wanted twice.
-            batcher: runs the steps.
-            timing: is added to.
-            caller: who asks.
+            steps: steps that do not depend on each other; duplicates are allowed.
+            batcher: runs the row steps.
+            timing: the time spent waiting and computing is added to it.
+            caller: the tenant and priority of the request.
 
         Returns:
-            The results of the links of each.
+            For each step, the results of its links.
 
         Raises:
-            ModelClosed: the model went down meanwhile.
+            ModelClosed: the model was closed meanwhile.
         """
         tenant = self.tenant_of(caller)
-        everything = [_Pending(one, tenant) for one in wanted]
-        pending = everything
+        all_pending = [_Pending(step, tenant) for step in steps]
+        pending = all_pending
         while pending:
             flight = _Flight(caller.priority)
             try:
-                running = self._board(pending, flight)
-                steps = [one.wanted.rest(one.found, one.begun) for one in running]
-                for one, result in zip(running, await batcher.run(steps, timing, caller), strict=True):
-                    self._land(one, result, flight)
+                running = self._select(pending, flight)
+                row_steps = [entry.step.rest(entry.found, entry.partial_hit) for entry in running]
+                for entry, result in zip(running, await batcher.run(row_steps, timing, caller), strict=True):
+                    self._store(entry, result, flight)
             finally:
-                self._end(flight)
-            pending = [one for one in pending if one.flight is not None]
+                self._finish(flight)
+            pending = [entry for entry in pending if entry.flight is not None]
             since = monotonic()
-            for one in pending:
-                assert one.flight is not None
-                await one.flight.ended.wait()
+            for entry in pending:
+                assert entry.flight is not None
+                await entry.flight.ended.wait()
             timing.queue += monotonic() - since
-        self._observe(everything)
-        return [one.found for one in everything]
+        self._observe(all_pending)
+        return [entry.found for entry in all_pending]
 
-    def _observe(self, everything: Sequence[_Pending]) -> None:
-        """Say how many tokens were known of what is kept, and how many were not."""
+    def _observe(self, entries: Sequence[_Pending]) -> None:
+        """Report hits and misses in tokens, by cache name, of the steps that can be cached."""
         tallies: dict[str, tuple[int, int]] = {}
-        for one in everything:
-            if any(one.keys):
-                hit, tokens = tallies.get(one.wanted.cache, (0, 0))
-                tallies[one.wanted.cache] = hit + one.hit, tokens + sum([link.tokens for link in one.links])
+        for entry in entries:
+            if any(entry.keys):
+                hit, tokens = tallies.get(entry.step.cache, (0, 0))
+                tallies[entry.step.cache] = hit + entry.hit_tokens, tokens + sum([link.tokens for link in entry.links])
         for cache, (hit, tokens) in tallies.items():
             self._observer.cached(cache, hit, tokens - hit)
 
-    def _board(self, pending: Sequence[_Pending], flight: _Flight) -> list[_Pending]:
-        """Those that are to be run now; of the others, some are known by now, and some wait for what is running."""
+    def _select(self, pending: Sequence[_Pending], flight: _Flight) -> list[_Pending]:
+        """Return the steps to run now. The others are complete, or have their `flight` set to the one they wait for."""
         running = []
-        for one in pending:
-            missing = self._look_up(one)
-            one.flight = None
+        for entry in pending:
+            missing = self._look_up(entry)
+            entry.flight = None
             if not missing:
                 continue
             if missing[0] in self._flights:
-                one.flight = self._worth_waiting_for(one, missing, flight.priority)
-            if one.flight is None:
-                running.append(one)
-                if self.keeps:
-                    self._announce(missing, flight)
+                entry.flight = self._flight_worth_waiting_for(entry, missing, flight.priority)
+            if entry.flight is None:
+                running.append(entry)
+                if self.enabled:
+                    self._register(missing, flight)
         return running
 
-    def _announce(self, keys: Sequence[Key | None], flight: _Flight) -> None:
-        """Let others wait for links, unless they may wait for somebody already."""
+    def _register(self, keys: Sequence[Key | None], flight: _Flight) -> None:
+        """Let other requests wait for these links, unless a flight of at least the same priority computes them."""
         for key in keys:
             if key is None:
                 continue
@@ -279,39 +276,46 @@ class StepCache:
                 self._flights[key] = flight
                 flight.keys.append(key)
 
-    def _look_up(self, one: _Pending) -> Sequence[Key | None]:
-        """Go on by the links that are known; the keys of those that are not."""
-        landed = {} if one.flight is None else one.flight.landed
-        missing = one.keys[len(one.found) :]
-        known = []
+    def _look_up(self, entry: _Pending) -> Sequence[Key | None]:
+        """Add the available links to an entry, and return the keys of the missing ones."""
+        in_flight = {} if entry.flight is None else entry.flight.results
+        missing = entry.keys[len(entry.found) :]
+        hits = []
         for key in missing:
-            result = None if key is None else landed.get(key) or self._cache.get(key)
+            result = None if key is None else in_flight.get(key) or self._cache.get(key)
             if result is None:
                 break
-            one.add(result)
-            known.append(key)
-        if known:
-            for key in reversed(known):  # the first links are to be dropped last: without them nothing else is found
+            entry.add_hit(result)
+            hits.append(key)
+        if hits:
+            for key in reversed(hits):  # evict the first links last: later ones cannot be used without them
                 self._cache.get(key)
-            missing = missing[len(known) :]
-        one.begun = self._begun(one, missing[0]) if one.found and missing else NO_TOKENS
+            missing = missing[len(hits) :]
+        entry.partial_hit = self._find_partial_hit(entry, missing[0]) if entry.found and missing else NO_TOKENS
         return missing
 
-    def _begun(self, one: _Pending, key: Key | None) -> KeyValues:
-        """What is known of the first tokens of the next link, which has this key, since another has begun alike."""
-        continuation = one.links[len(one.found)].continuation
-        if continuation is None or key is None:
+    def _find_partial_hit(self, entry: _Pending, key: Key | None) -> KeyValues:
+        """Keys and values of the next link's first tokens, from a cached link that starts with the same tokens.
+
+        Args:
+            entry: the step.
+            key: the next link's key.
+        """
+        branch = entry.links[len(entry.found)].branch
+        if branch is None or key is None:
             return NO_TOKENS
         tenant, _ = key
-        alike = self._beginnings.alike((tenant, continuation.before), continuation.ids)
-        known = None if alike is None else self._cache.get(alike.key)
-        if alike is None or known is None or known.kept is None:
+        match = self._branches.longest_match((tenant, branch.parent), branch.ids)
+        cached = None if match is None else self._cache.get(match.key)
+        if match is None or cached is None or cached.kept is None:
             return NO_TOKENS
-        return known.kept.first(alike.tokens)
+        return cached.kept.first(match.tokens)
 
-    def _worth_waiting_for(self, one: _Pending, missing: Sequence[Key | None], priority: Priority) -> _Flight | None:
-        """Who is computing so much of what is missing that it is better to wait."""
-        links = one.links[len(one.found) :]
+    def _flight_worth_waiting_for(
+        self, entry: _Pending, missing: Sequence[Key | None], priority: Priority
+    ) -> _Flight | None:
+        """The flight that computes enough of the missing links to be worth waiting for; None if there is none."""
+        links = entry.links[len(entry.found) :]
         running, last = 0, None
         for link, key in zip(links, missing, strict=True):
             flight = None if key is None else self._flights.get(key)
@@ -319,27 +323,27 @@ class StepCache:
                 break
             running, last = running + link.tokens, flight
         left = sum(link.tokens for link in links)
-        return last if one.wanted.worth_waiting(running, left) else None
+        return last if entry.step.worth_waiting(running, left) else None
 
-    def _land(self, one: _Pending, result: StepResult, flight: _Flight) -> None:
-        """Take a result in, keep it, and hand it to those that wait."""
-        found = one.wanted.split(result, one.found, one.begun)
-        one.hit += one.begun.length
-        first = len(one.found)
-        one.found += found
-        # The first links last, as in looking up.
-        for key, link, of_link in reversed(list(zip(one.keys[first:], one.links[first:], found, strict=True))):
+    def _store(self, entry: _Pending, result: StepResult, flight: _Flight) -> None:
+        """Add a result to its entry, cache it, and hand it to the requests that wait for the flight."""
+        found = entry.step.split(result, entry.found, entry.partial_hit)
+        entry.hit_tokens += entry.partial_hit.length
+        first = len(entry.found)
+        entry.found += found
+        # In reverse, as in `_look_up`: the first links are evicted last.
+        for key, link, of_link in reversed(list(zip(entry.keys[first:], entry.links[first:], found, strict=True))):
             if key is None:
                 continue
-            flight.landed[key] = of_link
+            flight.results[key] = of_link
             self._cache.put(key, of_link)
-            continuation = link.continuation
-            if continuation is not None:
+            branch = link.branch
+            if branch is not None:
                 tenant, _ = key
-                self._beginnings.note((tenant, continuation.before), continuation.ids, key)
+                self._branches.add((tenant, branch.parent), branch.ids, key)
 
-    def _end(self, flight: _Flight) -> None:
-        """Let go of those that wait."""
+    def _finish(self, flight: _Flight) -> None:
+        """End a flight and wake the requests that wait for it."""
         for key in flight.keys:
             if self._flights.get(key) is flight:
                 del self._flights[key]

@@ -1,4 +1,4 @@
-"""What a server is told before it starts: options, the configuration file, tenants, addresses, and the installation.
+"""Configuration: options, the configuration file, tenants, addresses, and checks of the installation.
 
 Imports `core` only. Every folder may import it.
 """

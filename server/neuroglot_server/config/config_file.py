@@ -1,4 +1,4 @@
-"""The configuration file of a server, and the effective configuration as such a file."""
+"""The configuration file of a server: reading it, and writing the effective configuration in its format."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ BUNDLE = "bundle"
 
 
 class ConfigurationError(NeuroglotError):
-    """A configuration file that cannot be read or does not say what it should."""
+    """A configuration file that cannot be read or is invalid."""
 
 
 class ModelTable(NamedTuple):
-    """What a file says of one model.
+    """The table of one model.
 
     Attributes:
-        bundle: its folder.
-        values: options that are its own, by name.
+        bundle: folder of the bundle.
+        values: options set for this model, by name.
     """
 
     bundle: Path
@@ -35,11 +35,11 @@ class ModelTable(NamedTuple):
 
 
 class ConfigurationFile(NamedTuple):
-    """What a file says.
+    """The content of a configuration file.
 
     Attributes:
-        values: options by name, as a flag of the command line would be read.
-        models: by name.
+        values: options by name, parsed as the command line parses its flags.
+        models: table of each model, by name.
     """
 
     values: dict[str, Any]
@@ -47,7 +47,7 @@ class ConfigurationFile(NamedTuple):
 
 
 def read(file: Path) -> ConfigurationFile:
-    """Read a file.
+    """Read a configuration file.
 
         batch_tokens = 8192
         [models.bloomz-560m]
@@ -55,14 +55,14 @@ def read(file: Path) -> ConfigurationFile:
         shared_cache = true
 
     Raises:
-        ConfigurationError: it cannot be read, has keys that nobody knows, or values that are not allowed.
+        ConfigurationError: the file cannot be read, or has unknown keys or invalid values.
     """
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"cannot read {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{file} is no TOML: {error}") from None
+        raise ConfigurationError(f"{file} is not valid TOML: {error}") from None
     tables = content.pop(MODELS, {})
     if not isinstance(tables, dict):
         raise ConfigurationError(f"{file}: models is {_shown(tables)}, expected tables [models.NAME]")
@@ -84,10 +84,10 @@ def _model(file: Path, name: str, table: object) -> ModelTable:
 
 
 def _value(file: Path, path: str, key: str, allowed: Collection[str], given: object) -> Any:
-    """What an option is set to, as the command line would read it.
+    """Parse the value of an option as the command line would.
 
     Raises:
-        ConfigurationError: there is no such option here, or no such value of it.
+        ConfigurationError: the option is unknown here, or the value is not allowed.
     """
     if key not in allowed:
         near = difflib.get_close_matches(key, allowed, 1)
@@ -106,7 +106,7 @@ def _value(file: Path, path: str, key: str, allowed: Collection[str], given: obj
 
 
 def _in_toml(option: Option) -> tuple[tuple[type, ...], str]:
-    """Which types of TOML an option takes, and what to call them."""
+    """Return the Python types of an option's TOML values, and their description for messages."""
     match option.type.name:
         case "boolean":
             return (bool,), "true or false"
@@ -121,12 +121,12 @@ def _in_toml(option: Option) -> tuple[tuple[type, ...], str]:
 
 
 def effective(values: Mapping[str, Any], sources: Mapping[str, str], models: Mapping[str, ModelTable]) -> Iterator[str]:
-    """The lines of a file that configures a server in the same way, each with where its value came from.
+    """Yield the lines of a configuration file with the effective values, each with its source as a comment.
 
     Args:
-        values: all options by name.
-        sources: where each came from, in words.
-        models: those that are served.
+        values: all options, by name.
+        sources: where each value came from (flag, variable, file or default), for the comment.
+        models: tables of the served models, by name.
     """
     for name, value in values.items():
         if value is None:
@@ -142,10 +142,10 @@ def effective(values: Mapping[str, Any], sources: Mapping[str, str], models: Map
 
 
 def quoted(text: str) -> str:
-    """A text as TOML writes it, as a value and as a key."""
+    """Quote a string as TOML does, for values and keys."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _shown(value: object) -> str:
-    """A value as TOML writes it; JSON does so, too, for whatever an option can be."""
+    """Format a value as TOML; JSON has the same syntax for all types of options."""
     return json.dumps(value if isinstance(value, bool | int | float | str) else str(value), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What a server is to serve, where, to whom and how: what a configuration comes to."""
+"""The deployment of a server: its bundles, address, settings, limits, certificates and tenants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neuroglot_server.core.limits import MESSAGE_BYTES
 
 
 class LogFormat(StrEnum):
-    """How a line of the log looks."""
+    """Format of log lines."""
 
     TEXT = "text"
     JSON = "json"
@@ -25,9 +25,10 @@ class Certificates(NamedTuple):
     """Files in PEM form for TLS.
 
     Attributes:
-        certificate: of the server, and those between it and the authority.
-        key: its private key, without a password.
-        client_ca: authorities, of one of which every client must show a certificate; None where none is asked for.
+        certificate: of the server, followed by its intermediate certificates.
+        key: private key of the certificate, without a password.
+        client_ca: certificate authorities for mutual TLS: clients must present a certificate that one of them issued.
+            None for TLS without client certificates.
     """
 
     certificate: Path
@@ -37,20 +38,21 @@ class Certificates(NamedTuple):
 
 @dataclass(frozen=True)
 class TransportLimits:
-    """What the transport may take up, over all connections.
+    """Limits of the transport, over all connections.
 
     Attributes:
-        calls: most calls at once; over it, RESOURCE_EXHAUSTED. One machine may have half of them.
-        request_bytes: longest request; over it, RESOURCE_EXHAUSTED.
-        receive_bytes: most that requests take up that are on their way; so many calls wait for a request at once as
-            there is room for their longest ones.
-        request_seconds: how long a call may take to send its first request.
-        transport_bytes: most of requests that were read and of results that wait to be written; over it, a stream goes
-            on a group at a time.
-        reader_seconds: how long a capture or a text waits for its reader before it loses its place.
-        connections: most connections at once; more are closed as soon as they are opened.
-        connection_seconds: how long a connection is open; calls on it go on after it, and new ones take another.
-        idle_seconds: how long a connection stays open without a call.
+        calls: maximum concurrent calls; RESOURCE_EXHAUSTED above. One client machine may have half of them.
+        request_bytes: maximum size of a request message; RESOURCE_EXHAUSTED above.
+        receive_bytes: memory budget for requests being received. `receive_bytes / request_bytes` calls may wait for a
+            request at once.
+        request_seconds: timeout for a call to send its first request.
+        transport_bytes: memory for received requests and unsent results; above it, a stream is processed one group at
+            a time.
+        reader_seconds: timeout for a client that stops reading the results of CaptureActivations or Generate, after
+            which its capacity is released.
+        connections: maximum concurrent connections; further ones are closed as soon as they are opened.
+        connection_seconds: maximum age of a connection; running calls continue on it, new ones open another.
+        idle_seconds: idle time after which a connection without calls is closed.
     """
 
     calls: int = 512
@@ -66,21 +68,21 @@ class TransportLimits:
 
 @dataclass(frozen=True)
 class Deployment:
-    """A server, before it runs.
+    """Everything that defines a server.
 
     Attributes:
-        bundles: the folders, by the names of their models.
-        address: where to listen; a path is that of a unix socket.
-        settings: how models are run.
-        settings_of: how those of these names are run instead.
-        bundles_folder: where requests may load further bundles from; None where they may not.
-        certificates: for TLS; None for none.
-        tokens: the file of tenants and their tokens; None where no token is asked for.
-        metrics_address: where Prometheus finds numbers; None for nowhere.
-        tracing_endpoint: the collector that spans are sent to; empty for none.
-        transport: what the transport may take up.
-        load_seconds: how long a bundle may take to load.
-        grace_seconds: how long requests that run may go on when the server is told to stop; by default not at all.
+        bundles: folders of the bundles, by model name.
+        address: address to listen on; a path is a unix socket.
+        settings: default settings of the models.
+        settings_of: settings of individual models, by name, which replace the default.
+        bundles_folder: folder from which LoadModel may load bundles; None disables LoadModel.
+        certificates: files for TLS; None for plain text.
+        tokens: file of tenants and the hashes of their tokens; None if no token is required.
+        metrics_address: HTTP address of `/metrics` and `/healthz`; None for no HTTP server.
+        tracing_endpoint: OTLP endpoint of the collector that spans are sent to; empty for no tracing.
+        transport: limits of the transport.
+        load_seconds: timeout for loading a bundle.
+        grace_seconds: how long running requests may continue when the server is stopped; 0 cancels them at once.
     """
 
     bundles: Mapping[str, Path]
@@ -98,9 +100,9 @@ class Deployment:
 
     @property
     def exposures(self) -> tuple[str, ...]:
-        """What other machines can reach without being known: each in words, with what to do about it.
+        """Endpoints that other machines can reach without TLS or authentication, each as a message with the fix.
 
-        Calls must be encrypted and show a token or a certificate; metrics are given to anyone who asks, in the clear.
+        Calls must be encrypted and authenticated by a token or a client certificate. Metrics have neither.
         """
         exposed = []
         if calls := self._exposure_of_calls():
@@ -110,13 +112,13 @@ class Deployment:
             )
         if self.metrics_address is not None and not self.metrics_address.is_loopback:
             exposed.append(
-                f"other machines can reach the metrics on {self.metrics_address}, which ask for no token and name "
+                f"other machines can reach the metrics on {self.metrics_address}, which need no token and name "
                 "tenants and models: give --metrics-address on 127.0.0.1"
             )
         return tuple(exposed)
 
     def _exposure_of_calls(self) -> str:
-        """Who could call or listen to calls, in words; empty where nobody could that should not."""
+        """Describe the missing encryption or authentication of gRPC calls; empty if nothing is missing."""
         if isinstance(self.address, Path) or self.address.is_loopback:
             return ""
         if self.certificates is None:
@@ -125,15 +127,15 @@ class Deployment:
             )
             return f"other machines can reach {self.address}, and {unencrypted}"
         if self.tokens is None and self.certificates.client_ca is None:
-            return f"other machines can reach {self.address}, and nobody asks who calls"
+            return f"other machines can reach {self.address}, and calls are not authenticated"
         return ""
 
 
 def by_name(bundles: Iterable[Path]) -> dict[str, Path]:
-    """Bundles under the names that their models are served by, which are those of their folders.
+    """Name bundles after their folders, as their models are served.
 
     Raises:
-        BundleError: two have the same name.
+        BundleError: two folders have the same name.
     """
     named: dict[str, Path] = {}
     for folder in bundles:

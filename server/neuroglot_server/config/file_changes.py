@@ -1,4 +1,4 @@
-"""Files that are read again when they change."""
+"""Detects changes of files, so that they can be reloaded."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 from time import monotonic
 
 _SECONDS_BETWEEN_CHECKS = 1.0
-"""How long a change may go unnoticed."""
+"""Minimum time between two checks, so a change is noticed after at most that long."""
 
 
 class FileChanges:
-    """Says whether any of some files has changed since the last look, looking at most once a second."""
+    """Reports whether any of some files has changed since the last check; checks at most once a second."""
 
     def __init__(self, files: Iterable[Path]) -> None:
-        """Remember the files as they are now: make this before reading them, so that no change is missed."""
+        """Record the current versions of the files. Create this before reading them, so that no change is missed."""
         self._files = tuple(files)
         self._versions = self._current_versions()
         self._checked = monotonic()
 
     def found(self) -> bool:
-        """Whether a file has changed, appeared or gone; true once for each change."""
+        """Return whether a file was changed, created or removed; True once for each change."""
         if monotonic() - self._checked < _SECONDS_BETWEEN_CHECKS:
             return False
         self._checked = monotonic()
@@ -34,7 +34,7 @@ class FileChanges:
 
 
 def _version(file: Path) -> tuple[int, int, int]:
-    """What changes when the file does; zeros while it is missing, as it may be for a moment while it is replaced."""
+    """Return modification time, size and inode; zeros while the file is missing, as it may be during a replacement."""
     try:
         status = file.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Which build of ONNX Runtime is installed: exactly one may be, for both live in one import folder."""
+"""Detects the installed build of ONNX Runtime. Exactly one may be installed: both use the same import folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BUILDS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-gpu": "CUDAExecut
 
 
 def execution_provider() -> str:
-    """The execution provider of the installed build: CPU or CUDA.
+    """Return the execution provider of the installed build: CPU or CUDA.
 
     Raises:
         InstallationError: no build is installed, or both are.
@@ -31,10 +31,10 @@ def execution_provider() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of neuroglot (`version`), Python (`python`) and ONNX Runtime (`onnxruntime`), and the latter's provider.
+    """Versions of neuroglot (`version`), Python (`python`), ONNX Runtime (`onnxruntime`), and its `provider`.
 
     Raises:
-        InstallationError: as `execution_provider`.
+        InstallationError: no build is installed, or both are.
     """
     provider = execution_provider()
     build = next(name for name, of_build in _BUILDS.items() if of_build == provider)

@@ -1,15 +1,15 @@
-"""Tenants: who may use a server, how much of it, and the tokens that they show.
+"""Tenants: names, quotas, permissions and token hashes, read from a TOML file.
 
-The file has a table a tenant, and of a token only its hash:
+The file has one table per tenant, and stores only the hashes of tokens:
 
     [tenants.alice]
     token_sha256 = ["5e88...", "9f86..."]   # several, so that one can be replaced while the other still works
-    queue_tokens = 200_000                  # optional: most tokens of hers that may wait or run at once
-    tokens_per_minute = 1_000_000           # optional
-    calls = 64                              # optional: most calls at once; half of the server's otherwise
+    queue_tokens = 200_000                  # optional: maximum tokens in flight (queued or running)
+    tokens_per_minute = 1_000_000           # optional: maximum rate
+    calls = 64                              # optional: maximum concurrent calls; default: half of the server's
     may_manage_models = true                # optional: load and unload models
 
-A token is 256 random bits, so its plain SHA-256 tells nothing of it: there is no list of likely ones to try.
+A token is 256 random bits, so a plain SHA-256 without salt protects it: it cannot be found with a dictionary.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class TenantsError(NeuroglotError):
-    """A file of tenants that cannot be read or does not say what it should."""
+    """A file of tenants that cannot be read or is invalid."""
 
 
 @dataclass(frozen=True)
 class Tenant:
-    """For whom work is done.
+    """A tenant of the server.
 
     Attributes:
-        name: its name in metrics and logs; empty where the server does not ask who calls.
-        quota: what it may take up.
-        may_manage_models: whether it may load and unload models.
-        token_hashes: SHA-256 of its tokens, in hexadecimal digits.
+        name: name in metrics and logs; empty if the server does not authenticate callers.
+        quota: limits of the tenant.
+        may_manage_models: whether the tenant may load and unload models.
+        token_hashes: SHA-256 of the tenant's tokens, in hexadecimal digits.
     """
 
     name: str = ""
@@ -55,33 +55,33 @@ class Tenant:
 
 
 class NewToken(NamedTuple):
-    """A token, for the tenant alone, and its hash, for the file."""
+    """A token, to be given to the tenant only, and its hash, for the file."""
 
     token: str
     sha256: str
 
 
 def new_token() -> NewToken:
-    """A token that nobody has had before."""
+    """Generate a random token."""
     token = f"ng_{secrets.token_urlsafe(32)}"
     return NewToken(token, _hash(token))
 
 
 class Tenants:
-    """The tenants of a file, which is read again when it changes. While it is broken, the last sound one holds."""
+    """The tenants of a file, which is reloaded when it changes. While it is invalid, the last valid version applies."""
 
     def __init__(self, file: Path) -> None:
         """Read the file.
 
         Raises:
-            TenantsError: it is not there, or does not say what it should.
+            TenantsError: the file cannot be read, or is invalid.
         """
         self._file = file
         self._changes = FileChanges([file])
         self._tenants = _read(file)
 
     def of_token(self, token: str) -> Tenant | None:
-        """The tenant whose token it is. How long it takes tells nothing of the tokens that there are."""
+        """Return the tenant of a token, None if there is none. The comparison takes constant time."""
         given = _hash(token)
         found = None
         for tenant in self._current().values():
@@ -91,17 +91,17 @@ class Tenants:
         return found
 
     def named(self, name: str) -> Tenant:
-        """The tenant of this name; one that the file does not know has no quota and may not manage models."""
+        """Return the tenant of this name; a tenant missing in the file has no quota and may not manage models."""
         return self._current().get(name, Tenant(name))
 
     def _current(self) -> dict[str, Tenant]:
-        """The tenants, as the file has them now or a moment ago."""
-        if self._changes.found():  # a broken file is logged once, not once a second
+        """Return the tenants of the file, reloaded if it has changed."""
+        if self._changes.found():  # an invalid file is logged once, not once a second
             try:
                 self._tenants = _read(self._file)
-                _logger.info("read %s again: %d tenants", self._file, len(self._tenants))
+                _logger.info("reloaded %s: %d tenants", self._file, len(self._tenants))
             except TenantsError as error:
-                _logger.error("%s: the tenants stay as they were", error)
+                _logger.error("%s: keeping the previous tenants", error)
         return self._tenants
 
 
@@ -110,17 +110,17 @@ def _hash(token: str) -> str:
 
 
 def _read(file: Path) -> dict[str, Tenant]:
-    """The tenants of a file, by name.
+    """Read the tenants of a file, by name.
 
     Raises:
-        TenantsError: it cannot be read, or does not say what it should.
+        TenantsError: the file cannot be read, or is invalid.
     """
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise TenantsError(f"cannot read {file}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TenantsError(f"{file} is no TOML: {error}") from None
+        raise TenantsError(f"{file} is not valid TOML: {error}") from None
     tables = content.pop("tenants", None)
     if content or not isinstance(tables, dict):
         raise TenantsError(f"{file} has {', '.join(content) or 'nothing'}, expected tables [tenants.NAME] alone")
@@ -129,7 +129,9 @@ def _read(file: Path) -> dict[str, Tenant]:
     for tenant in tenants.values():
         for known in tenant.token_hashes:
             if known in owners:
-                raise TenantsError(f"{file}: {owners[known]} and {tenant.name} have one token: make one for each")
+                raise TenantsError(
+                    f"{file}: {owners[known]} and {tenant.name} have the same token: make a token for each"
+                )
             owners[known] = tenant.name
     return tenants
 
@@ -140,13 +142,15 @@ _KEYS = ("token_sha256", "queue_tokens", "tokens_per_minute", "calls", "may_mana
 def _tenant(file: Path, name: str, table: object) -> Tenant:
     where = f"{file}: tenants.{name}"
     if not name or not name.isprintable():
-        raise TenantsError(f"{where} is no name: expected printable characters")
+        raise TenantsError(f"{where} is not a valid name, expected printable characters")
     if not isinstance(table, dict):
         raise TenantsError(f"{where} is {table!r}, expected a table")
     if unknown := [key for key in table if key not in _KEYS]:
         raise TenantsError(f"{where}.{unknown[0]} is unknown, expected one of {', '.join(_KEYS)}")
     hashes = table.get("token_sha256", [])
-    if not isinstance(hashes, list) or not all(isinstance(one, str) and _SHA256.fullmatch(one) for one in hashes):
+    if not isinstance(hashes, list) or not all(
+        isinstance(digest, str) and _SHA256.fullmatch(digest) for digest in hashes
+    ):
         raise TenantsError(
             f"{where}.token_sha256 must be a list of hashes of 64 hexadecimal digits, in lower case: make a token and "
             f"its hash with `neuroglot token {name}`"

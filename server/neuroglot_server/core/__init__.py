@@ -1,6 +1,6 @@
-"""The words in which the core is spoken to: what a request asks, what an answer holds, and what can go wrong.
+"""Types shared by all layers: requests, results, errors, and descriptions of models and callers.
 
-They say what the messages of `neuroglot.v1` say, in Python and numpy, so that any transport can speak to the core.
+They mirror the messages of `neuroglot.v1` in Python and numpy, so that the core does not depend on the transport.
 Imports nothing of the server. Every folder may import it.
 """
 

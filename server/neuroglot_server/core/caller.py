@@ -1,4 +1,4 @@
-"""Who asks, and how urgently."""
+"""The caller of a request: tenant, priority and quota."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from enum import IntEnum
 
 
 class Priority(IntEnum):
-    """Which requests come first; a higher one does not starve the lower ones."""
+    """Priority of a request. A higher priority does not starve the lower ones."""
 
     BULK = 0
-    """Groups of a stream: many, and nobody waits for a single one."""
+    """Groups of a stream: throughput matters, not the latency of a single group."""
     INTERACTIVE = 1
-    """A request by itself: somebody waits for it."""
+    """A unary request, whose latency matters."""
 
 
 @dataclass(frozen=True)
 class Quota:
-    """What a tenant may take up; None where nothing but the server's own limits bounds it.
+    """Limits of a tenant; None where only the server's own limits apply.
 
     Attributes:
-        queue_tokens: most tokens that it may have in flight at once.
-        tokens_per_minute: most tokens that it is charged, on average over a minute.
-        calls: most calls that it may have at once; the transport holds to it.
+        queue_tokens: maximum tokens in flight.
+        tokens_per_minute: maximum tokens charged per minute, on average.
+        calls: maximum concurrent calls; enforced by the transport.
     """
 
     queue_tokens: int | None = None
@@ -32,18 +32,19 @@ class Quota:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks.
+    """The caller of a request.
 
     Attributes:
-        tenant: for whom; the empty name is everybody's where the server asks for no tokens. Work is shared out fairly
-            between tenants, and what is cached for one is not seen by another.
-        priority: how urgently.
-        quota: what the tenant may take up.
-        request_id: the name of the request in logs and traces.
-        waits: whether a request waits for its admission, however much its tenant has in flight: a group of a stream,
-            whose sender is held back meanwhile. Others are refused where their tenant has its share.
-        request_bytes: how long a request by itself was as it came; it is held until it is answered. Those of a stream
-            are bounded by the transport.
+        tenant: name of the tenant; empty for all callers if the server requires no tokens. Tenants are scheduled
+            fairly, and do not see each other's cached prompts.
+        priority: priority of the request.
+        quota: limits of the tenant.
+        request_id: id of the request in logs and traces.
+        waits: whether the request waits for admission however much its tenant has in flight: true for a group of a
+            stream, whose sender is under backpressure meanwhile. Other requests are refused once their tenant has
+            used up its share.
+        request_bytes: serialized size of a unary request, which is held until it is answered; 0 for a group of a
+            stream, whose size the transport bounds.
     """
 
     tenant: str = ""

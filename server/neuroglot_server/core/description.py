@@ -1,4 +1,4 @@
-"""What a model is, and how it is run."""
+"""Descriptions of models, and their settings and limits."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ DECODER = "decoder"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for.
+    """Limits on the size of a request.
 
     Attributes:
-        tokens_per_row: longest row: tokens of the prompt and of its longest answer.
-        rows_per_group: most rows a group.
-        variants_per_group: most variants a group, the baseline not counted.
-        groups_in_flight: most groups that one stream may have in flight; the transport holds to it.
+        tokens_per_row: maximum tokens of a row: of its prompt and its longest answer together.
+        rows_per_group: maximum rows per group.
+        variants_per_group: maximum variants per group, not counting the baseline.
+        groups_in_flight: maximum groups in flight per stream; enforced by the transport.
     """
 
     tokens_per_row: int = 1024
@@ -29,26 +29,27 @@ class Limits:
 
     @property
     def text_bytes(self) -> int:
-        """Longest text of a prompt."""
+        """Maximum size of the text of a prompt."""
         return self.tokens_per_row * BYTES_A_TOKEN
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is run.
+    """Settings of a served model.
 
     Attributes:
-        limits: what a request may ask for.
-        batch_tokens: most new tokens of a batch of several rows: their number times the new tokens of the longest. On a
-            few cores larger batches are slower for each token, and longer for whoever waits; a GPU wants more.
-        batch_bytes: most that the keys, values, taps, masks and logits of one batch may take up.
-        queue_tokens: most tokens that may wait; over it, `QueueFull`.
-        queue_bytes: most that the requests in the house may take up: forked keys and values, taps and results.
-        cache_bytes: most that keys, values and results take up that are kept for the next request; 0 for none.
-        shared_cache: whether tenants see each other's cached prompts. A hit is faster, which can be timed.
-        hang_seconds: a pass that runs longer turns the model's health red until it has ended and the probe is answered.
-        threads: threads of ONNX Runtime; 0 for one a core.
-        device: where passes run: `cpu`, `cuda` or `cuda:1`.
+        limits: limits on the size of a request.
+        batch_tokens: maximum new tokens of a batch of several rows: number of rows times new tokens of the longest row.
+            On a few CPU cores, larger batches are slower per token and add latency; a GPU needs larger ones.
+        batch_bytes: maximum memory of one batch: keys, values, captured activations, masks and logits.
+        queue_tokens: maximum tokens in flight (queued or running); `QueueFull` above.
+        queue_bytes: maximum memory of the requests in flight: forked keys and values, activations and results.
+        cache_bytes: maximum memory of keys, values and results cached for later requests; 0 disables the caches.
+        shared_cache: whether tenants share cached prompts. Response times then reveal whether a prompt was cached.
+        hang_seconds: a forward pass that takes longer makes the model NOT_SERVING until it ends and the model passes
+            its probe.
+        threads: ONNX Runtime threads; 0 for one per core.
+        device: device to run on: `cpu`, `cuda` or `cuda:1`.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -65,7 +66,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class ComponentDescription:
-    """One stack of layers."""
+    """A component of a model: one stack of layers."""
 
     name: str
     layers: int
@@ -77,7 +78,7 @@ class ComponentDescription:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """A model as it is served; `queue_tokens` is most that may wait or run at once, of all callers together."""
+    """A served model; `queue_tokens` is the maximum of tokens in flight over all callers."""
 
     name: str
     family: str

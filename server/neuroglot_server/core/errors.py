@@ -1,14 +1,14 @@
-"""What can go wrong with a request.
+"""Errors of requests.
 
 RequestError
-├── InvalidRequest    fields of a request that are wrong, each with its path and what is allowed
-├── ModelNotFound     a model that is not served; names those that are
-├── QueueFull         too much is waiting; says how long to wait
-├── UploadNotFound    neurons that the tenant has not uploaded, or too long ago
-├── MemoryTooSmall    a row that the machine cannot run, not even alone
-├── NotFinite         the baseline of a group has a NaN or an infinity: its neurons have no types
-├── LoadTooSlow       a bundle that was not loaded in the time that a load may take
-└── ModelClosed       the model went down while the request waited, or is out of service
+├── InvalidRequest    invalid fields of a request, each with its path and what is expected
+├── ModelNotFound     the model is not served; names the served models
+├── QueueFull         the queue or a quota is full; says when to retry
+├── UploadNotFound    the tenant has not uploaded these neurons, or they were evicted
+├── MemoryTooSmall    a row does not fit in memory, not even in a batch of its own
+├── NotFinite         the baseline of a group has a NaN or an infinity, so its neurons have no types
+├── LoadTooSlow       a bundle was not loaded within `load_seconds`
+└── ModelClosed       the model was closed while the request waited, or is out of service
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from neuroglot.errors import NeuroglotError, Violation
 
 
 class RequestError(Exception):
-    """Base of what is said to the caller: the text of each is one line, fit to be sent."""
+    """Base of the errors that are sent to the caller: the message is one line, without internals."""
 
 
 class InvalidRequest(RequestError):
-    """Fields of a request that are wrong.
+    """Invalid fields of a request.
 
     Attributes:
-        violations: at least one, each with the field's path (`group.rows[2].text`) and what is allowed.
+        violations: at least one, each with the field's path (`group.rows[2].text`) and what is expected.
     """
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        """Keep the violations; the text names the first, and how many more there are."""
+        """Create the error; the message has the first violation and the number of further ones."""
         self.violations = tuple(violations)
         first = self.violations[0]
         more = f" (and {len(self.violations) - 1} more)" if len(self.violations) > 1 else ""
@@ -38,41 +38,42 @@ class InvalidRequest(RequestError):
 
 
 class ModelNotFound(RequestError):
-    """A model that is not served."""
+    """The model is not served."""
 
     def __init__(self, name: str, served: Sequence[str]) -> None:
-        """Name the models that are served."""
+        """Create the error; the message lists the served models."""
         super().__init__(f"model {name!r} is not served here: there is {', '.join(served) or 'none'}")
 
 
 class UploadNotFound(RequestError):
-    """Neurons that are not here: never uploaded, or dropped since."""
+    """The named set of neurons was never uploaded, or was evicted."""
 
     def __init__(self, name: str) -> None:
-        """Say what to do."""
-        super().__init__(f"no uploaded neurons are named {name!r} here: upload them again, and ask again")
+        """Create the error; the message says what to do."""
+        super().__init__(f"no uploaded neurons are named {name!r} here: upload them again, and retry")
 
 
 class QueueFull(RequestError):
-    """Too much is waiting, of everybody's or of one tenant's.
+    """The queue, the share of a tenant or its quota is full.
 
     Attributes:
-        retry_after_seconds: when a try is likely to find room.
+        retry_after_seconds: estimated time until a retry is admitted.
     """
 
     def __init__(self, message: str, retry_after_seconds: float) -> None:
-        """Keep how long to wait."""
+        """Create the error with the time after which to retry."""
         self.retry_after_seconds = retry_after_seconds
         super().__init__(message)
 
 
 class MemoryTooSmall(RequestError):
-    """A row takes more memory than there is."""
+    """A row needs more memory than is available."""
 
     def __init__(self) -> None:
-        """Say what to do."""
+        """Create the error; the message says what to do."""
         super().__init__(
-            "the server's memory is too small for a row of this request, even alone: shorten it, or ask for less of it"
+            "the server's memory is too small for a row of this request, even in a batch of its own: shorten it, or "
+            "request less"
         )
 
 
@@ -81,14 +82,14 @@ class NotFinite(RequestError):
 
 
 class LoadTooSlow(RequestError, NeuroglotError):
-    """A bundle was not loaded in the time that a load may take; it is not served."""
+    """A bundle was not loaded within `load_seconds`; it is not served."""
 
     def __init__(self, name: str, seconds: float, reason: str) -> None:
-        """Say what was waited for."""
+        """Create the error; the message says which step had not finished."""
         super().__init__(
             f"model {name!r} was not loaded within {seconds:g} s, for {reason}: try again later, or raise load_seconds"
         )
 
 
 class ModelClosed(RequestError):
-    """The model went down while the request waited, or is out of service."""
+    """The model was closed while the request waited, or is out of service."""

@@ -1,56 +1,56 @@
-"""How large a request may be, whatever the model.
+"""Limits on the size of a request that hold for every model.
 
-All of it is looked at before anything is made of a request, so that what is refused costs next to nothing. What depends
-on the model (rows, tokens, variants) is in `core.Limits`; the contract's `Limits` has both.
+They are checked before a request is parsed, so that a refused request costs next to nothing. Limits that depend on the
+model (rows, tokens, variants) are in `core.Limits`; the message `Limits` of the API has both.
 """
 
 from __future__ import annotations
 
 MESSAGE_BYTES = 4 * 2**20
-"""Longest request, by default: the values of two interventions, and what is around them."""
+"""Default maximum size of a request: the values of two interventions, and the fields around them."""
 
 FIELDS = 2**13
-"""Most fields of a request, those of messages inside it included; a packed list of numbers is one field."""
+"""Maximum fields of a request, including those of nested messages; a packed list of numbers is one field."""
 DEPTH = 64
-"""How deep messages may be inside of each other."""
+"""Maximum nesting depth of messages."""
 
 NAME_BYTES = 1024
-"""Longest name: an id, a label, a model's, a variant's or a component's, the path of a bundle."""
+"""Maximum size of a name: id, label, name of a model, variant or component, or path of a bundle."""
 ANSWER_BYTES = 4096
-"""Longest answer, choice or distractor."""
+"""Maximum size of an answer, choice or distractor."""
 BYTES_A_TOKEN = 32
-"""A prompt may have so many bytes for each token that a row may have: several times as many as any language needs."""
+"""Maximum bytes of a prompt for each token that a row may have: several times as many as any language needs."""
 
 ROWS = 1024
-"""Most rows of a group, where a model allows them."""
+"""Maximum rows of a group; a model may allow fewer."""
 ANSWERS = 64
-"""Most answers of a row."""
+"""Maximum answers of a row."""
 CHOICES = 256
-"""Most choices of a row."""
+"""Maximum choices of a row."""
 TOKEN_IDS = 2**16
-"""Most token ids of a prompt, where a model allows them."""
+"""Maximum token ids of a prompt; a model may allow fewer."""
 THRESHOLDS = 32
-"""Most thresholds of an analysis."""
+"""Maximum thresholds of an analysis."""
 VARIANTS = 1024
-"""Most variants of an analysis, where a model allows them."""
+"""Maximum variants of an analysis; a model may allow fewer."""
 SELECTIONS = 1024
-"""Most selections in all variants of a request, those inside others included; so many interventions, too."""
+"""Maximum selections in all variants of a request, including nested ones; also the maximum of interventions."""
 SELECTION_DEPTH = 16
-"""How deep selections may be inside of each other."""
+"""Maximum nesting depth of selections."""
 TYPES = 4
-"""Most types of a selection: there are no more."""
+"""Maximum types of a selection: the number of types."""
 VALUES = 2**19
-"""Most values of an intervention: one for each neuron of 32 layers of 16,384."""
+"""Maximum values of an intervention: one for each neuron of 32 layers of 16,384."""
 LAYERS = 1024
-"""Most layers that are listed one by one."""
+"""Maximum layers in a list of layers."""
 NEURONS = 2**16
-"""Most neurons of a layer that are listed one by one."""
+"""Maximum neurons of a layer in a list of neurons."""
 POSITIONS = 2**16
-"""Most positions that are listed one by one."""
+"""Maximum positions in a list of positions."""
 
 TEXTS = 1024
-"""Most texts that are tokenized at once."""
+"""Maximum texts of a Tokenize request."""
 TEXTS_BYTES = 2**16
-"""Most bytes of all of them together, which are also those of one."""
+"""Maximum size of all texts of a Tokenize request together."""
 ENCODED_BYTES = 2**21
-"""Most bytes that are tokenized for a group: of its prompts, each again with its answer and with every choice."""
+"""Maximum bytes that are tokenized for a group: its prompts, each again with its answer and with every choice."""

@@ -1,4 +1,4 @@
-"""What the core tells whoever operates it: numbers for metrics and traces."""
+"""The interface through which the core reports to metrics and traces."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple, Protocol
 
 
 class MemoryUse(NamedTuple):
-    """How much memory a part of a model holds.
+    """Memory of a part of a model.
 
     Attributes:
-        bytes: in use now.
-        limit: how many it may use.
+        bytes: bytes in use.
+        limit: maximum bytes.
     """
 
     bytes: int
@@ -20,15 +20,15 @@ class MemoryUse(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchRun:
-    """One batch that ran.
+    """A batch that has run.
 
     Attributes:
-        component: of which component.
-        rows: its rows.
-        positions: rows times the new positions of the longest, padding included.
-        tokens: the new positions that are no padding.
-        seconds: how long it ran.
-        queue_seconds: how long each of its rows had waited.
+        component: name of the component that ran it.
+        rows: number of rows.
+        positions: rows times the new tokens of the longest row, padding included.
+        tokens: new tokens, without padding.
+        seconds: run time.
+        queue_seconds: waiting time of each row.
     """
 
     component: str
@@ -40,32 +40,32 @@ class BatchRun:
 
 
 class Observer(Protocol):
-    """Is told what a model does; must be quick and must not raise."""
+    """Receives the events of a model. Methods must be quick and must not raise."""
 
     def batch(self, run: BatchRun) -> None:
-        """A batch has run."""
+        """Called after a batch has run."""
 
     def admitted(self, tenant: str, tokens: int) -> None:
-        """A request that is charged so many tokens, over all its variants, was admitted."""
+        """Called when a request is admitted, with the tokens it is charged over all its variants."""
 
     def queued(self, tokens: int) -> None:
-        """Requests of so many tokens are admitted now."""
+        """Called with the tokens in flight when their number changes."""
 
     def cached(self, cache: str, hit_tokens: int, missed_tokens: int) -> None:
-        """Of a step's tokens so many were found in a cache (`prefix`, `steps`), and so many were not."""
+        """Called with the tokens of a step that were found in a cache (`prefix`, `steps`), and those that were not."""
 
 
 class Unobserved:
-    """An observer that looks away."""
+    """An observer that does nothing."""
 
     def batch(self, run: BatchRun) -> None:
-        """Look away."""
+        """Do nothing."""
 
     def admitted(self, tenant: str, tokens: int) -> None:
-        """Look away."""
+        """Do nothing."""
 
     def queued(self, tokens: int) -> None:
-        """Look away."""
+        """Do nothing."""
 
     def cached(self, cache: str, hit_tokens: int, missed_tokens: int) -> None:
-        """Look away."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""What a request asks."""
+"""Requests: groups, analyses, selections, interventions and captures."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Row(NamedTuple):
     """One prompt and its answers.
 
     Attributes:
-        label: its name, unique in the group: by convention the language.
-        prompt: text, or the prompt's token ids as they are to be run.
+        label: name of the row, unique in the group; by convention the language.
+        prompt: text, or token ids that are run as given.
         answers: accepted answers, the gold one first; may be empty.
-        separator: what stands between prompt and answer; None for the language's default.
-        choices: answers among which the most likely one is found; empty for no such comparison.
+        separator: text between prompt and answer; None for the language's default.
+        choices: answers whose likelihoods are compared; empty for no comparison.
         distractor: a wrong answer, for effective scores relative to it; empty for none.
     """
 
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """One example in L languages, a row each."""
+    """One example in L languages, one row per language."""
 
     id: str
     rows: tuple[Row, ...]
@@ -48,13 +48,13 @@ class ByType:
 
 @dataclass(frozen=True)
 class ByNeuron:
-    """Neurons of one component, one by one.
+    """An explicit set of neurons of one component.
 
     Attributes:
-        component: its name; empty for the model's only one.
-        layers: number of layers, as the model has.
-        neurons: neurons a layer, as the model has.
-        bits: one bit a neuron, the lowest first, each layer starting on a byte.
+        component: name of the component; empty for the only one of a causal model.
+        layers: number of layers; must be the model's.
+        neurons: neurons per layer; must be the model's.
+        bits: one bit per neuron, the lowest bit first, each layer starting on a byte.
     """
 
     component: str
@@ -65,14 +65,14 @@ class ByNeuron:
 
 @dataclass(frozen=True)
 class ByUpload:
-    """Neurons that the tenant has uploaded: the name that `Model.upload` gave them."""
+    """A set of neurons that the tenant has uploaded, by the name that `Model.upload` returned."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class ByContribution:
-    """The largest contributors of every layer in the row's own baseline: the first `top_k`, or a share of them."""
+    """The top contributors of every layer in the row's own baseline: `top_k` of them, or `top_fraction` if it is 0."""
 
     top_fraction: float = 0.05
     top_k: int = 0
@@ -80,7 +80,7 @@ class ByContribution:
 
 @dataclass(frozen=True)
 class Control:
-    """Random neurons to compare another selection with, drawn anew in every row; see `ControlKind`."""
+    """Random neurons as a control of another selection, drawn independently in every row; see `ControlKind`."""
 
     of: Selection
     kind: ControlKind
@@ -117,11 +117,11 @@ class Intervention:
     """A change of FFN activations.
 
     Attributes:
-        selection: which neurons.
-        action: what happens to them.
-        layers: in which layers; empty for all.
-        component: in which component; empty for all.
-        scope: at which positions.
+        selection: the neurons that are changed.
+        action: how their activations are changed.
+        layers: layers to change; empty for all.
+        component: component to change; empty for all.
+        scope: positions to change.
     """
 
     selection: Selection
@@ -133,7 +133,7 @@ class Intervention:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of running a group: its interventions act together, and of two on one neuron the later holds."""
+    """A set of interventions that act together. If two change the same neuron, the later one applies."""
 
     name: str
     interventions: tuple[Intervention, ...]
@@ -141,13 +141,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Contribution:
-    """How contributions are reduced.
+    """Options of contributions.
 
     Attributes:
         top_fraction: the `ceil(top_fraction * neurons)` largest of a layer are its top contributors.
-        top_k: how many are; 0 for the fraction.
-        raw: whether `|m_i| * ||v_i||` is left as it is, and not divided by the layer's sum.
-        neurons: how many of the largest contributors of each row and layer are wanted one by one; 0 for none.
+        top_k: number of top contributors per layer, instead of the fraction; 0 for the fraction.
+        raw: whether to return `|m_i| * ||v_i||` without dividing by the layer's sum.
+        neurons: number of largest contributors of each row and layer to list individually; 0 for none.
     """
 
     top_fraction: float = 0.05
@@ -157,23 +157,23 @@ class Contribution:
 
 
 class ScoreTarget(Enum):
-    """Of which tokens effective scores are taken."""
+    """Tokens whose embedding `E_r` effective scores refer to."""
 
     FIRST_GOLD_TOKEN = auto()
-    """Of r, the first gold token (the paper's)."""
+    """r, the first gold token, as in the paper."""
     ALL_GOLD_TOKENS = auto()
-    """Summed over the gold tokens."""
+    """The sum over all gold tokens."""
     GOLD_MINUS_DISTRACTOR = auto()
-    """Of r less that of the first token of the row's distractor."""
+    """The score of r minus that of the first token of the row's distractor."""
 
 
 @dataclass(frozen=True)
 class EffectiveScore:
-    """How effective scores `m_i * (v_i . E_r)` are taken and reduced.
+    """Options of effective scores, `m_i * (v_i . E_r)`.
 
     Attributes:
-        target: of which tokens.
-        neurons: how many neurons of the highest scores of each row and layer are wanted one by one; 0 for none.
+        target: tokens that the scores refer to.
+        neurons: number of neurons with the highest scores of each row and layer to list individually; 0 for none.
     """
 
     target: ScoreTarget = ScoreTarget.FIRST_GOLD_TOKEN
@@ -182,11 +182,11 @@ class EffectiveScore:
 
 @dataclass(frozen=True)
 class Prediction:
-    """How predictions are made.
+    """Options of predictions.
 
     Attributes:
-        generate: also generate greedily; otherwise only the gold answer is scored.
-        max_tokens: most tokens to generate for a row without an answer.
+        generate: whether to also generate greedily; otherwise only the gold answer is scored.
+        max_tokens: maximum tokens to generate for a row without an answer.
     """
 
     generate: bool = False
@@ -195,16 +195,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is wanted of a group; counts of types and of active neurons always come back.
+    """Options of the analysis of a group. Counts of types and of active neurons are always returned.
 
     Attributes:
-        thresholds: a neuron is active where its activation exceeds the threshold, at each of these.
-        type_map: whether the type of every neuron is wanted.
-        active_bitmaps: whether it is wanted which neurons are active in each row.
-        contribution: None where contributions are not wanted.
-        effective_score: None where effective scores are not wanted.
-        dead: whether it is wanted how many neurons are inactive at every position of a row's prompt.
-        prediction: None where predictions are not wanted.
+        thresholds: a neuron is active if its activation exceeds the threshold; counted for each of these.
+        type_map: whether to return the type of every neuron.
+        active_bitmaps: whether to return which neurons are active in each row.
+        contribution: options of contributions; None for no contributions.
+        effective_score: options of effective scores; None for no scores.
+        dead: whether to count the neurons that are inactive at every position of a row's prompt.
+        prediction: options of predictions; None for no predictions.
         variants: interventions to compare with the baseline.
     """
 
@@ -220,14 +220,14 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Capture:
-    """Which raw activations are wanted of a row's prompt.
+    """Raw activations of a row's prompt to return.
 
     Attributes:
-        component: its name; empty for the model's only one.
-        layers: which; empty for all.
-        neurons: which; empty for all.
-        positions: which, negative ones counted from the end; empty for all.
-        coefficients: whether what multiplies the value rows is wanted in their place.
+        component: name of the component; empty for the only one of a causal model.
+        layers: layer indices; empty for all.
+        neurons: neuron indices; empty for all.
+        positions: prompt positions, negative ones counted from the end; empty for all.
+        coefficients: whether to return the coefficients that multiply the value vectors instead of the activations.
     """
 
     component: str = ""

@@ -1,4 +1,4 @@
-"""What an answer holds."""
+"""Results of requests."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 BASELINE = "baseline"
-"""The name under which the results of the run without interventions come back."""
+"""Name of the variant without interventions."""
 
 
 class RowResult(NamedTuple):
-    """What was run for a row; see `neuroglot.definitions.gold` for all that concerns the gold tokens."""
+    """The tokens of a row as they were run; see `neuroglot.definitions.gold` for the gold tokens."""
 
     label: str
     prompt_tokens: int
@@ -25,12 +25,12 @@ class RowResult(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LeadingNeurons:
-    """The neurons of the largest values of each row and layer, the largest first.
+    """The neurons with the largest values of each row and layer, in descending order.
 
     Attributes:
         neurons: int64 `[rows, layers, k]`.
         values: float32, of the same shape.
-        codes: the neurons' types, uint8, of the same shape.
+        codes: type codes of the neurons, uint8, of the same shape.
     """
 
     neurons: NDArray[np.int64]
@@ -43,12 +43,12 @@ class ContributionResult:
     """Contributions by type.
 
     Attributes:
-        top_k: how many neurons of a layer count as top contributors.
-        top_counts: top contributors of each type, int64 `[rows, layers, 4]`.
+        top_k: number of top contributors per layer.
+        top_counts: number of top contributors of each type, int64 `[rows, layers, 4]`.
         sums: sum of the contributions of each type, float32 `[rows, layers, 4]`.
-        leading: the largest contributors; None unless asked for.
-        top_bitmaps: packed top contributors of each row; empty unless `active_bitmaps` are asked for, and with all
-            thresholds but the first, for none changes them.
+        leading: the largest contributors; None unless requested.
+        top_bitmaps: packed top contributors of each row; empty unless `active_bitmaps` are requested. Set for the first
+            threshold only, because they do not depend on the threshold.
     """
 
     top_k: int
@@ -65,8 +65,8 @@ class EffectiveScoreResult:
     Attributes:
         maxima: float32 `[rows, layers, 4]`; rows without an answer are NaN, here and below.
         minima: likewise.
-        sums: likewise; the mean is the sum by the type's count.
-        leading: the neurons of the highest scores; None unless asked for.
+        sums: likewise; the mean is the sum divided by the type's count.
+        leading: the neurons with the highest scores; None unless requested.
     """
 
     maxima: NDArray[np.float32]
@@ -81,16 +81,18 @@ class ThresholdResult:
 
     Attributes:
         threshold: the threshold.
-        type_counts: neurons of each type, int64 `[layers, 4]`; None where the group has one row.
-        active_counts: active neurons, int64 `[layers, rows]`.
-        near_threshold: activations within 1e-5 of the threshold, at 0 only those above it, over all layers and rows.
-        type_map: packed type codes, 2 bits a neuron; empty unless asked for.
-        active_bitmaps: packed active neurons of each row; empty unless asked for.
-        contribution: None unless asked for, and where the group has one row.
-        effective_score: likewise, and for an encoder, which does not write to where tokens are told apart.
-        dead_counts: neurons inactive at every position of the row's prompt, int64 `[layers, rows]`; None unless asked
-            for.
-        dead_bitmaps: which those are, packed, one a row; empty unless `dead` and `active_bitmaps` are asked for.
+        type_counts: number of neurons of each type, int64 `[layers, 4]`; None if the group has one row.
+        active_counts: number of active neurons, int64 `[layers, rows]`.
+        near_threshold: number of activations within 1e-5 of the threshold, over all layers and rows; at threshold 0
+            only those above it.
+        type_map: packed type codes, 2 bits per neuron; empty unless requested.
+        active_bitmaps: packed active neurons of each row; empty unless requested.
+        contribution: contributions; None unless requested, and if the group has one row.
+        effective_score: effective scores; None unless requested, if the group has one row, and for an encoder, whose
+            neurons do not write to the decoder's residual stream.
+        dead_counts: number of neurons inactive at every position of the row's prompt, int64
+            `[layers, rows]`; None unless requested.
+        dead_bitmaps: packed dead neurons of each row; empty unless `dead` and `active_bitmaps` are requested.
     """
 
     threshold: float
@@ -107,7 +109,7 @@ class ThresholdResult:
 
 @dataclass(frozen=True)
 class ComponentResult:
-    """Types and contributions in one component, a `ThresholdResult` a threshold."""
+    """Types, contributions and scores in one component, one `ThresholdResult` per threshold."""
 
     component: str
     layers: int
@@ -117,9 +119,9 @@ class ComponentResult:
 
 @dataclass(frozen=True)
 class RowPrediction:
-    """What the model says after a prompt; the fields are those of the message of this name.
+    """The model's prediction after a prompt; the fields are those of the message of this name.
 
-    Where `error` is not empty, all else is unset.
+    If `error` is not empty, all other fields are unset.
     """
 
     error: str = ""
@@ -136,7 +138,7 @@ class RowPrediction:
 
 @dataclass(frozen=True)
 class VariantResult:
-    """Predictions under one variant, one a row; the baseline's name is `BASELINE`."""
+    """Predictions under one variant, one per row; the baseline's name is `BASELINE`."""
 
     name: str
     predictions: tuple[RowPrediction, ...]
@@ -144,15 +146,15 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What came out for a group.
+    """The result of a group.
 
     Attributes:
         group_id: the group's id.
         rows: in the order of the group's rows.
-        components: the neurons, a component each.
-        variants: the baseline first; empty unless predictions were asked for.
-        queue_time_ms: how long its rows waited for a batch, the longest chain of them.
-        compute_time_ms: how long batches with its rows ran.
+        components: types, contributions and scores, one result per component.
+        variants: predictions, the baseline first; empty unless requested.
+        queue_time_ms: time for which its rows waited for batches, along the longest chain of dependent steps.
+        compute_time_ms: run time of the batches with its rows.
     """
 
     group_id: str
@@ -165,7 +167,7 @@ class GroupResult:
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """The tokens of one text: their ids, and how the vocabulary spells them."""
+    """The tokens of one text: their ids, and their strings in the vocabulary."""
 
     ids: tuple[int, ...]
     tokens: tuple[str, ...]
@@ -176,7 +178,7 @@ class CapturedLayer:
     """Raw activations of one layer of one row.
 
     Attributes:
-        layer: the layer.
+        layer: index of the layer.
         positions: the positions, counted from the prompt's first token, `[positions]`.
         values: in the model's dtype, `[positions, neurons]`.
     """
@@ -191,9 +193,9 @@ class GeneratedToken:
     """One token of a generation.
 
     Attributes:
-        id: the token.
-        text: what it adds to the text so far; may be empty where a character needs more than one token.
-        log_probability: in nats.
+        id: token id.
+        text: text that the token adds; may be empty if a character needs more than one token.
+        log_probability: log-probability in nats.
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""A request before it runs: validation, tokenizing, uploads, what it costs, and admission.
+"""Intake: validation, tokenization, uploaded neuron sets, costs and admission of requests.
 
-Imports `scheduler` (sizes of batches), `kernels` (their cost), `config` and `core`. Imported by `neurons` and above.
+Imports `scheduler` (batch sizes), `kernels` (kernel costs), `config` and `core`. Imported by `neurons` and above.
 """

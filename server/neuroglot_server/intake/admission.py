@@ -1,21 +1,21 @@
-"""Admission: how many tokens and bytes of requests may be in flight, and which request is admitted next.
+"""Admission control: bounds the tokens and bytes of requests in flight, and orders the requests that wait.
 
-The capacity is bounded in tokens and in bytes; bulk requests may fill seven eighths of it, interactive ones all of it.
-A tenant's quota bounds what it has in flight and what it is charged a minute. Bytes that several requests of a tenant
-hold together, such as those of one prompt, count once.
+The capacity is bounded in tokens and in bytes. Bulk requests may fill 7/8 of it, interactive requests all of it. A
+tenant's quota bounds its tokens in flight and the tokens that it is charged per minute. Bytes that several requests of
+a tenant share, such as those of one prompt, count once.
 
 A request that does not fit waits or is refused:
 
 - A group of a stream waits, whatever its tenant has in flight. It is planned once, and admitted when its turn comes.
-- A request by itself waits while its tenant has less than its share: the capacity, divided by the tenants that have
-  requests in flight or waiting. Over its share it is refused with a time after which to retry. So all requests by
-  themselves that wait are never more than the capacity.
+- A unary request waits while its tenant has less than its share: the capacity, divided by the number of tenants that
+  have requests in flight or waiting. Above its share it is refused with a time after which to retry. So the unary
+  requests that wait never exceed the capacity.
 
-Requests wait in order: those of a tenant first in, first out; between tenants the one that was given the fewest tokens
-while it waited goes first (start-time fair queueing). The first in turn that does not fit holds back those behind it,
-so that a large request is not starved by small ones; a tenant whose own quota is used up holds back nobody. Interactive
-requests go before bulk ones, but one bulk request goes first after eight interactive ones in a row. Nothing polls: the
-next requests are admitted when a request leaves, or when a tenant's minute allows.
+The requests of a tenant are admitted first in, first out. Among tenants, the one that was given the fewest tokens while
+it waited goes first (start-time fair queueing). If the next request does not fit, those behind it wait too, so that
+small requests do not starve a large one; but a tenant that has used up its own quota does not block other tenants.
+Interactive requests go before bulk requests, but after eight interactive requests in a row, one bulk request goes
+first. Nothing polls: requests are admitted when another one leaves, or when the rate of a tenant allows.
 """
 
 from __future__ import annotations
@@ -44,50 +44,51 @@ from neuroglot_server.intake.rates import Bucket, Speed
 
 _logger = logging.getLogger(__name__)
 
-_SHORTEST_WAIT_SECONDS = 0.1
-_LONGEST_WAIT_SECONDS = 60.0
+_MIN_RETRY_SECONDS = 0.1
+_MAX_RETRY_SECONDS = 60.0
 
 _BULK_SHARE = 7 / 8
-"""Share of the capacity that bulk requests may fill."""
+"""Fraction of the capacity that bulk requests may fill."""
 
 _BYTES_AS_OBJECTS = 8
-"""How much larger a request is once it was parsed: of four bytes a number becomes an object of 24, and a reference."""
+"""Size of a parsed request relative to its message: a 4-byte number becomes an object of 24 bytes and a reference."""
 
 _INTERACTIVE_IN_A_ROW = 8
-"""How many interactive requests are admitted in a row while a bulk request waits that would fit."""
+"""Maximum interactive requests that are admitted in a row while bulk requests wait."""
 
 _NEARLY_FULL = 7 / 8
-"""Share of a tenant's share from which on its requests are refused unplanned, once one was refused."""
+"""Fraction of a tenant's share above which, after one refusal, its further requests are refused before planning."""
 
-_DRAINING = "the model is going down and has not come to this request: ask again"
+_DRAINING = "the model is shutting down and has not started this request: retry"
 
 
 class Cost(NamedTuple):
-    """What a request takes.
+    """The cost of a request.
 
     Attributes:
-        tokens: that it is charged, over all of its variants; see `neuroglot_server.intake.costs`.
-        bytes: that it holds at most while it is in flight: keys and values, taps, edits, its result and itself.
+        tokens: tokens that it is charged, over all of its variants; see `neuroglot_server.intake.costs`.
+        bytes: maximum memory while it is in flight: keys and values, activations, edits, its result and the request
+            itself.
     """
 
     tokens: int
     bytes: int
 
     def plus(self, other: Cost) -> Cost:
-        """Both together."""
+        """Return the sum of two costs."""
         return Cost(self.tokens + other.tokens, self.bytes + other.bytes)
 
     def minus(self, other: Cost) -> Cost:
-        """This without a part of it."""
+        """Return the difference of two costs."""
         return Cost(self.tokens - other.tokens, self.bytes - other.bytes)
 
     def within(self, capacity: Cost) -> bool:
-        """Whether it is neither too many tokens nor too many bytes."""
+        """Return whether both tokens and bytes are within a capacity."""
         return self.tokens <= capacity.tokens and self.bytes <= capacity.bytes
 
-    def times(self, share: float) -> Cost:
-        """A part of it."""
-        return Cost(int(self.tokens * share), int(self.bytes * share))
+    def times(self, factor: float) -> Cost:
+        """Return a multiple of the cost, rounded down."""
+        return Cost(int(self.tokens * factor), int(self.bytes * factor))
 
 
 NOTHING = Cost(0, 0)
@@ -95,18 +96,18 @@ NOTHING = Cost(0, 0)
 NO_SHARES: Mapping[bytes, int] = {}
 
 _Hold = tuple[str, Priority, bytes]
-"""Tenant, priority and key of bytes that requests hold together."""
+"""Tenant, priority and key of bytes that several requests share."""
 
 
 @dataclass(eq=False)
 class _Request:
-    """A request from when it asks for admission until it leaves.
+    """A request that waits for admission or is in flight.
 
     Attributes:
-        caller: who asks.
-        alone: what it takes beside the bytes that it may hold together with others.
-        holds: those bytes.
-        admitted: comes true when it is admitted, where it waits.
+        caller: the caller.
+        alone: cost without the bytes that it may share with other requests.
+        holds: number of those bytes, by hold.
+        admitted: future that is resolved when a waiting request is admitted; None unless it waits.
     """
 
     caller: Caller
@@ -116,18 +117,19 @@ class _Request:
 
     @property
     def whole(self) -> Cost:
-        """What it takes if nobody holds anything together with it."""
+        """The cost if no other request shares its bytes."""
         return self.alone.plus(Cost(0, sum(self.holds.values())))
 
 
 @dataclass(eq=False)
 class _Flow:
-    """The waiting requests of one tenant and priority, in the order in which they came.
+    """The queue of waiting requests of one tenant and priority, in order of arrival.
 
     Attributes:
-        given: tokens that the flow was given, counted from where the flows stood when it began to wait.
-        requests: at least one.
-        cost: of all of them.
+        given: virtual time of fair queueing: the tokens that the flow was given, plus the virtual time of admission
+            when it began to wait.
+        requests: the waiting requests, at least one.
+        cost: total cost of the requests.
     """
 
     given: int
@@ -135,28 +137,28 @@ class _Flow:
     cost: Cost = NOTHING
 
     def add(self, request: _Request) -> None:
-        """Add a request at the end."""
+        """Append a request."""
         self.requests.append(request)
         self.cost = self.cost.plus(request.whole)
 
     def remove(self, request: _Request) -> None:
-        """Take a request out."""
+        """Remove a request."""
         self.requests.remove(request)
         self.cost = self.cost.minus(request.whole)
 
 
 class Admission:
-    """Admits requests, and counts what those in flight take. Everything happens on one event loop."""
+    """Admits requests, and accounts for those in flight. Must be used on one event loop."""
 
     def __init__(
         self, capacity: Cost, observer: Observer | None = None, clock: Callable[[], float] = monotonic
     ) -> None:
-        """Admit requests up to a capacity.
+        """Create an admission control with nothing in flight.
 
         Args:
-            capacity: tokens and bytes in flight; a request of more tokens is admitted while there is no other.
-            observer: is told of what is admitted, and of what is in flight.
-            clock: gives seconds.
+            capacity: maximum tokens and bytes in flight; a request of more tokens is admitted when it is the only one.
+            observer: receives the tokens admitted and the tokens in flight.
+            clock: returns the time in seconds.
         """
         self._capacity = capacity
         self._observer = observer or Unobserved()
@@ -178,32 +180,32 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """Number of waiting requests."""
         return sum(len(flow.requests) for flow in self._flows.values())
 
     @property
     def memory(self) -> MemoryUse:
-        """What the requests in flight hold; may be read on any thread."""
+        """Memory of the requests in flight; may be read on any thread."""
         return MemoryUse(self._total.bytes, self._capacity.bytes)
 
     @asynccontextmanager
     async def admit(
         self, cost: Cost, caller: Caller, shares: Mapping[bytes, int] = NO_SHARES, field: str = "group"
     ) -> AsyncIterator[None]:
-        """Have a request in flight for the length of a block, which begins when it is admitted.
+        """Admit a request for the duration of a block, waiting until it is admitted.
 
-        Tokens are charged to the tenant's minute on admission, whether or not they are run in the end.
+        Tokens are charged to the tenant's rate on admission, whether or not they are run in the end.
 
         Args:
-            cost: what it takes, beside itself as it came and was parsed.
-            caller: who asks.
-            shares: how many of its bytes it holds together with those of the tenant's requests that name the same key.
-            field: what of the request takes so much, for messages.
+            cost: cost of the request, not counting its message and the parsed message.
+            caller: the caller.
+            shares: bytes that it shares with requests of the tenant that have the same key, by key.
+            field: field of the request that the cost comes from, for messages.
 
         Raises:
-            InvalidRequest: it could never be admitted.
-            QueueFull: it does not fit, and does not wait.
-            ModelClosed: the model is going down, and the request would have to wait.
+            InvalidRequest: the request could never be admitted.
+            QueueFull: the request does not fit, and may not wait.
+            ModelClosed: the model is shutting down, and the request would have to wait.
         """
         request = self._request(cost, caller, shares)
         self._require_possible(request, field)
@@ -222,15 +224,15 @@ class Admission:
             self._leave(request)
 
     def require_room(self, cost: Cost, caller: Caller) -> None:
-        """Refuse a request before it is planned, if even less than it will take is refused.
+        """Refuse a request before it is planned, if a lower bound of its cost is refused.
 
-        Once a request of its tenant was refused and almost no room is left, others are until some request leaves, or
-        until that one may try again: of many that come at once, each would be tokenized and costed only to find the
-        queue as full.
+        Once a request of a tenant was refused and little capacity is left, further requests of the tenant are refused
+        until some request leaves, or until the retry time of that refusal. Otherwise each of many simultaneous requests
+        would be tokenized and costed only to be refused.
 
         Raises:
-            InvalidRequest: not even this could ever be admitted.
-            QueueFull: not even this fits, and the request does not wait.
+            InvalidRequest: the lower bound could never be admitted.
+            QueueFull: the lower bound does not fit, and the request may not wait.
         """
         request = self._request(cost, caller, NO_SHARES)
         self._require_possible(request, "group")
@@ -240,7 +242,7 @@ class Admission:
             raise self._refusal(request)
 
     def drain(self) -> None:
-        """Fail all requests that wait, and those to come that would have to wait."""
+        """Fail all waiting requests, and future requests that would have to wait."""
         self._draining = True
         for flow in self._flows.values():
             for request in flow.requests:
@@ -251,21 +253,21 @@ class Admission:
             self._minute.cancel()
 
     async def emptied(self, seconds: float) -> None:
-        """Come back when no request is in flight, or after so many seconds."""
+        """Wait until no request is in flight, but at most for the given seconds."""
         try:
             async with asyncio.timeout(seconds):
                 await self._empty.wait()
         except TimeoutError:
-            _logger.warning("%d requests have not left after %g s", self._requests.total(), seconds)
+            _logger.warning("%d requests are still in flight after %g s", self._requests.total(), seconds)
 
     def _request(self, cost: Cost, caller: Caller, shares: Mapping[bytes, int]) -> _Request:
-        # An interactive request does not wait for the same being computed as bulk, and is held beside it.
+        # Keyed by priority: an interactive request does not wait for the same bulk work, so both hold their own bytes.
         holds = {(caller.tenant, caller.priority, key): size for key, size in shares.items()}
         message = Cost(0, _BYTES_AS_OBJECTS * caller.request_bytes)
         return _Request(caller, cost.plus(message).minus(Cost(0, sum(holds.values()))), holds)
 
     def _cost(self, request: _Request) -> Cost:
-        """What a request takes beside what others of its tenant hold already."""
+        """Return the cost of a request without the bytes that other requests of its tenant already hold."""
         return request.alone.plus(
             Cost(0, sum(size for hold, size in request.holds.items() if hold not in self._holders))
         )
@@ -274,24 +276,24 @@ class Admission:
         return self._capacity if priority is Priority.INTERACTIVE else self._capacity.times(_BULK_SHARE)
 
     def _fits(self, request: _Request) -> bool:
-        """Whether there is room for a request; there always is while nothing is in flight."""
+        """Return whether the capacity suffices for a request; always True while nothing is in flight."""
         capacity = self._capacity_of(request.caller.priority)
         return not self._in_flight or self._total.plus(self._cost(request)).within(capacity)
 
     def _quota_seconds(self, request: _Request) -> float:
-        """How long the tenant's quota keeps a request waiting at least; 0 if it does not."""
-        cost, most = self._cost(request), request.caller.quota.queue_tokens
+        """Return how many seconds the tenant's quota delays a request at least; 0 for no delay."""
+        cost, limit = self._cost(request), request.caller.quota.queue_tokens
         held = self._in_flight.get(request.caller.tenant, NOTHING).tokens
-        if most is not None and held + cost.tokens > most:
-            # The others' work runs beside the tenant's own.
-            return _bounded(self._speed.seconds((held + cost.tokens - most) * len(self._in_flight)))
+        if limit is not None and held + cost.tokens > limit:
+            # Multiplied by the tenants in flight, whose work runs interleaved with the tenant's own.
+            return _bounded(self._speed.seconds((held + cost.tokens - limit) * len(self._in_flight)))
         bucket = self._bucket(request.caller)
         return 0.0 if bucket is None else bucket.seconds_until(cost.tokens)
 
     def _fits_now(self, request: _Request) -> bool:
-        """Whether a request that has just come is admitted: it passes none that waits with at least its priority.
+        """Return whether a new request is admitted at once: it overtakes no waiting request of at least its priority.
 
-        Those that wait for another tenant's quota alone do not hold it back.
+        Requests that wait only for the quota of another tenant do not block it.
         """
         if self._quota_seconds(request) or not self._fits(request):
             return False
@@ -302,56 +304,56 @@ class Admission:
         )
 
     def _may_wait(self, request: _Request) -> bool:
-        """Whether a request that does not fit waits; otherwise it is refused."""
+        """Return whether a request that does not fit may wait; otherwise it is refused."""
         caller = request.caller
         if caller.waits:
             return True
         if self._quota_seconds(request):
             return False
-        mine, share = self._of_tenant(caller.tenant), self._share(caller)
-        return mine == NOTHING or mine.plus(request.whole).within(share)
+        own, share = self._of_tenant(caller.tenant), self._share(caller)
+        return own == NOTHING or own.plus(request.whole).within(share)
 
     def _nearly_full(self, caller: Caller) -> bool:
-        """Whether a tenant's share is taken but for a small part."""
+        """Return whether a tenant has used up nearly all of its share."""
         return not self._of_tenant(caller.tenant).within(self._share(caller).times(_NEARLY_FULL))
 
     def _of_tenant(self, tenant: str) -> Cost:
-        """What a tenant has in flight and waiting."""
-        mine = self._in_flight.get(tenant, NOTHING)
+        """Return the cost of a tenant's requests in flight and waiting."""
+        cost = self._in_flight.get(tenant, NOTHING)
         for (other, _), flow in self._flows.items():
             if other == tenant:
-                mine = mine.plus(flow.cost)
-        return mine
+                cost = cost.plus(flow.cost)
+        return cost
 
     def _share(self, caller: Caller) -> Cost:
-        """The capacity, divided by the tenants that have requests in flight or waiting."""
+        """Return a tenant's share: the capacity, divided by the tenants with requests in flight or waiting."""
         tenants = {caller.tenant, *self._in_flight, *(tenant for tenant, _ in self._flows)}
         return self._capacity_of(caller.priority).times(1 / len(tenants))
 
     async def _wait(self, request: _Request) -> None:
-        """Come back when a request is admitted.
+        """Wait until a request is admitted.
 
         Raises:
-            ModelClosed: the model is going down.
+            ModelClosed: the model is shutting down.
         """
         if self._draining:
             raise ModelClosed(_DRAINING)
         key = (request.caller.tenant, request.caller.priority)
         request.admitted = asyncio.get_running_loop().create_future()
         self._flows.setdefault(key, _Flow(self._given)).add(request)
-        self._admit_waiting()  # which has the timer of a quota set
+        self._admit_waiting()  # sets the timer of a quota
         try:
             await request.admitted
         except asyncio.CancelledError:
             if request.admitted.cancelled():
                 self._forget(key, request)
-                self._admit_waiting()  # those that it held back
+                self._admit_waiting()  # it may have blocked others
             elif request.admitted.exception() is None:
                 self._leave(request)
             raise
 
     def _forget(self, key: tuple[str, Priority], request: _Request) -> None:
-        """Take a request out of those that wait."""
+        """Remove a request from its queue."""
         flow = self._flows.get(key)
         if flow is not None and request in flow.requests:
             flow.remove(request)
@@ -359,14 +361,14 @@ class Admission:
                 del self._flows[key]
 
     def _admit_waiting(self) -> None:
-        """Admit what fits, in turn."""
+        """Admit the waiting requests that fit, in order."""
         if self._minute is not None:
             self._minute.cancel()
             self._minute = None
         while (key := self._next()) is not None:
             flow = self._flows[key]
             request = flow.requests[0]
-            if request.admitted is None or request.admitted.done():  # its task is cancelled, and has not run since
+            if request.admitted is None or request.admitted.done():  # cancelled, and its task has not run since
                 self._forget(key, request)
                 continue
             self._given = flow.given
@@ -379,14 +381,14 @@ class Admission:
             request.admitted.set_result(None)
 
     def _next(self) -> tuple[str, Priority] | None:
-        """The flow whose first request is admitted next; None where it must wait."""
+        """Return the key of the flow whose first request is admitted next; None if it must wait."""
         order = [Priority.INTERACTIVE, Priority.BULK]
         if self._interactive_in_a_row >= _INTERACTIVE_IN_A_ROW:
             order.reverse()
         until_minute = float("inf")
         for priority in order:
             flows = [(key, flow) for key, flow in self._flows.items() if key[1] is priority]
-            for key, flow in sorted(flows, key=lambda one: one[1].given):
+            for key, flow in sorted(flows, key=lambda item: item[1].given):
                 request = flow.requests[0]
                 seconds = self._quota_seconds(request)
                 if not seconds:
@@ -428,22 +430,26 @@ class Admission:
         self._admit_waiting()
 
     def _add(self, tenant: str, cost: Cost) -> None:
-        """Count what a tenant has in flight."""
+        """Add a cost to what a tenant has in flight."""
         self._total = self._total.plus(cost)
         self._in_flight[tenant] = self._in_flight.get(tenant, NOTHING).plus(cost)
 
     def _bucket(self, caller: Caller) -> Bucket | None:
-        """The tenant's minute; None where it is not bounded."""
-        most = caller.quota.tokens_per_minute
-        if most is None:
+        """Return the token bucket of the tenant's rate; None if the rate is not limited."""
+        rate = caller.quota.tokens_per_minute
+        if rate is None:
             return None
         bucket = self._buckets.get(caller.tenant)
-        if bucket is None or bucket.capacity != most:  # the quota may change while the server runs
-            bucket = self._buckets[caller.tenant] = Bucket(most, self._clock)
+        if bucket is None or bucket.capacity != rate:  # the quota may change while the server runs
+            bucket = self._buckets[caller.tenant] = Bucket(rate, self._clock)
         return bucket
 
     def _require_possible(self, request: _Request, field: str) -> None:
-        """Refuse what could never be admitted."""
+        """Refuse a request that could never be admitted.
+
+        Raises:
+            InvalidRequest: its bytes exceed the capacity, or its tokens exceed the tenant's quota.
+        """
         cost = request.whole
         if cost.bytes > self._capacity.bytes:
             raise InvalidRequest(
@@ -451,56 +457,56 @@ class Admission:
                     Violation(
                         field,
                         f"takes up to {cost.bytes / 2**20:.1f} MiB at once, expected at most "
-                        f"{self._capacity.bytes / 2**20:.1f} MiB (queue_bytes): ask for less, or of shorter rows",
+                        f"{self._capacity.bytes / 2**20:.1f} MiB (queue_bytes): request less, or send shorter rows",
                     )
                 ]
             )
-        most = request.caller.quota.queue_tokens
-        if most is not None and cost.tokens > most:
+        limit = request.caller.quota.queue_tokens
+        if limit is not None and cost.tokens > limit:
             raise InvalidRequest(
                 [
                     Violation(
                         field,
-                        f"is charged {cost.tokens} tokens over all its variants, and your quota is {most} at once: "
-                        "ask for less",
+                        f"is charged {cost.tokens} tokens over all its variants, and your quota is {limit} at once: "
+                        "send fewer rows or variants",
                     )
                 ]
             )
 
     def _refusal(self, request: _Request) -> QueueFull:
-        """Why a request is refused, and when to retry."""
+        """Create the error of a refused request: why it is refused, and when to retry."""
         cost, caller = self._cost(request), request.caller
         if seconds := self._quota_seconds(request):
             quota, held = caller.quota, self._in_flight.get(caller.tenant, NOTHING).tokens
             if quota.queue_tokens is not None and held + cost.tokens > quota.queue_tokens:
                 return QueueFull(
                     f"your quota is full: {held} of your tokens are in flight, this request has {cost.tokens}, and "
-                    f"{quota.queue_tokens} may be: try again in {seconds:.1f} s",
+                    f"at most {quota.queue_tokens} may be: retry in {seconds:.1f} s",
                     seconds,
                 )
             return QueueFull(
                 f"your quota of {quota.tokens_per_minute} tokens a minute is used up, and this request has "
-                f"{cost.tokens}: try again in {seconds:.1f} s",
+                f"{cost.tokens}: retry in {seconds:.1f} s",
                 seconds,
             )
         capacity, total = self._capacity_of(caller.priority), self._total
         for flow in self._flows.values():
             total = total.plus(flow.cost)
-        seconds = self._room_seconds(total.plus(cost), capacity, total)
+        seconds = self._seconds_until_free(total.plus(cost), capacity, total)
         return QueueFull(
             f"the queue is full: {total.tokens} tokens are in flight or waiting, this request has {cost.tokens}, and "
-            f"{capacity.tokens} may be ({total.bytes / 2**20:.1f} MiB, {cost.bytes / 2**20:.1f} MiB and "
-            f"{capacity.bytes / 2**20:.1f} MiB): try again in {seconds:.1f} s",
+            f"at most {capacity.tokens} may be ({total.bytes / 2**20:.1f} MiB, {cost.bytes / 2**20:.1f} MiB and "
+            f"{capacity.bytes / 2**20:.1f} MiB): retry in {seconds:.1f} s",
             seconds,
         )
 
-    def _room_seconds(self, wanted: Cost, capacity: Cost, total: Cost) -> float:
-        """Seconds until enough of what is in flight or waiting is done, at the speed of late."""
-        tokens = wanted.tokens - capacity.tokens
-        if total.bytes:  # what is too much in bytes goes with the tokens that hold them
-            tokens = max(tokens, (wanted.bytes - capacity.bytes) * total.tokens // total.bytes)
+    def _seconds_until_free(self, needed: Cost, capacity: Cost, total: Cost) -> float:
+        """Estimate the seconds until enough requests in flight or waiting are done, at the recent throughput."""
+        tokens = needed.tokens - capacity.tokens
+        if total.bytes:  # convert excess bytes to tokens, at the average bytes per token
+            tokens = max(tokens, (needed.bytes - capacity.bytes) * total.tokens // total.bytes)
         return _bounded(self._speed.seconds(min(max(tokens, 1), total.tokens)))
 
 
 def _bounded(seconds: float) -> float:
-    return min(max(seconds, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
+    return min(max(seconds, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)

@@ -1,4 +1,4 @@
-"""From the rows of a request to those that the model sees, within its limits."""
+"""Tokenizes the rows of a request, within the limits of the model."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from neuroglot_server.intake.tokenizer_process import Tokens
 from neuroglot_server.intake.validation import refuse
 
 _AT_ONCE_BYTES = 2**13
-"""Of so few bytes prompts are encoded together with their answers; otherwise it is first seen whether they may be."""
+"""Up to this size, prompts are encoded together with their answers; above it, each prompt's length is checked first."""
 
 PAST_GOLD = 4
-"""How many tokens more than the gold answer has may be generated."""
+"""Tokens that may be generated beyond the length of the gold answer."""
 
 
 def most_tokens(row: EncodedRow, prediction: Prediction) -> int:
-    """How many tokens may be generated for a row."""
+    """Return the maximum tokens to generate for a row."""
     return len(row.gold) + PAST_GOLD if row.gold else prediction.max_tokens
 
 
 def answer_tokens(row: EncodedRow, prediction: Prediction | None) -> int:
-    """Most tokens that are run of a row's answer: gold, generated, or one of its choices."""
+    """Return the maximum tokens of a row's answer that are run: gold, generated, or one of its choices."""
     if prediction is None:
         return 0
     answer = most_tokens(row, prediction) if prediction.generate else len(row.gold)
@@ -34,34 +34,34 @@ async def encode_rows(
     rows: Sequence[Row],
     prediction: Prediction | None,
     text: Text,
-    most: int,
+    limit: int,
     tenant: str = "",
     group: str = "group",
     path: str = "group.rows[{}]",
 ) -> list[EncodedRow]:
-    """The rows' tokens.
+    """Tokenize rows.
 
     Args:
-        rows: of one request.
-        prediction: what is asked about their answers.
+        rows: the rows of one request.
+        prediction: options of predictions; None if answers are only encoded.
         text: the model's tokenizer.
-        most: how many tokens a row may have, its answer's included.
-        tenant: whose request it is.
-        group: what the rows are together in the request.
-        path: where the rows stand in the request; `{}` is the place among them.
+        limit: maximum tokens of a row, including its answer.
+        tenant: name of the tenant.
+        group: path of the field with all rows, for messages.
+        path: path of a row in the request, for messages; `{}` is the row's index.
 
     Raises:
-        InvalidRequest: a prompt, an answer or a choice has no tokens, a row has too many, or there is too much to
-            encode.
-        CannotTokenize: a text takes the tokenizer too much time or memory.
-        ModelClosed: the model went down meanwhile.
+        InvalidRequest: a prompt, an answer or a choice has no tokens, a row has too many, or the texts are too large
+            in total.
+        CannotTokenize: the tokenizer exceeds its time or memory on a text.
+        ModelClosed: the model was closed meanwhile.
     """
     known: dict[tuple[str, bool], Tokens] = {}
 
     async def encode(texts: Sequence[tuple[str, bool]]) -> None:
-        new = [one for one in dict.fromkeys(texts) if one not in known]
-        # More than a row may have are not looked at, but that it has them is said.
-        known.update(zip(new, await text.encode(new, tenant, most + limits.ANSWER_BYTES), strict=True))
+        new = [key for key in dict.fromkeys(texts) if key not in known]
+        # Token ids beyond the limit are not needed, only their number for the message.
+        known.update(zip(new, await text.encode(new, tenant, limit + limits.ANSWER_BYTES), strict=True))
 
     size = sum(map(_size, rows))
     if size > limits.ENCODED_BYTES:
@@ -72,55 +72,61 @@ async def encode_rows(
         refuse([Violation(group, wrong)])
     prompts = [(row.prompt, True) for row in rows if isinstance(row.prompt, str)]
     if size > _AT_ONCE_BYTES:
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             if isinstance(row.prompt, str):
                 await encode([(row.prompt, True)])
-                if (tokens := known[row.prompt, True].length) > most:
-                    refuse([_too_long(row, path.format(place), tokens, 0, most)])
-    await encode([*prompts, *(one for row in rows for one in text.of_answers(row))])
+                if (tokens := known[row.prompt, True].length) > limit:
+                    refuse([_too_long(row, path.format(index), tokens, 0, limit)])
+    await encode([*prompts, *(key for row in rows for key in text.of_answers(row))])
 
     encoded: list[EncodedRow] = []
     violations: list[Violation] = []
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         try:
-            one = text.encode_row(row, lambda said: known[said, True].ids, lambda said: known[said, False].ids)
+            encoded_row = text.encode_row(
+                row, lambda content: known[content, True].ids, lambda content: known[content, False].ids
+            )
         except NoTokens as error:
-            violations.append(Violation(f"{path.format(place)}.{error.field}", f"{error}: give a word or leave it out"))
+            violations.append(Violation(f"{path.format(index)}.{error.field}", f"{error}: give a word or leave it out"))
             continue
-        tokens, answer = len(one.prompt), answer_tokens(one, prediction)
+        tokens, answer = len(encoded_row.prompt), answer_tokens(encoded_row, prediction)
         if isinstance(row.prompt, str):
             tokens = known[row.prompt, True].length
         if not tokens:
-            field = _field(row, path.format(place))
+            field = _field(row, path.format(index))
             wrong = f"is {row.prompt!r}, which has no tokens: give a longer prompt"
             violations.append(Violation(field, wrong))
-        elif tokens + answer > most:
-            violations.append(_too_long(row, path.format(place), tokens, answer, most))
+        elif tokens + answer > limit:
+            violations.append(_too_long(row, path.format(index), tokens, answer, limit))
         else:
-            encoded.append(one)
+            encoded.append(encoded_row)
     refuse(violations)
     return encoded
 
 
-async def encode_prompt(row: Row, prediction: Prediction | None, text: Text, most: int, tenant: str = "") -> EncodedRow:
-    """The tokens of the prompt of a request's only row, whose answers are not looked at; as `encode_rows`."""
+async def encode_prompt(
+    row: Row, prediction: Prediction | None, text: Text, limit: int, tenant: str = ""
+) -> EncodedRow:
+    """Tokenize the prompt of a request's only row, ignoring its answers; raises as `encode_rows`."""
     bare = row._replace(answers=(), choices=(), distractor="")
-    (encoded,) = await encode_rows([bare], prediction, text, most, tenant, "row", "row")
+    (encoded,) = await encode_rows([bare], prediction, text, limit, tenant, "row", "row")
     return encoded
 
 
 def _size(row: Row) -> int:
-    """About how much is encoded for a row."""
+    """Return the approximate number of bytes that are encoded for a row."""
     prompt = len(row.prompt) if isinstance(row.prompt, str) else 0
-    answers = [len(said) for said in (*row.answers[:1], *row.choices, row.distractor)]
+    answers = [len(answer) for answer in (*row.answers[:1], *row.choices, row.distractor)]
     return prompt + sum([prompt + 2 * size for size in answers])
 
 
-def _too_long(row: Row, path: str, tokens: int, answer: int, most: int) -> Violation:
-    wrong = f"has {tokens} tokens, and up to {answer} more for the answer, expected at most {most} together: shorten it"
+def _too_long(row: Row, path: str, tokens: int, answer: int, limit: int) -> Violation:
+    wrong = (
+        f"has {tokens} tokens, and up to {answer} more for the answer, expected at most {limit} together: shorten it"
+    )
     return Violation(_field(row, path), wrong)
 
 
 def _field(row: Row, path: str) -> str:
-    """Where the prompt of a row stands."""
+    """Return the path of the field of a row's prompt."""
     return f"{path}.{'text' if isinstance(row.prompt, str) else 'token_ids.ids'}"

@@ -1,4 +1,4 @@
-"""Text to tokens and back, with the tokenizer that travels in the bundle."""
+"""Encodes text to tokens and decodes it, with the tokenizer of the bundle."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from neuroglot_server.intake.tokenizer_process import TokenizerProcess, Tokenizi
 
 
 class EncodedRow(NamedTuple):
-    """A row as the model sees it.
+    """A tokenized row.
 
     Attributes:
         label: the row's label.
         prompt: token ids of the prompt, special tokens included.
         gold: token ids of the gold answer; empty without one.
-        joint: whether the tokenizer goes on from this prompt to `gold` by itself; of an encoder-decoder, whose answer
-            does not go on from the prompt, always.
-        answers: the accepted answers as they were given.
-        r_index: where r is among the gold tokens, see `neuroglot.definitions.gold.r_index`.
-        choices: token ids of each of the answers among which the most likely one is found.
-        distractor: token ids of the wrong answer, from the one on that stands where r does; empty without one.
+        joint: whether tokenizing prompt and answer together gives this prompt followed by `gold`; always True for an
+            encoder-decoder, whose answer is a text of its own.
+        answers: the accepted answers, as text.
+        r_index: index of r among the gold tokens, see `neuroglot.definitions.gold.r_index`.
+        choices: token ids of each of the choices, whose likelihoods are compared.
+        distractor: token ids of the wrong answer, starting at its own `r_index`; empty without one.
     """
 
     label: str
@@ -42,27 +42,27 @@ class EncodedRow(NamedTuple):
 
 
 Encode = Callable[[str], tuple[int, ...]]
-"""From a text to its tokens."""
+"""Maps a text to its token ids."""
 
 
 class NoTokens(ValueError):
-    """A text of a row that the model cannot be asked about, for it has no tokens.
+    """A text of a row has no tokens.
 
     Attributes:
-        field: where it stands in the row: `choices[1]`.
+        field: path of the text in the row, such as `choices[1]`.
     """
 
     def __init__(self, field: str, reason: str) -> None:
-        """Keep where it stands."""
+        """Create the error for a field of the row."""
         self.field = field
         super().__init__(reason)
 
 
 class Text:
-    """The tokenizer of one model: from text to tokens in a process of its own, and back in this one."""
+    """The tokenizer of a model: encodes in a process of its own, and decodes in this process."""
 
     def __init__(self, process: TokenizerProcess, decoder: Tokenizer, *, encoder_decoder: bool) -> None:
-        """Put the parts together; see `load`."""
+        """Combine a process that encodes and a tokenizer that decodes; see `load`."""
         self._tokenizing = Tokenizing(process)
         self._decoder = decoder
         self._encoder_decoder = encoder_decoder
@@ -70,21 +70,21 @@ class Text:
 
     @classmethod
     def load(cls, file: Path, *, encoder_decoder: bool, vocabulary_size: int | None = None) -> Text:
-        """Read a `tokenizer.json`, whose truncation and padding are not done.
+        """Load a `tokenizer.json`; its truncation and padding are disabled.
 
         Args:
             file: the file.
-            encoder_decoder: whether answers are texts of their own, and not how prompts go on.
-            vocabulary_size: how many tokens the model has, of which the tokenizer may name no more; any if None.
+            encoder_decoder: whether answers are texts of their own, instead of continuations of prompts.
+            vocabulary_size: vocabulary size of the model, which the tokenizer must not exceed; None for any.
 
         Raises:
-            BundleError: the file is no tokenizer, takes too much time or memory, or is another model's.
+            BundleError: the file is not a tokenizer, exceeds its time or memory, or belongs to another model.
         """
         return cls.of(TokenizerProcess(file), encoder_decoder=encoder_decoder, vocabulary_size=vocabulary_size)
 
     @classmethod
     def of(cls, process: TokenizerProcess, *, encoder_decoder: bool, vocabulary_size: int | None = None) -> Text:
-        """Take a process that was started, and wait until it has loaded its tokenizer; as `load`."""
+        """Use a process that was started, and wait until it has loaded its tokenizer; raises as `load`."""
         loaded = process.loaded()
         if vocabulary_size is not None and loaded["vocabulary"] > vocabulary_size:
             process.close()
@@ -95,74 +95,74 @@ class Text:
         return cls(process, Tokenizer.from_str(loaded["decoder"]), encoder_decoder=encoder_decoder)
 
     async def encode(
-        self, texts: Sequence[tuple[str, bool]], tenant: str = "", most: int | None = None
+        self, texts: Sequence[tuple[str, bool]], tenant: str = "", limit: int | None = None
     ) -> list[Tokens]:
-        """Token ids of texts, each with what the tokenizer's post-processor adds (BOS, `</s>`) or without.
+        """Encode texts, each with or without the special tokens of the tokenizer's post-processor (BOS, `</s>`).
 
         Args:
-            texts: each with whether special tokens are added.
-            tenant: whose request it is.
-            most: ids of each that are given at most; None for all.
+            texts: the texts, each with whether special tokens are added.
+            tenant: name of the tenant.
+            limit: maximum ids to return for each text; None for all.
 
         Raises:
-            CannotTokenize: a text takes too much time or memory.
-            ModelClosed: the model went down meanwhile.
+            CannotTokenize: the tokenizer exceeds its time or memory on a text.
+            ModelClosed: the model was closed meanwhile.
         """
-        return await self._tokenizing.encode(texts, tenant, most)
+        return await self._tokenizing.encode(texts, tenant, limit)
 
     async def tokenize(
         self, texts: Sequence[str], tenant: str = "", *, special_tokens: bool = True
     ) -> list[TokenizedText]:
-        """Ids and spelling of the tokens of each text; raises as `encode` does."""
-        asked = [(text, special_tokens) for text in texts]
-        tokens = await self._tokenizing.encode(asked, tenant, spelled=True)
-        return [TokenizedText(one.ids, one.spelled) for one in tokens]
+        """Return ids and vocabulary strings of the tokens of each text; raises as `encode`."""
+        with_special = [(text, special_tokens) for text in texts]
+        tokens = await self._tokenizing.encode(with_special, tenant, spelled=True)
+        return [TokenizedText(encoded.ids, encoded.spelled) for encoded in tokens]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special ones left out."""
+        """Decode tokens to text, without special tokens."""
         text: str = self._decoder.decode(list(ids), skip_special_tokens=True)
         return text
 
     async def close(self) -> None:
-        """Encode no more, and come back when all that was to be encoded has failed."""
+        """Close the tokenizer, and wait until all pending requests have failed."""
         await self._tokenizing.close()
 
     def _breaks_line(self, token: int) -> bool:
         return "\n" in self.decode((token,))
 
     def of_answers(self, row: Row) -> list[tuple[str, bool]]:
-        """What is encoded for a row beside its prompt, each with whether special tokens are added."""
+        """Return the texts of a row's gold answer, choices and distractor, each with whether to add special tokens."""
         separator = "" if self._encoder_decoder else _separator(row)
         texts = []
-        for said in (*row.answers[:1], *row.choices, row.distractor):
-            if said:
-                texts.append((separator + said, False))
+        for answer in (*row.answers[:1], *row.choices, row.distractor):
+            if answer:
+                texts.append((separator + answer, False))
                 if isinstance(row.prompt, str) and not self._encoder_decoder:
-                    texts.append((row.prompt + separator + said, True))
+                    texts.append((row.prompt + separator + answer, True))
         return texts
 
     def encode_row(self, row: Row, encode: Encode, encode_bare: Encode) -> EncodedRow:
-        """Tokens of a row's prompt, of its gold answer, of its choices and of its distractor.
+        """Tokenize a row: its prompt, gold answer, choices and distractor.
 
-        Gold tokens of a prompt that was given as token ids are those of separator and answer by themselves, and those
-        of an encoder-decoder are the answer's, for there nothing separates it from the prompt. Choices and distractor
-        are read as the gold answer is.
+        If the prompt is given as token ids, the gold tokens are those of separator and answer, encoded alone. For an
+        encoder-decoder they are those of the answer alone, without a separator. Choices and distractor are encoded in
+        the same way as the gold answer.
 
         Args:
             row: the row.
-            encode: the tokens of its prompt, and of those texts of `of_answers` that have special tokens.
-            encode_bare: the tokens of the others.
+            encode: returns the token ids of the prompt, and of the texts of `of_answers` with special tokens.
+            encode_bare: returns the token ids of the texts of `of_answers` without special tokens.
 
         Raises:
-            NoTokens: the gold answer, a choice or the distractor has none.
+            NoTokens: the gold answer, a choice or the distractor has no tokens.
         """
 
-        def answer(said: str, field: str) -> GoldTokens:
-            return self._answer(row, said, field, encode, encode_bare)
+        def answer(content: str, field: str) -> GoldTokens:
+            return self._answer(row, content, field, encode, encode_bare)
 
         choices: tuple[tuple[int, ...], ...] = ()
         if row.choices:
-            choices = tuple([answer(choice, f"choices[{place}]").gold for place, choice in enumerate(row.choices)])
+            choices = tuple([answer(choice, f"choices[{index}]").gold for index, choice in enumerate(row.choices)])
         wrong: tuple[int, ...] = ()
         if row.distractor:
             wrong = answer(row.distractor, "distractor").gold
@@ -173,11 +173,11 @@ class Text:
         return EncodedRow(row.label, prompt, gold, joint, row.answers, self._r_index(gold), choices, wrong)
 
     def _r_index(self, gold: tuple[int, ...]) -> int:
-        """Where r is among the tokens of an answer."""
+        """Return the index of r among the tokens of an answer."""
         return r_index([str(self._decoder.id_to_token(token)) for token in gold]) if self._encoder_decoder else 0
 
     def _answer(self, row: Row, answer: str, field: str, encode: Encode, encode_bare: Encode) -> GoldTokens:
-        """The tokens of a row's prompt, and of something that the model might say after it."""
+        """Tokenize a row's prompt, and an answer, choice or distractor after it."""
         separator = _separator(row)
         try:
             if self._encoder_decoder:

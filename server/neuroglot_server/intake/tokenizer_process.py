@@ -1,8 +1,8 @@
-"""Tokenizing in a process of its own: see `tokenizer_worker`.
+"""Tokenizes in a separate process, see `tokenizer_worker`.
 
-Jobs are small: many texts are given to the process in pieces, between which tenants take turns and requests that were
-cancelled end. A job that takes too much time or memory ends the process; its request is refused, and the next job has a
-new one.
+Jobs are small: many texts are sent to the process in pieces. Between pieces, tenants take turns and cancelled requests
+end. A job that exceeds its time or memory ends the process; its request is refused, and the next job starts a new
+process.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from neuroglot_server.core import ModelClosed, RequestError
 from neuroglot_server.intake.tokenizer_worker import LENGTH
 
 _PIECE_BYTES = 2**14
-"""Bytes of texts that are given to the process at once, if it is more than one text: some tens of milliseconds."""
+"""Maximum size of a piece of several texts, which takes some tens of milliseconds."""
 
 _SECONDS_OF_A_JOB = 5.0
 """A text of 64 KiB takes a tenth of a second."""
 _MEMORY_BYTES = 3 * 2**30
-"""The tokenizers of 250,000 tokens that there are take up less than a third of it."""
+"""Known tokenizers of 250,000 tokens need less than a third of it."""
 
 _TEXT_BYTES = 64
-"""What a text counts for, however short it is."""
+"""Overhead that is counted for each text, in bytes."""
 
-_CLOSED = "the model is going down: ask again, or another server"
+_CLOSED = "the model is shutting down: retry, or use another server"
 
 _TOO_LONG = {-getattr(signal, name) for name in ("SIGPROF", "SIGKILL") if hasattr(signal, name)}
 
 
 class CannotTokenize(RequestError):
-    """Texts that the model's tokenizer did not bear."""
+    """The model's tokenizer exceeded its time or memory on a text, or failed."""
 
     def __init__(self, reason: str) -> None:
-        """Say why, and what to do."""
+        """Create the error; the message has the reason, and what to do."""
         super().__init__(f"the model's tokenizer {reason} on a text of this request: send shorter or plainer texts")
 
 
@@ -52,9 +52,9 @@ class Tokens(NamedTuple):
     """The tokens of a text.
 
     Attributes:
-        ids: token ids, the first ones where they are too many.
-        length: how many there are in all.
-        spelled: the tokens as the vocabulary spells them, where that was asked for.
+        ids: token ids, only the first ones if there are more than the limit.
+        length: total number of tokens.
+        spelled: strings of the tokens in the vocabulary, if requested.
     """
 
     ids: tuple[int, ...]
@@ -63,23 +63,23 @@ class Tokens(NamedTuple):
 
 
 class WorkerEnded(NeuroglotError):
-    """The process ended in the middle of a job; the text says of what."""
+    """The process ended during a job; the message has the reason."""
 
 
 class TokenizerProcess:
-    """The process, as one thread at a time speaks to it.
+    """The tokenizer process. Used by one thread at a time.
 
     Attributes:
-        file: the tokenizer's.
+        file: file of the tokenizer.
     """
 
     def __init__(self, file: Path, job_seconds: float = _SECONDS_OF_A_JOB, memory_bytes: int = _MEMORY_BYTES) -> None:
-        """Start it; `loaded` waits until it has read the tokenizer.
+        """Start the process; `loaded` waits until it has loaded the tokenizer.
 
         Args:
-            file: the tokenizer's.
-            job_seconds: how long a job may take, on a processor.
-            memory_bytes: how much address space there is.
+            file: file of the tokenizer.
+            job_seconds: maximum CPU time of a job.
+            memory_bytes: maximum address space of the process.
         """
         self.file = file
         self._limits = (str(job_seconds), str(memory_bytes))
@@ -103,13 +103,15 @@ class TokenizerProcess:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
         self._end = weakref.finalize(self, _end, self._process)
-        self._end.atexit = False  # it ends with this process by itself; a model may still be loading at Python's end
+        self._end.atexit = (
+            False  # the worker ends with this process by itself; a model may still be loading at Python's exit
+        )
 
     def loaded(self) -> Mapping[str, Any]:
-        """What the process says of the tokenizer: `decoder`, as JSON, and the size of its `vocabulary`.
+        """Wait for the tokenizer, and return its `decoder` as JSON and the size of its `vocabulary`.
 
         Raises:
-            BundleError: the file is no tokenizer, or one that is too much.
+            BundleError: the file is not a tokenizer, or exceeds its time or memory.
         """
         loaded: dict[str, Any]
         try:
@@ -118,19 +120,21 @@ class TokenizerProcess:
             loaded = {"error": f"it {error}"}
         if "error" in loaded:
             self.close()
-            raise BundleError(f"{self.file} is no tokenizer ({loaded['error']}): export the model again")
+            raise BundleError(
+                f"{self.file} is not a tokenizer that can be served ({loaded['error']}): export the model again"
+            )
         return loaded
 
-    def ask(self, texts: Sequence[tuple[str, bool]], most: int | None, *, spelled: bool) -> list[Tokens]:
+    def ask(self, texts: Sequence[tuple[str, bool]], limit: int | None, *, spelled: bool) -> list[Tokens]:
         """Tokenize texts.
 
         Args:
-            texts: each with whether special tokens are added.
-            most: ids of each that are given at most; None for all.
-            spelled: whether to give the tokens as the vocabulary spells them.
+            texts: the texts, each with whether special tokens are added.
+            limit: maximum ids to return for each text; None for all.
+            spelled: whether to return the strings of the tokens, too.
 
         Raises:
-            WorkerEnded: the process did; the next call starts another.
+            WorkerEnded: the process ended; the next call starts another one.
         """
         if self._process.poll() is not None:
             self.close()
@@ -139,7 +143,7 @@ class TokenizerProcess:
                 self.loaded()
             except BundleError:
                 raise WorkerEnded("cannot be loaded again") from None
-        job = json.dumps({"texts": texts, "most": most, "spelled": spelled}).encode()
+        job = json.dumps({"texts": texts, "most": limit, "spelled": spelled}).encode()
         try:
             to_worker = _pipe(self._process.stdin)
             to_worker.write(LENGTH.pack(len(job)) + job)
@@ -154,7 +158,7 @@ class TokenizerProcess:
         ]
 
     def close(self) -> None:
-        """End the process, also in the middle of a job."""
+        """End the process, even during a job."""
         self._end()
 
     def _answer(self) -> Any:
@@ -166,7 +170,7 @@ class TokenizerProcess:
         return json.loads(content)
 
     def _ended(self) -> WorkerEnded:
-        """Why there is no answer."""
+        """Create the error of a process that ended."""
         code = self._process.wait()
         return WorkerEnded("took too long" if code in _TOO_LONG else "failed or took too much memory")
 
@@ -177,21 +181,21 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and let go of its pipes."""
+    """End a process and close its pipes."""
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):
         try:
             _pipe(pipe).close()
-        except BrokenPipeError:  # of a job that it did not take
+        except BrokenPipeError:  # a job was left in the buffer
             continue
 
 
 class Tokenizing:
-    """The process, as requests speak to it: one job after the other, and a turn for each tenant."""
+    """Schedules the requests on a tokenizer process: one job at a time, with round robin among tenants."""
 
     def __init__(self, process: TokenizerProcess) -> None:
-        """Take a process that has loaded its tokenizer."""
+        """Use a process that has loaded its tokenizer."""
         self._process = process
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizing")
         self._turns = Turns()
@@ -201,29 +205,29 @@ class Tokenizing:
         self._idle.set()
 
     async def encode(
-        self, texts: Sequence[tuple[str, bool]], tenant: str = "", most: int | None = None, *, spelled: bool = False
+        self, texts: Sequence[tuple[str, bool]], tenant: str = "", limit: int | None = None, *, spelled: bool = False
     ) -> list[Tokens]:
         """Tokenize texts, each with special tokens or without.
 
         Args:
-            texts: each with whether special tokens are added.
-            tenant: whose request it is.
-            most: ids of each that are given at most; None for all.
-            spelled: whether to give the tokens as the vocabulary spells them.
+            texts: the texts, each with whether special tokens are added.
+            tenant: name of the tenant.
+            limit: maximum ids to return for each text; None for all.
+            spelled: whether to return the strings of the tokens, too.
 
         Returns:
             The tokens of each text.
 
         Raises:
-            CannotTokenize: a text takes too much time or memory.
-            ModelClosed: the model went down meanwhile.
+            CannotTokenize: the tokenizer exceeds its time or memory on a text.
+            ModelClosed: the model was closed meanwhile.
         """
         self._callers += 1
         self._idle.clear()
         try:
             found: list[Tokens] = []
             for piece in _pieces(texts):
-                found += await self._encode(piece, tenant, most, spelled)
+                found += await self._encode(piece, tenant, limit, spelled)
             return found
         finally:
             self._callers -= 1
@@ -231,96 +235,96 @@ class Tokenizing:
                 self._idle.set()
 
     async def close(self) -> None:
-        """End the process, and come back when all that waited for it have failed."""
+        """End the process, and wait until all pending requests have failed."""
         self._closed = True
         self._process.close()
         await self._idle.wait()
         self._thread.shutdown()
 
     async def _encode(
-        self, piece: Sequence[tuple[str, bool]], tenant: str, most: int | None, spelled: bool
+        self, piece: Sequence[tuple[str, bool]], tenant: str, limit: int | None, spelled: bool
     ) -> list[Tokens]:
         await self._turns.wait(tenant)
         if self._closed:
             self._turns.leave()
             raise ModelClosed(_CLOSED)
         try:
-            job = asyncio.get_running_loop().run_in_executor(self._thread, self._ask, piece, most, spelled)
+            job = asyncio.get_running_loop().run_in_executor(self._thread, self._ask, piece, limit, spelled)
         except RuntimeError:  # Python is shutting down, and its threads take no more work
             self._turns.leave()
             raise ModelClosed(_CLOSED) from None
         job.add_done_callback(self._done)
         try:
-            return await asyncio.shield(job)  # a caller that is cancelled leaves its piece to end
+            return await asyncio.shield(job)  # if the caller is cancelled, the running piece still ends
         except CannotTokenize:
             if self._closed:
                 raise ModelClosed(_CLOSED) from None
             raise
 
-    def _ask(self, texts: Sequence[tuple[str, bool]], most: int | None, spelled: bool) -> list[Tokens]:
+    def _ask(self, texts: Sequence[tuple[str, bool]], limit: int | None, spelled: bool) -> list[Tokens]:
         try:
-            return self._process.ask(texts, most, spelled=spelled)
+            return self._process.ask(texts, limit, spelled=spelled)
         except WorkerEnded as error:
             raise CannotTokenize(str(error)) from None
 
     def _done(self, job: asyncio.Future[list[Tokens]]) -> None:
         if not job.cancelled():
-            job.exception()  # which nobody asks for whose caller was cancelled
+            job.exception()  # marks it as retrieved: a cancelled caller does not await it
         self._turns.leave()
 
 
 class Turns:
-    """Lets one in after the other; of those that wait, tenants take turns, and each tenant's own are in order."""
+    """A lock with round robin among tenants; the waiters of each tenant are served first in, first out."""
 
     def __init__(self) -> None:
-        """Nobody is in."""
+        """Create a free lock."""
         self._taken = False
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the tenant whose turn is next is the first
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the first tenant is next
 
     async def wait(self, tenant: str) -> None:
-        """Come back when it is the caller's turn, which `leave` ends."""
+        """Acquire the lock; `leave` releases it."""
         if not self._taken:
             self._taken = True
             return
-        called = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(tenant, deque()).append(called)
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(tenant, deque()).append(turn)
         try:
-            await called
+            await turn
         except asyncio.CancelledError:
             queue = self._waiting.get(tenant, deque())
-            if called in queue:
-                queue.remove(called)
+            if turn in queue:
+                queue.remove(turn)
                 if not queue:
                     del self._waiting[tenant]
-            elif not called.cancelled():  # it was called just when it left
+            elif not turn.cancelled():  # cancelled just after it got the lock
                 self.leave()
             raise
 
     def leave(self) -> None:
-        """Call the next one."""
+        """Release the lock to the next waiter."""
         if not self._waiting:
             self._taken = False
             return
         tenant, queue = next(iter(self._waiting.items()))
         del self._waiting[tenant]
-        called = queue.popleft()
+        turn = queue.popleft()
         if queue:
             self._waiting[tenant] = queue  # behind the others
-        if called.cancelled():  # and it has not left yet
+        if turn.cancelled():  # cancelled, and its task has not run since
             self.leave()
         else:
-            called.set_result(None)
+            turn.set_result(None)
 
 
 def _pieces(texts: Sequence[tuple[str, bool]]) -> list[list[tuple[str, bool]]]:
-    """Texts in their order, as many together as make a job."""
+    """Split texts, in order, into pieces of at most `_PIECE_BYTES`, or of one text."""
     pieces: list[list[tuple[str, bool]]] = []
-    room = 0
+    free = 0
     for text in texts:
         size = len(text[0]) + _TEXT_BYTES
-        if not pieces or size > room:
+        if not pieces or size > free:
             pieces.append([])
-            room = _PIECE_BYTES
+            free = _PIECE_BYTES
         pieces[-1].append(text)
-        room -= size
+        free -= size
     return pieces

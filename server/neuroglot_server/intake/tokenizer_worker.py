@@ -1,17 +1,17 @@
 """The process that tokenizes: `-m neuroglot_server.intake.tokenizer_worker TOKENIZER SECONDS BYTES`.
 
-A tokenizer comes with its bundle, and so do its patterns and its normalizer, which may take any time and any memory on
-some text. So it runs in a process of its own, within limits, and what it cannot bear ends this process alone.
+A bundle brings its own tokenizer, whose patterns and normalizer may take unbounded time and memory on some texts. So it
+runs in a separate process with limits on both, and exceeding them ends this process only.
 
-Each message, on standard input and output, is its length in four bytes and then JSON. First the worker says what it has
-loaded, or what is wrong with it; then it answers one job after the other, and it ends with its standard input, at the
-latest when the server ends. A job is
+Each message, on standard input and output, is its length in four bytes (little-endian), followed by JSON. The first
+message of the worker describes the loaded tokenizer, or the error. Then the worker answers one job after the other, and
+ends when its standard input is closed, at the latest when the server ends. A job is
 
     texts   [text, special tokens or not], each tokenized by itself
-    most    ids of each text that are given at most; all if null
-    spelled whether to give the tokens as the vocabulary spells them, too
+    most    maximum ids to return for each text; null for all
+    spelled whether to return the strings of the tokens, too
 
-and an answer has for each text its ids, how many they are in all, and its tokens.
+and its result has for each text the `ids`, their total number in `counts`, and the strings in `tokens`.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from typing import Any, BinaryIO
 from tokenizers import Tokenizer
 
 LENGTH = struct.Struct("<I")
-"""How a message begins."""
+"""The header of a message: its length."""
 
 _SECONDS_TO_LOAD = 60.0
 _SECONDS_OF_A_SAMPLE = 1.0
 
 _SAMPLE_BYTES = 2**13
-_MOST_TOKENS_A_BYTE = 32
-"""The most that Unicode makes of a character by its normal forms is 18, U+FDFA, which has three bytes."""
+_MAX_TOKENS_PER_BYTE = 32
+"""Unicode normalization expands a character to at most 18: U+FDFA, which has three bytes."""
 
 
 def main() -> None:
-    """Load the tokenizer that the command line names, and answer until there are no more jobs.
+    """Load the tokenizer, and answer jobs until standard input is closed.
 
-    The command line also says how many seconds on a processor a job may take, and how many bytes of memory there are.
+    Command-line arguments: file of the tokenizer, CPU seconds per job, and bytes of memory.
     """
     file, seconds, memory_bytes = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.SIG_IGN)  # they are for the server, which still has requests to answer
+        signal.signal(ending, signal.SIG_IGN)  # only the server handles them: it still has requests to answer
     _bound_memory(memory_bytes)
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what a library prints must not end up among the results
     _bound_time(_SECONDS_TO_LOAD)
     try:
         tokenizer, loaded = _load(file)
@@ -62,27 +62,27 @@ def main() -> None:
         _bound_time(0)
 
 
-def _bound_memory(most: int) -> None:
-    """Have allocations fail that are too much, where the system can."""
+def _bound_memory(limit: int) -> None:
+    """Limit the address space of the process, so that larger allocations fail; does nothing on Windows."""
     try:
         import resource
-    except ModuleNotFoundError:  # there is none on Windows
+    except ModuleNotFoundError:  # on Windows
         return
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _bound_time(seconds: float) -> None:
-    """Have the process end after so many seconds on a processor; 0 for no more bound."""
+    """End the process after the given CPU time; 0 removes the limit."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _load(file: Path) -> tuple[Tokenizer, Mapping[str, Any]]:
-    """The tokenizer, and what the server is told of it.
+    """Load and check the tokenizer; return it, and its description for the server.
 
     Raises:
-        Exception: it is none, or too much.
+        Exception: the file is not a tokenizer, or exceeds its limits on a sample.
     """
     content = json.loads(file.read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_str(json.dumps(content))
@@ -93,7 +93,7 @@ def _load(file: Path) -> tuple[Tokenizer, Mapping[str, Any]]:
     for name, sample in _samples():
         _bound_time(_SECONDS_OF_A_SAMPLE)
         ids = tokenizer.encode(sample).ids
-        if len(ids) > _MOST_TOKENS_A_BYTE * _SAMPLE_BYTES:
+        if len(ids) > _MAX_TOKENS_PER_BYTE * _SAMPLE_BYTES:
             raise ValueError(f"it makes {len(ids)} tokens of {_SAMPLE_BYTES} bytes of {name}")
         if alone.decode(ids) != tokenizer.decode(ids):
             raise ValueError(f"its decoder gives another text of {name} than the whole of it does")
@@ -103,20 +103,20 @@ def _load(file: Path) -> tuple[Tokenizer, Mapping[str, Any]]:
 
 
 def _without_encoding(content: dict[str, Any]) -> dict[str, Any]:
-    """What decodes: a tokenizer without the parts that only an encoder needs, and without patterns.
+    """Return the tokenizer's JSON with only the parts that decoding needs, which have no patterns.
 
     Raises:
-        ValueError: its decoder has a pattern.
+        ValueError: the decoder has a pattern.
     """
     if '"Regex"' in json.dumps(content.get("decoder")):
-        raise ValueError("its decoder replaces what a pattern finds, which may take any time: give it plain strings")
+        raise ValueError("its decoder has a pattern, which may take unbounded time: use plain strings instead")
     without = dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "truncation", "padding"))
     model = content["model"]
     return content | without | {"model": model | {"merges": []} if "merges" in model else model}
 
 
 def _samples() -> Iterator[tuple[str, str]]:
-    """Texts that are hard to tokenize, each with its name."""
+    """Yield texts that are hard to tokenize, each with its name."""
     yield "nothing", ""
     for name, pattern in (
         ("one letter", "a"),
@@ -138,22 +138,22 @@ def _samples() -> Iterator[tuple[str, str]]:
 
 
 def _answer(tokenizer: Tokenizer, job: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a job comes to."""
-    most: int | None = job["most"]
+    """Run a job."""
+    limit: int | None = job["most"]
     ids: list[Sequence[int]] = []
     counts: list[int] = []
     tokens: list[Sequence[str]] = []
     for text, special in job["texts"]:
         encoding = tokenizer.encode(text, add_special_tokens=special)
-        ids.append(encoding.ids[:most])
+        ids.append(encoding.ids[:limit])
         counts.append(len(encoding.ids))
         if job["spelled"]:
-            tokens.append(encoding.tokens[:most])
+            tokens.append(encoding.tokens[:limit])
     return {"ids": ids, "counts": counts, "tokens": tokens}
 
 
 def _read(jobs: BinaryIO) -> Any:
-    """The next job; None after the last one."""
+    """Read the next job; None at the end of the input."""
     length = jobs.read(LENGTH.size)
     return json.loads(jobs.read(*LENGTH.unpack(length))) if len(length) == LENGTH.size else None
 

@@ -1,4 +1,4 @@
-"""Sets of neurons that tenants have uploaded, and requests in which their names are replaced by them."""
+"""Neuron sets that tenants have uploaded, and resolving their names in requests."""
 
 from __future__ import annotations
 
@@ -23,59 +23,59 @@ from neuroglot_server.core import (
 )
 
 _BYTES_AROUND = 512
-"""Of a set: its name, and what it is counted and found by."""
+"""Memory of a set beside its bits: its name and dictionary entries."""
 
 Lookup = Callable[[str], ByNeuron]
-"""From the name of an uploaded set to the set; raises `UploadNotFound`."""
+"""Maps the name of an uploaded set to the set; raises `UploadNotFound`."""
 
 
 class Uploads:
-    """The sets that one model has been given, each tenant's apart."""
+    """The uploaded neuron sets of one model: one LRU cache per tenant."""
 
-    def __init__(self, most_bytes: int, tenant_bytes: int) -> None:
-        """Keep sets up to so many bytes, each counted with what is around its bits.
+    def __init__(self, max_bytes: int, tenant_bytes: int) -> None:
+        """Create an empty store. Each set counts with its bits and a fixed overhead.
 
         Args:
-            most_bytes: of all tenants together.
-            tenant_bytes: of one tenant; its newest set is kept however large it is.
+            max_bytes: maximum bytes of all tenants together.
+            tenant_bytes: maximum bytes of one tenant; its newest set is kept however large it is.
         """
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._tenant_bytes = tenant_bytes
-        self._sets: dict[str, OrderedDict[str, ByNeuron]] = {}  # of each tenant, the least used one first
+        self._sets: dict[str, OrderedDict[str, ByNeuron]] = {}  # by tenant, the least recently used set first
         self._bytes: Counter[str] = Counter()
         self._total = 0
 
     @property
     def memory(self) -> MemoryUse:
-        """What the sets take up; may be read on any thread."""
-        return MemoryUse(self._total, self._most_bytes)
+        """Memory of the sets; may be read on any thread."""
+        return MemoryUse(self._total, self._max_bytes)
 
     def add(self, tenant: str, neurons: ByNeuron) -> str:
-        """Keep a set, and drop those of the tenant that were not used for longest where it needs their room.
+        """Store a set, and evict the tenant's least recently used sets if it exceeds `tenant_bytes`.
 
-        Where all tenants together have too much, those are dropped of the one that has the most.
+        If all tenants together exceed `max_bytes`, sets of the tenant with the most bytes are evicted.
 
         Returns:
-            The set's name, which follows from its content.
+            The set's name, a hash of its content.
         """
         name = _name(neurons)
-        mine = self._sets.setdefault(tenant, OrderedDict())
-        if name not in mine:
-            mine[name] = neurons
+        own = self._sets.setdefault(tenant, OrderedDict())
+        if name not in own:
+            own[name] = neurons
             self._bytes[tenant] += _size(neurons)
             self._total += _size(neurons)
-        mine.move_to_end(name)
-        while self._bytes[tenant] > self._tenant_bytes and len(mine) > 1:
+        own.move_to_end(name)
+        while self._bytes[tenant] > self._tenant_bytes and len(own) > 1:
             self._drop(tenant)
-        while self._total > self._most_bytes:
-            able = [one for one, sets in self._sets.items() if one != tenant or len(sets) > 1]
-            if not able:
+        while self._total > self._max_bytes:
+            candidates = [other for other, sets in self._sets.items() if other != tenant or len(sets) > 1]
+            if not candidates:
                 break
-            self._drop(max(able, key=self._bytes.__getitem__))
+            self._drop(max(candidates, key=self._bytes.__getitem__))
         return name
 
     def _drop(self, tenant: str) -> None:
-        """Drop the set of a tenant that was not used for longest."""
+        """Evict the least recently used set of a tenant."""
         _, dropped = self._sets[tenant].popitem(last=False)
         self._bytes[tenant] -= _size(dropped)
         self._total -= _size(dropped)
@@ -83,23 +83,23 @@ class Uploads:
             del self._sets[tenant], self._bytes[tenant]
 
     def resolve(self, tenant: str, name: str) -> ByNeuron:
-        """The set of a name.
+        """Return a tenant's set by name.
 
         Raises:
-            UploadNotFound: the tenant has not uploaded it, or it was dropped.
+            UploadNotFound: the tenant has not uploaded it, or it was evicted.
         """
-        mine = self._sets.get(tenant, OrderedDict())
-        if name not in mine:
+        own = self._sets.get(tenant, OrderedDict())
+        if name not in own:
             raise UploadNotFound(name)
-        mine.move_to_end(name)
-        return mine[name]
+        own.move_to_end(name)
+        return own[name]
 
 
 def with_uploads(analysis: Analysis, lookup: Lookup) -> Analysis:
-    """An analysis whose variants choose by neuron what they chose by the name of an upload.
+    """Replace the names of uploaded sets in an analysis by the sets.
 
     Raises:
-        UploadNotFound: there is none of that name.
+        UploadNotFound: there is no set of a name.
     """
     if not analysis.variants:
         return analysis
@@ -111,8 +111,10 @@ def with_uploads(analysis: Analysis, lookup: Lookup) -> Analysis:
 
 
 def interventions_with_uploads(interventions: Iterable[Intervention], lookup: Lookup) -> tuple[Intervention, ...]:
-    """Interventions, likewise."""
-    return tuple(replace(one, selection=_with_uploads(one.selection, lookup)) for one in interventions)
+    """Replace the names of uploaded sets in interventions by the sets; raises as `with_uploads`."""
+    return tuple(
+        replace(intervention, selection=_with_uploads(intervention.selection, lookup)) for intervention in interventions
+    )
 
 
 def _with_uploads(selection: Selection, lookup: Lookup) -> Selection:

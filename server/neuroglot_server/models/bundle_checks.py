@@ -1,7 +1,7 @@
-"""What a bundle's graphs, norms and weights are checked for before a session starts.
+"""Checks of a bundle's graphs, norms and weights before a session starts.
 
-A session reads whatever a graph names: other files, the same bytes as two tensors, memory. So the graph is read here
-first, and what it says of the weights is compared with the manifest; then the weights themselves are read once.
+A session trusts its graph: it would read any file that the graph names, or the same bytes as two tensors. So the graph
+is parsed here first and its tensors are compared with the manifest; then all weights are read once.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from neuroglot_server.core.wire_fields import count_fields
 
 _CHUNK_BYTES = 2**20
 _NORMS_HEADER_BYTES = 4096
-"""Longer than that is no header of an array of two dimensions."""
+"""Maximum length of the header of a two-dimensional `.npy` array."""
 _NORM_TOLERANCE = 1e-3
-"""Relative; sums of up to a million squares in float32, in any order, and values that were rounded to float16."""
+"""Relative. Allows for sums of up to a million squares in float32, in any order, and values rounded to float16."""
 _MAX_GRAPH_FIELDS = 2**19
-"""Of the graph's messages. That of a BLOOM of 24 layers has 44,000."""
+"""Maximum number of protobuf fields in a graph. That of a BLOOM of 24 layers has 44,000."""
 _MAX_RANK = 8
 _WITHOUT_TENSORS = {"OperatorSetIdProto", "StringStringEntryProto", "ValueInfoProto"}
-"""Messages of ONNX that are not searched for tensors: they have none, and most graphs have many of them."""
-_AGAIN = "export the model again"
+"""ONNX messages that are not searched for tensors: they contain none, and graphs have many of them."""
+_REMEDY = "export the model again"
 
 
 class StoredTensor(NamedTuple):
-    """A tensor of a graph whose values lie in a file of the bundle.
+    """A tensor of a graph with its values in a file of the bundle.
 
     Attributes:
-        name: in the graph.
-        file: which file.
-        offset: where it begins, in bytes.
-        shape: its dimensions.
-        dtype: of its elements, `float32` or `float16`; they are little-endian and row-major.
+        name: the tensor's name in the graph.
+        file: the file's name in the bundle.
+        offset: offset of the first value in the file, in bytes.
+        shape: the dimensions.
+        dtype: `float32` or `float16`, little-endian; the values are row-major.
     """
 
     name: str
@@ -54,7 +54,7 @@ class StoredTensor(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The offset after its last byte."""
+        """Offset after the last byte."""
         return self.offset + math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
@@ -63,19 +63,19 @@ def check_bundle(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.float
 
     Args:
         folder: the bundle.
-        manifest: of it, see `neuroglot.definitions.bundle.open_bundle`.
+        manifest: the bundle's manifest, see `neuroglot.definitions.bundle.open_bundle`.
 
     Returns:
-        The norms of each component's value rows, `[layers, neurons]`, by the component's name.
+        The L2 norms of the value rows by component, float32 `[layers, neurons]`.
 
     Raises:
-        BundleError: a graph cannot be read, names a file that is not in the manifest, has tensors that overlap or leave
-            their file, or disagrees with the manifest about the value matrices or the vocabulary; norms are not those
-            of the value rows; a weight is not finite.
+        BundleError: a graph cannot be parsed, names a file that is not in the manifest, has tensors that overlap or
+            exceed their file, or disagrees with the manifest about the value matrices or the vocabulary; norms do not
+            match the value rows; a weight is not finite.
     """
     components = manifest.model.components
     stored = [tensor for component in components for tensor in _check_graph(folder, manifest, component)]
-    # What two graphs share, or two tensors of one, is there once.
+    # Tensors that refer to the same bytes with the same shape and dtype are checked once.
     tensors = sorted(
         {tensor[1:]: tensor for tensor in stored}.values(), key=lambda tensor: (tensor.file, tensor.offset)
     )
@@ -90,30 +90,30 @@ def check_bundle(folder: Path, manifest: Manifest) -> dict[str, NDArray[np.float
 
 
 def _check_graph(folder: Path, manifest: Manifest, component: Component) -> list[StoredTensor]:
-    """The tensors of a graph that lie in files, if the graph agrees with the manifest.
+    """Check a graph against the manifest, and return its tensors with external data.
 
     Raises:
-        BundleError: it does not, or is none.
+        BundleError: the graph disagrees with the manifest, or is not an ONNX graph.
     """
-    import onnx  # here: its import would add to that of a server which has no bundle yet
+    import onnx  # imported late: a server without a bundle starts faster
 
     file = folder / component.graph
     with open_file(folder, component.graph) as opened:
         content = opened.read()
     try:
         if count_fields(content, onnx.ModelProto.DESCRIPTOR, _MAX_GRAPH_FIELDS) > _MAX_GRAPH_FIELDS:
-            raise BundleError(f"{file} has more than {_MAX_GRAPH_FIELDS} fields: {_AGAIN}")
+            raise BundleError(f"{file} has more than {_MAX_GRAPH_FIELDS} fields: {_REMEDY}")
         model = onnx.ModelProto.FromString(content)
     except (DecodeError, ValueError):
-        raise BundleError(f"{file} is no ONNX graph: {_AGAIN}") from None
+        raise BundleError(f"{file} is not an ONNX graph: {_REMEDY}") from None
     stored = [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
     if sum(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _all_tensors(model)) > len(stored):
-        raise BundleError(f"{file} has values in other files for more than its initializers: {_AGAIN}")
+        raise BundleError(f"{file} has external data in a tensor that is not an initializer: {_REMEDY}")
     dtypes: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
     tensors = [_stored_tensor(file, manifest, tensor, dtypes.get(tensor.data_type, "")) for tensor in stored]
     named = {tensor.name: tensor for tensor in tensors}
     if len(named) < len(tensors):
-        raise BundleError(f"{file} has two initializers of one name: {_AGAIN}")
+        raise BundleError(f"{file} has two initializers of one name: {_REMEDY}")
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     expected = {f"value_matrix.{layer}": matrix for layer, matrix in enumerate(component.values)}
     if component.name == DECODER:
@@ -125,44 +125,44 @@ def _check_graph(folder: Path, manifest: Manifest, component: Component) -> list
 
 
 def _all_tensors(model: Any) -> Iterator[Any]:
-    """Every TensorProto of a ModelProto, wherever it stands."""
-    rest: list[Any] = [model]
-    while rest:
-        message = rest.pop()
+    """Yield every TensorProto in a ModelProto, at any depth."""
+    stack: list[Any] = [model]
+    while stack:
+        message = stack.pop()
         if message.DESCRIPTOR.name == "TensorProto":
             yield message
             continue
         for field, value in message.ListFields():
             if field.message_type is not None and field.message_type.name not in _WITHOUT_TENSORS:
-                rest.extend([value] if isinstance(value, Message) else value)
+                stack.extend([value] if isinstance(value, Message) else value)
 
 
 def _stored_tensor(file: Path, manifest: Manifest, tensor: Any, dtype: str) -> StoredTensor:
-    """What a TensorProto with external data says.
+    """Parse a TensorProto with external data.
 
     Raises:
-        BundleError: it is of another type, or its values are not inside a file that the manifest lists.
+        BundleError: the tensor has another data type, or its values are not within a file that the manifest lists.
     """
     where = f"the tensor {shown(tensor.name)} of {file}"
     if not dtype:
-        raise BundleError(f"{where} has data type {tensor.data_type}, expected float32 or float16: {_AGAIN}")
+        raise BundleError(f"{where} has data type {tensor.data_type}, expected float32 or float16: {_REMEDY}")
     if len(tensor.dims) > _MAX_RANK or any(size < 1 for size in tensor.dims):
         raise BundleError(
             f"{where} has the shape {list(tensor.dims)[:_MAX_RANK]}, expected at most {_MAX_RANK} positive sizes: "
-            f"{_AGAIN}"
+            f"{_REMEDY}"
         )
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location, offset, length = (entries.pop(key, "") for key in ("location", "offset", "length"))
     if entries or len(tensor.external_data) != 3 or not (_is_size(offset) and _is_size(length)):
-        raise BundleError(f"{where} does not say where its values are with location, offset and length: {_AGAIN}")
+        raise BundleError(f"{where} has malformed external data, expected location, offset and length: {_REMEDY}")
     if location not in manifest.files:
-        raise BundleError(f"{where} has its values in {shown(location)}, which the manifest does not list: {_AGAIN}")
+        raise BundleError(f"{where} has its values in {shown(location)}, which the manifest does not list: {_REMEDY}")
     found = StoredTensor(tensor.name, location, int(offset), tuple(tensor.dims), dtype)
     if found.end - found.offset != int(length):
-        raise BundleError(f"{where} takes {found.end - found.offset} bytes, and says {length}: {_AGAIN}")
+        raise BundleError(f"{where} has the length {length}, expected {found.end - found.offset} bytes: {_REMEDY}")
     if found.end > manifest.files[location].size:
         raise BundleError(
-            f"{where} ends at byte {found.end} of {location}, which has {manifest.files[location].size}: {_AGAIN}"
+            f"{where} ends at byte {found.end} of {location}, which has {manifest.files[location].size}: {_REMEDY}"
         )
     return found
 
@@ -172,13 +172,13 @@ def _is_size(text: str) -> bool:
 
 
 def _check_matrix(file: Path, what: str, tensor: StoredTensor | None, matrix: StoredMatrix) -> None:
-    """Compare a matrix of the manifest with the initializer that the graph's metadata name.
+    """Compare a matrix of the manifest with the initializer named in the graph's metadata.
 
     Raises:
         BundleError: they differ.
     """
     if tensor is None:
-        raise BundleError(f"{file} does not name an initializer with external data as its {what}: {_AGAIN}")
+        raise BundleError(f"{file} does not name an initializer with external data as its {what}: {_REMEDY}")
     found = StoredMatrix(
         tensor.file, tensor.offset, *(tensor.shape if len(tensor.shape) == 2 else (0, 0)), tensor.dtype
     )
@@ -186,15 +186,15 @@ def _check_matrix(file: Path, what: str, tensor: StoredTensor | None, matrix: St
         raise BundleError(
             f"{what} is {tensor.dtype} {list(tensor.shape)} at byte {tensor.offset} of {tensor.file} in {file}, and "
             f"{matrix.dtype} {[matrix.rows, matrix.columns]} at byte {matrix.offset} of {shown(matrix.file)} in the "
-            f"manifest: {_AGAIN}"
+            f"manifest: {_REMEDY}"
         )
 
 
 def _check_input_embedding(file: Path, graph: Any, vocabulary: int) -> None:
-    """Make sure that every token of the vocabulary has a row in the matrix that the graph looks tokens up in.
+    """Check that the graph's input embedding has a row for every token of the vocabulary.
 
     Raises:
-        BundleError: it has fewer, or there is no such matrix.
+        BundleError: it has fewer rows, or there is no input embedding.
     """
     tokens = {"input_ids"} | {
         node.output[0] for node in graph.node if node.op_type == "Reshape" and "input_ids" in node.input[:1]
@@ -207,28 +207,28 @@ def _check_input_embedding(file: Path, graph: Any, vocabulary: int) -> None:
     rows = [tensor.dims[0] for tensor in graph.initializer if tensor.name in matrices and len(tensor.dims) == 2]
     if not rows or min(rows) < vocabulary:
         found = f"has one of {min(rows)} rows" if rows else "looks up none"
-        raise BundleError(f"{file} {found}, expected an input embedding of {vocabulary} tokens: {_AGAIN}")
+        raise BundleError(f"{file} {found}, expected an input embedding of {vocabulary} tokens: {_REMEDY}")
 
 
 def _check_overlaps(folder: Path, tensors: Sequence[StoredTensor]) -> None:
-    """Make sure that tensors, in the order in which they lie, have their bytes to themselves.
+    """Check that no two tensors overlap; they must be sorted by file and offset.
 
     Raises:
-        BundleError: two overlap.
+        BundleError: two tensors overlap.
     """
     for before, after in pairwise(tensors):
         if before.file == after.file and after.offset < before.end:
             raise BundleError(
                 f"the tensors {shown(before.name)} and {shown(after.name)} overlap at byte {after.offset} of "
-                f"{folder / after.file}, expected each to have its bytes to itself: {_AGAIN}"
+                f"{folder / after.file}, expected each to have its bytes to itself: {_REMEDY}"
             )
 
 
 def _read_norms(folder: Path, component: Component) -> NDArray[np.float32]:
-    """The norms of a component's value rows, `[layers, neurons]`.
+    """Read the norms of a component's value rows, float32 `[layers, neurons]`.
 
     Raises:
-        BundleError: the file holds something else.
+        BundleError: the file holds anything else.
     """
     file = folder / component.norms
     shape = (component.layers, component.neurons)
@@ -237,36 +237,36 @@ def _read_norms(folder: Path, component: Component) -> NDArray[np.float32]:
             if np.lib.format.read_magic(opened) != (1, 0):
                 raise ValueError("it is not of version 1.0")
             found, by_column, dtype = np.lib.format.read_array_header_1_0(opened, _NORMS_HEADER_BYTES)
-        except Exception as error:  # noqa: BLE001 - the header is a text that NumPy evaluates
-            raise BundleError(f"{file} is no array of NumPy ({shown(str(error))}): {_AGAIN}") from None
+        except Exception as error:  # noqa: BLE001 - NumPy evaluates the header as Python, which may raise anything
+            raise BundleError(f"{file} is not a NumPy array ({shown(str(error))}): {_REMEDY}") from None
         if found != shape or dtype != np.dtype("<f4") or by_column:
-            raise BundleError(f"{file} has {f'{dtype} {found}'[:60]}, expected float32 {shape}: {_AGAIN}")
+            raise BundleError(f"{file} has {f'{dtype} {found}'[:60]}, expected float32 {shape}: {_REMEDY}")
         content = opened.read()
     if len(content) != 4 * math.prod(shape):
-        raise BundleError(f"{file} has {len(content)} bytes of norms, expected {4 * math.prod(shape)}: {_AGAIN}")
+        raise BundleError(f"{file} has {len(content)} bytes of norms, expected {4 * math.prod(shape)}: {_REMEDY}")
     norms = np.frombuffer(content, np.float32).reshape(shape)
     if not (np.isfinite(norms).all() and (norms >= 0).all()):
-        raise BundleError(f"{file} has norms that are negative or not finite: {_AGAIN}")
+        raise BundleError(f"{file} has norms that are negative or not finite: {_REMEDY}")
     return norms
 
 
 def _check_finite(folder: Path, tensor: StoredTensor) -> None:
-    """Read a tensor's values once.
+    """Check that all values of a tensor are finite.
 
     Raises:
-        BundleError: one is NaN or infinite.
+        BundleError: a value is NaN or infinite.
     """
     for values in _chunks(folder, tensor.file, tensor.offset, math.prod(tensor.shape), tensor.dtype):
         if not np.isfinite(values).all():
             raise BundleError(
-                f"the tensor {shown(tensor.name)} in {folder / tensor.file} has a weight that is not finite: {_AGAIN}"
+                f"the tensor {shown(tensor.name)} in {folder / tensor.file} has a weight that is not finite: {_REMEDY}"
             )
 
 
 def _check_norms(
     folder: Path, component: Component, layer: int, matrix: StoredMatrix, norms: NDArray[np.float32]
 ) -> None:
-    """Compare norms with those of the value rows.
+    """Compare the norms of a layer with those computed from its value rows.
 
     Raises:
         BundleError: they differ.
@@ -281,7 +281,7 @@ def _check_norms(
             row = int(wrong[0])
             raise BundleError(
                 f"{folder / component.norms} has {given[row]:g} for neuron {first + row} of layer {layer}, whose value "
-                f"row has the norm {found[row]:g}: {_AGAIN}"
+                f"row has the norm {found[row]:g}: {_REMEDY}"
             )
         first += len(found)
 
@@ -289,17 +289,28 @@ def _check_norms(
 def _chunks(
     folder: Path, file: str, offset: int, elements: int, dtype: str, multiple: int = 1
 ) -> Iterator[NDArray[np.floating]]:
-    """So many elements of a file, some at a time, each time a multiple of some number; in memory that is used again.
+    """Read elements of a file in chunks, each into the same buffer.
 
-    They are read and not mapped: pages that are mapped would count as memory of the process.
+    The file is read, not mapped: mapped pages would count as memory of the process.
+
+    Args:
+        folder: the bundle.
+        file: the file's name.
+        offset: offset of the first element, in bytes.
+        elements: how many elements to read.
+        dtype: dtype of the elements, little-endian.
+        multiple: each chunk has a multiple of this number of elements.
+
+    Raises:
+        BundleError: the file is too short.
     """
     kind = np.dtype(dtype).newbyteorder("<")
-    most = max(_CHUNK_BYTES // kind.itemsize // multiple, 1) * multiple
-    buffer = np.empty(min(most, elements), kind)
+    chunk_size = max(_CHUNK_BYTES // kind.itemsize // multiple, 1) * multiple
+    buffer = np.empty(min(chunk_size, elements), kind)
     with open_file(folder, file) as opened:
         opened.seek(offset)
-        for start in range(0, elements, most):
+        for start in range(0, elements, chunk_size):
             values = buffer[: elements - start]
             if opened.readinto(values.data) < values.nbytes:
-                raise BundleError(f"{folder / file} ended while it was read: {_AGAIN}")
+                raise BundleError(f"{folder / file} ended while it was read: {_REMEDY}")
             yield values

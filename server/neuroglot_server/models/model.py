@@ -1,4 +1,4 @@
-"""A served model: the one thing that a transport speaks to."""
+"""A served model, the interface of the core to the transport."""
 
 from __future__ import annotations
 
@@ -59,44 +59,44 @@ from neuroglot_server.models.bundle_checks import check_bundle
 from neuroglot_server.models.model_info import describe
 from neuroglot_server.neurons.value_matrices import Projections, ValueMatrices
 from neuroglot_server.plan import generate
-from neuroglot_server.plan.capture import Capturing
-from neuroglot_server.plan.generate import Continuing
+from neuroglot_server.plan.capture import CaptureRunner
+from neuroglot_server.plan.generate import GenerateRunner
 from neuroglot_server.plan.group import Planner
-from neuroglot_server.plan.measure import Comparison
-from neuroglot_server.plan.prefill import Encode, Prefill
+from neuroglot_server.plan.measure import Measure
+from neuroglot_server.plan.prefill import CausalPrefill, EncoderPrefill
 from neuroglot_server.plan.runner import Runner
 from neuroglot_server.scheduler.batcher import Batcher
 from neuroglot_server.scheduler.budget import Budget, Sizes
 from neuroglot_server.scheduler.watchdog import unwatched
 from neuroglot_server.scheduler.worker import Worker
 
-_MOST_PROJECTION_BYTES = 2**26
-"""Most that projections onto tokens take up: those of 170 tokens in a model of 24 layers of 4,096 neurons."""
-_MOST_UPLOAD_BYTES = 2**26
-"""Most that the uploaded sets of neurons of all tenants take up: a thousand, of 32 layers of 16,384 neurons."""
-_TENANTS_UPLOAD_BYTES = 2**24
-"""Most that those of one tenant take up."""
-_UPLOADED_BYTES_A_TOKEN = 2**10
-"""An upload is charged as so many bytes of it were a token that is run."""
+_MAX_PROJECTION_BYTES = 2**26
+"""Capacity for projections onto tokens: 170 tokens in a model of 24 layers of 4,096 neurons."""
+_MAX_UPLOAD_BYTES = 2**26
+"""Capacity for uploaded neuron sets of all tenants: a thousand sets of 32 layers of 16,384 neurons."""
+_MAX_TENANT_UPLOAD_BYTES = 2**24
+"""Capacity for the uploaded neuron sets of one tenant."""
+_UPLOADED_BYTES_PER_TOKEN = 2**10
+"""This many bytes of an upload are charged like one token that is run."""
 
-_LONGEST_REASON = 200
-"""Of what ONNX Runtime says when a session does not start, in characters."""
-_BYTES_A_TOKEN = 4
-_TIMES_SPELLED = 64
-"""How much more than a text its tokens take up, each an object, and in the answer again."""
+_MAX_REASON_LENGTH = 200
+"""Characters shown of ONNX Runtime's error when a session does not start."""
+_BYTES_PER_TOKEN = 4
+_TOKENIZED_SIZE_RATIO = 64
+"""Size of a text's tokens, as objects and again in the response, relative to the text."""
 
-_LAST_WORDS_SECONDS = 10.0
-"""How long requests have to leave the house once nothing runs any more."""
+_CLOSE_SECONDS = 10.0
+"""How long `close` waits for requests to return their results or errors after the last batch."""
 
 
 class Model:
-    """A bundle that is loaded and runs.
+    """A loaded bundle that serves requests.
 
-    `load` makes one, on any thread; everything else happens on one event loop.
+    Create one with `load`, on any thread. All other methods must be called on one event loop.
 
     Attributes:
-        description: what it is and what may be asked of it.
-        probe: the fixed request of its bundle and the expected answer; None where the bundle has none.
+        description: the model's properties and the limits of its requests.
+        probe: the bundle's fixed request and its expected result; None if the bundle has none.
     """
 
     def __init__(
@@ -105,21 +105,21 @@ class Model:
         probe: Probe | None,
         planner: Planner,
         uncached_planner: Planner,
-        capturing: Capturing,
+        capture_runner: CaptureRunner,
         worker: Worker,
         admission: Admission,
     ) -> None:
-        """Put the parts together; see `load`."""
+        """Assemble the parts; use `load` instead."""
         self.description = description
         self.probe = probe
         self._planner = planner
         self._uncached_planner = uncached_planner
-        self._text = planner.answering.text
-        self._capturing = capturing
-        self._continuing = Continuing(planner.answering, planner.comparison, planner.kernels, planner.costs)
+        self._text = planner.runner.text
+        self._capture_runner = capture_runner
+        self._generate_runner = GenerateRunner(planner.runner, planner.measure, planner.kernels, planner.costs)
         self._worker = worker
         self._admission = admission
-        self._uploads = Uploads(_MOST_UPLOAD_BYTES, _TENANTS_UPLOAD_BYTES)
+        self._uploads = Uploads(_MAX_UPLOAD_BYTES, _MAX_TENANT_UPLOAD_BYTES)
 
     @classmethod
     def load(
@@ -134,15 +134,14 @@ class Model:
 
         Args:
             folder: the bundle.
-            name: what it is asked for by.
-            settings: how it is run.
-            observer: is told what the model does.
-            hang_changed: is called with True when a pass hangs, and with False when it has ended after all, on the
-                event loop.
+            name: the name under which it is served.
+            settings: the model's settings.
+            observer: receives the model's events.
+            hang_changed: called on the event loop with True when a pass hangs, and with False when it ends after all.
 
         Raises:
-            BundleError: the bundle is damaged, contradicts itself, is of another version or of a kind that this server
-                does not run, or ONNX Runtime cannot run its graphs.
+            BundleError: the bundle is damaged, inconsistent, of another version or of a kind that this server does not
+                support, or ONNX Runtime cannot run its graphs.
             InstallationError: no usable ONNX Runtime.
         """
         manifest = open_bundle(folder)
@@ -150,7 +149,7 @@ class Model:
         start = facts.decoder_start_token_id
         graphs = interfaces(facts)
         norms = check_bundle(folder, manifest)
-        tokenizer = TokenizerProcess(folder / TOKENIZER)  # which loads while the sessions do
+        tokenizer = TokenizerProcess(folder / TOKENIZER)  # it loads in parallel with the sessions
         engines = {
             component.name: _engine(folder, component, graphs[component.name], facts, settings)
             for component in facts.components
@@ -163,12 +162,12 @@ class Model:
         }
         description = describe(manifest, settings, name, budgets)
         probe = read_probe(folder, manifest)
-        comparison = Comparison(
+        measure = Measure(
             components=description.components,
             norms=norms,
             projections=Projections(
                 ValueMatrices.of_bundle(folder, facts),
-                min(settings.cache_bytes, _MOST_PROJECTION_BYTES),
+                min(settings.cache_bytes, _MAX_PROJECTION_BYTES),
                 shared=settings.shared_cache,
             ),
             dtype=np.dtype(facts.dtype),
@@ -181,136 +180,138 @@ class Model:
             description.components,
         )
 
-        def planner_with(sharing: StepCache) -> Planner:
+        def planner_with(step_cache: StepCache) -> Planner:
             decoder = batchers[DECODER]
-            answering = Runner(
-                reader=Prefill(decoder, sharing, PrefixCounter())
+            runner = Runner(
+                prefill=CausalPrefill(decoder, step_cache, PrefixCounter())
                 if start is None
-                else Encode(batchers[ENCODER], start, sharing),
+                else EncoderPrefill(batchers[ENCODER], start, step_cache),
                 decoder=decoder,
-                sharing=sharing,
+                step_cache=step_cache,
                 text=text,
                 eos=frozenset(facts.eos_token_ids),
                 dtype=np.dtype(facts.dtype),
             )
-            return Planner(answering, comparison, kernels, costs)
+            return Planner(runner, measure, kernels, costs)
 
         planner = planner_with(
             StepCache(settings.cache_bytes, observer or Unobserved(), shared=settings.shared_cache),
         )
         uncached_planner = planner_with(StepCache(0, Unobserved(), shared=False))
         admission = Admission(Cost(settings.queue_tokens, settings.queue_bytes), observer)
-        capturing = Capturing(planner.answering, description.components, batchers, budgets, settings.batch_bytes // 4)
-        return cls(description, probe, planner, uncached_planner, capturing, worker, admission)
+        capture_runner = CaptureRunner(
+            planner.runner, description.components, batchers, budgets, settings.batch_bytes // 4
+        )
+        return cls(description, probe, planner, uncached_planner, capture_runner, worker, admission)
 
     @property
     def memory(self) -> Mapping[str, MemoryUse]:
-        """What its requests, its cache and its uploads hold, by part; may be read on any thread."""
+        """Memory held by requests, cache and uploads, by part. Thread-safe."""
         return {
             "queue": self._admission.memory,
-            "cache": self._planner.answering.sharing.memory,
+            "cache": self._planner.runner.step_cache.memory,
             "uploads": self._uploads.memory,
         }
 
     async def tokenize(
         self, texts: Sequence[str], caller: Caller = ANYONE, *, special_tokens: bool = True
     ) -> list[TokenizedText]:
-        """Ids and spelling of the tokens of each text, with what the tokenizer's post-processor adds or without.
+        """Tokenize texts into ids and their spelling, with or without the special tokens of the post-processor.
 
-        It is charged as if a pass had run over a quarter of the texts' bytes.
+        Charged like a pass over one token for each text and for each four characters.
 
         Raises:
-            InvalidRequest: the texts are too long together.
-            QueueFull: too much is waiting.
+            InvalidRequest: the total length of the texts exceeds the limit.
+            QueueFull: the queue is full.
             CannotTokenize: a text takes too much time or memory.
-            ModelClosed: the model went down meanwhile.
+            ModelClosed: the model was closed meanwhile.
         """
         check_texts(texts)
         size = sum([len(text) for text in texts])
-        cost = Cost(len(texts) + size // _BYTES_A_TOKEN, _TIMES_SPELLED * size)
+        cost = Cost(len(texts) + size // _BYTES_PER_TOKEN, _TOKENIZED_SIZE_RATIO * size)
         async with self._admission.admit(cost, caller, field="texts"):
             return await self._text.tokenize(texts, caller.tenant, special_tokens=special_tokens)
 
     async def upload(self, neurons: ByNeuron, caller: Caller = ANYONE) -> str:
-        """Keep a set of neurons for the caller's tenant; selections find it by the name that comes back.
+        """Store a set of neurons for the caller's tenant, and return the name by which selections refer to it.
 
         Raises:
-            InvalidRequest: the set is none of this model.
-            QueueFull: too much is waiting, or the tenant's quota is used up.
+            InvalidRequest: the set does not fit this model.
+            QueueFull: the queue is full, or the tenant's quota is used up.
         """
         check_neurons(neurons, self.description)
         named = replace(neurons, component=neurons.component or self.description.components[0].name)
-        cost = Cost(1 + len(neurons.bits) // _UPLOADED_BYTES_A_TOKEN, len(neurons.bits))
+        cost = Cost(1 + len(neurons.bits) // _UPLOADED_BYTES_PER_TOKEN, len(neurons.bits))
         async with self._admission.admit(cost, caller, field="neurons"):
             return self._uploads.add(caller.tenant, named)
 
     def require_room(self, tokens: int, caller: Caller) -> None:
-        """Refuse a request that will be charged so many tokens at least, before it is converted or tokenized.
+        """Reject a request of at least `tokens` tokens early, before it is converted or tokenized.
 
         Raises:
-            InvalidRequest: it could never be admitted.
-            QueueFull: there is no room for so many tokens, and the request does not wait.
+            InvalidRequest: the request exceeds the capacity of the empty queue.
+            QueueFull: the queue has no capacity for these tokens, and the request does not wait.
         """
         self._admission.require_room(Cost(tokens, 0), caller)
 
     async def analyze(self, group: Group, analysis: Analysis, caller: Caller = ANYONE) -> GroupResult:
-        """Analyse one group: validate, tokenize and plan it once, then wait for its admission and run it.
+        """Analyse one group: validate, tokenize and plan it, wait for admission, and run it.
 
-        A caller that is cancelled takes its rows out of the queue at once.
+        Cancelling the call removes its rows from the queue at once.
 
         Raises:
             InvalidRequest: fields of the request are wrong.
-            UploadNotFound: a selection names neurons that the caller's tenant has not uploaded, or that were dropped.
-            QueueFull: too much is waiting.
+            UploadNotFound: a selection names neurons that the caller's tenant has not uploaded, or that were evicted.
+            QueueFull: the queue is full.
             NotFinite: a row's baseline has activations or logits that are not finite.
-            ModelClosed: the model went down meanwhile.
+            ModelClosed: the model was closed meanwhile.
         """
         analysis = with_uploads(analysis, partial(self._uploads.resolve, caller.tenant))
         check(group, analysis, self.description)
-        most = self.description.limits.tokens_per_row
-        rows = await encode_rows(group.rows, analysis.prediction, self._text, most, caller.tenant)
+        limit = self.description.limits.tokens_per_row
+        rows = await encode_rows(group.rows, analysis.prediction, self._text, limit, caller.tenant)
         cost, shares = self._planner.cost(rows, analysis), self._planner.shares(rows, analysis)
         async with self._admission.admit(cost, caller, shares):
             with self._worker.expecting(caller):
                 return await self._planner.run(group.id, rows, analysis, caller)
 
     async def analyze_uncached(self, group: Group, analysis: Analysis, limits: Limits) -> GroupResult:
-        """Analyse a group of the server's own: nothing of it is taken from a cache or kept, and no tenant is charged.
+        """Analyse a group of the server's own, without caches, admission and charges to a tenant.
 
         Args:
             group: the group.
-            analysis: what is wanted of it.
-            limits: what the group may ask for, in place of those for callers.
+            analysis: the options.
+            limits: limits of the group, in place of those of callers.
 
         Raises:
             InvalidRequest: fields of the request are wrong.
             NotFinite: a row's baseline has activations or logits that are not finite.
-            ModelClosed: the model went down meanwhile.
+            ModelClosed: the model was closed meanwhile.
         """
         check(group, analysis, replace(self.description, limits=limits))
-        most = limits.tokens_per_row
-        rows = await encode_rows(group.rows, analysis.prediction, self._text, most, ANYONE.tenant)
+        limit = limits.tokens_per_row
+        rows = await encode_rows(group.rows, analysis.prediction, self._text, limit, ANYONE.tenant)
         with self._worker.expecting(ANYONE):
             return await self._uncached_planner.run(group.id, rows, analysis, ANYONE)
 
     async def capture(self, row: Row, capture: Capture, caller: Caller = ANYONE) -> AsyncGenerator[CapturedLayer, None]:
-        """Raw activations of a row's prompt, layer by layer; its answers are not looked at.
+        """Yield raw activations of a row's prompt layer by layer; the row's answers are ignored.
 
-        Positions are the prompt's; the decoder of an encoder-decoder has one, its start token.
+        Positions refer to the prompt. The decoder of an encoder-decoder has one position, its start token.
 
         Raises:
             InvalidRequest: fields of the request are wrong.
-            QueueFull: too much is waiting.
+            QueueFull: the queue is full.
             NotFinite: activations are not finite.
-            ModelClosed: the model went down meanwhile.
+            ModelClosed: the model was closed meanwhile.
         """
         check_capture(row, capture, self.description)
-        most = self.description.limits.tokens_per_row
-        prompt = await encode_prompt(row, None, self._text, most, caller.tenant)
-        wish = self._capturing.wish(prompt, capture)
-        async with self._admission.admit(wish.cost, caller, field="row"):
+        limit = self.description.limits.tokens_per_row
+        prompt = await encode_prompt(row, None, self._text, limit, caller.tenant)
+        plan = self._capture_runner.plan(prompt, capture)
+        async with self._admission.admit(plan.cost, caller, field="row"):
             with self._worker.expecting(caller):
-                async with aclosing(self._capturing.layers(wish, caller)) as layers:
+                async with aclosing(self._capture_runner.layers(plan, caller)) as layers:
                     async for layer in layers:
                         yield layer
 
@@ -323,33 +324,33 @@ class Model:
         past_newlines: bool,
         caller: Caller = ANYONE,
     ) -> AsyncGenerator[GeneratedToken, None]:
-        """Go on from a row's prompt greedily, token by token; its answers are not looked at.
+        """Generate greedily from a row's prompt, and yield each token; the row's answers are ignored.
 
         Args:
             row: the prompt.
-            interventions: that act together.
-            threshold: above which a neuron is active, where they ask.
-            max_tokens: how many tokens to go on for at most; EOS ends it earlier, and is not given.
-            past_newlines: whether to go on after a newline.
-            caller: who asks.
+            interventions: interventions that act together.
+            threshold: activation above which a neuron is active, for selections that depend on it.
+            max_tokens: how many tokens to generate at most; EOS ends generation earlier, and is not yielded.
+            past_newlines: whether to continue after a newline.
+            caller: the tenant and priority of the request.
 
         Raises:
             InvalidRequest: fields of the request are wrong.
-            UploadNotFound: a selection names neurons that the caller's tenant has not uploaded, or that were dropped.
-            QueueFull: too much is waiting.
+            UploadNotFound: a selection names neurons that the caller's tenant has not uploaded, or that were evicted.
+            QueueFull: the queue is full.
             NotFinite: activations or logits are not finite.
-            ModelClosed: the model went down meanwhile.
+            ModelClosed: the model was closed meanwhile.
         """
         interventions = interventions_with_uploads(interventions, partial(self._uploads.resolve, caller.tenant))
         check_generation(row, interventions, threshold, max_tokens, self.description)
         prediction = Prediction(generate=True, max_tokens=max_tokens)
-        most = self.description.limits.tokens_per_row
-        prompt = await encode_prompt(row, prediction, self._text, most, caller.tenant)
-        wish = generate.Wish(prompt, interventions, threshold, max_tokens, past_newlines)
-        cost = self._continuing.cost(wish)
+        limit = self.description.limits.tokens_per_row
+        prompt = await encode_prompt(row, prediction, self._text, limit, caller.tenant)
+        plan = generate.GeneratePlan(prompt, interventions, threshold, max_tokens, past_newlines)
+        cost = self._generate_runner.cost(plan)
         async with self._admission.admit(cost, caller, field="row"):
             with self._worker.expecting(caller):
-                async with aclosing(self._continuing.tokens(wish, caller)) as tokens:
+                async with aclosing(self._generate_runner.tokens(plan, caller)) as tokens:
                     async for token in tokens:
                         yield token
 
@@ -359,16 +360,16 @@ class Model:
         return self._worker.hung
 
     def drain(self) -> None:
-        """Refuse requests of which nothing has run yet, those that wait and those to come; the others go on."""
+        """Refuse new requests and queued ones that have not started; the others are completed."""
         self._admission.drain()
         self._worker.drain()
 
     async def close(self) -> None:
-        """Fail what waits, and come back when the running batch is done, or at the latest after half a minute."""
+        """Fail queued requests, and return once the running batch has ended, at the latest after half a minute."""
         self._admission.drain()
         await self._text.close()
         await self._worker.close()
-        await self._admission.emptied(_LAST_WORDS_SECONDS)
+        await self._admission.emptied(_CLOSE_SECONDS)
         self._planner.kernels.close()
 
 
@@ -381,7 +382,7 @@ def _engine(folder: Path, component: Component, interface: Interface, facts: Mod
     """Start a component's session.
 
     Raises:
-        BundleError: ONNX Runtime cannot run the graph, or it is not what the manifest says.
+        BundleError: ONNX Runtime cannot run the graph, or the graph disagrees with the manifest.
         InstallationError: no usable ONNX Runtime.
     """
     graph = folder / component.graph
@@ -389,8 +390,8 @@ def _engine(folder: Path, component: Component, interface: Interface, facts: Mod
         engine = Engine(graph, component, interface, settings.threads, settings.device)
     except NeuroglotError:
         raise
-    except Exception as error:  # ONNX Runtime's errors have no class in common but this one
-        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+    except Exception as error:  # ONNX Runtime's errors have no other common base class
+        reason = " ".join(str(error).split())[:_MAX_REASON_LENGTH]
         raise BundleError(f"ONNX Runtime cannot run {graph} ({reason}): export the model again") from error
     check_facts(graph, engine.signature, facts)
     return engine

@@ -1,4 +1,4 @@
-"""What a served model says of itself, and how long its rows may be."""
+"""Model info: the description of a served model, and the maximum length of its rows."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ def describe(manifest: Manifest, settings: Settings, name: str, budgets: Mapping
     """Describe a model.
 
     Args:
-        manifest: of its bundle.
-        settings: how it is run.
-        name: what it is asked for by.
-        budgets: how large the batches of its components may be, by name.
+        manifest: the manifest of its bundle.
+        settings: the model's settings.
+        name: the name under which it is served.
+        budgets: limits of its batches by component.
 
     Raises:
-        BundleError: its batches may not even have one token.
+        BundleError: a batch of one token exceeds `batch_bytes`.
     """
     facts = manifest.model
-    most = settings.limits.tokens_per_row
-    longest = _longest_row(budgets, min(most, facts.max_positions or most))
+    limit = settings.limits.tokens_per_row
+    longest = _longest_row(budgets, min(limit, facts.max_positions or limit))
     if not longest:
         raise BundleError(
-            f"a batch of {name!r} may take up {settings.batch_bytes} bytes, and not even one token fits into that: "
+            f"a batch of model {name!r} is limited to {settings.batch_bytes} bytes, expected enough for one token: "
             "raise batch_bytes"
         )
     return ModelDescription(
@@ -50,12 +50,12 @@ def describe(manifest: Manifest, settings: Settings, name: str, budgets: Mapping
     )
 
 
-def _longest_row(budgets: Mapping[str, Budget], most: int) -> int:
-    """The longest row, of up to `most` tokens, whose prompt can be read and whose first token can be scored."""
+def _longest_row(budgets: Mapping[str, Budget], limit: int) -> int:
+    """The longest row, up to `limit` tokens, whose prefill and first scored token each fit into a batch."""
     decoder = budgets[DECODER]
     answer = Extent(1, scored=1, tapped=1, masked=1, added=True, kept=True)
     if ENCODER in budgets:
-        most = budgets[ENCODER].longest_row(lambda tokens: Extent(tokens, tapped=1, kept=True), most)
-        return decoder.longest_row(lambda tokens: answer._replace(cross=tokens), most)
-    most = decoder.longest_row(lambda tokens: answer._replace(new=tokens), most)
-    return decoder.longest_row(lambda tokens: answer._replace(past=tokens - 1), most)
+        limit = budgets[ENCODER].longest_row(lambda tokens: Extent(tokens, tapped=1, kept=True), limit)
+        return decoder.longest_row(lambda tokens: answer._replace(cross=tokens), limit)
+    limit = decoder.longest_row(lambda tokens: answer._replace(new=tokens), limit)
+    return decoder.longest_row(lambda tokens: answer._replace(past=tokens - 1), limit)

@@ -1,4 +1,4 @@
-"""The models of one server: which are served, loaded and unloaded while others run."""
+"""The model registry of a server: loads, replaces and unloads models while others run."""
 
 from __future__ import annotations
 
@@ -20,30 +20,33 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_GOING_DOWN = "the server is going down and loads nothing: ask another"
-_LONGEST_NAME = 100
-_LONGEST_SHOWN = 100
-_LAST_LOAD_SECONDS = 2.0
-"""How long a load that still runs is waited for when the server closes: then it can be closed properly."""
+_SHUTTING_DOWN = "the server is shutting down and does not load models: load it on another server"
+_MAX_NAME_LENGTH = 100
+_MAX_SHOWN_LENGTH = 100
+_CLOSE_LOADS_SECONDS = 2.0
+"""How long `close` waits for a load in progress, so that the loaded model can be closed properly."""
 
 Result = TypeVar("Result")
 Load = Callable[[Path, str, Callable[[bool], None]], "Model"]
-"""Loads the bundle of a folder under a name, and tells when it hangs; called on a thread of its own."""
+"""Loads the bundle in a folder under a name; called on a thread of its own.
+
+The callback receives True when a pass hangs, and False when it ends after all.
+"""
 
 Check = Callable[["Model"], Awaitable[None]]
-"""Raises a `BundleError` where a model does not compute what it should."""
+"""Runs a model's check; raises a `BundleError` if it computes wrong results."""
 
 
 class _Served:
-    """A model, how many blocks use it, and whether its numbers are known to be right.
+    """A served model with its reference count and the state of its check.
 
     Attributes:
         model: the model.
-        unused: set while no block uses it.
+        unused: set while the reference count is 0.
         hangs: how many passes have hung.
-        checked: of how many of these it is known that the model computes what it should since.
-        checking: whether a check runs.
-        failure: why it is out of service; empty while it is not.
+        checked: value of `hangs` at the start of the last check that passed; the model needs a check while it is lower.
+        checking: whether a check is running.
+        failure: why the model is out of service; empty while it is in service.
     """
 
     def __init__(self, model: Model) -> None:
@@ -67,17 +70,17 @@ class _Served:
 
 
 class Registry:
-    """Models by name. Everything happens on one event loop, but for loading, which has a thread.
+    """Models by name. Used on one event loop, except for loading, which runs on a thread.
 
-    A model that is replaced or unloaded is out of reach at once, and closed when its last request has ended. While one
-    is replaced, both are in memory. A model is served once it has passed its check. After a pass that hung and ended it
-    is unhealthy until it has passed again; one that does not pass then is out of service until it is replaced.
+    A replaced or unloaded model receives no new requests, and is closed when its last request has ended. During a
+    replacement both models are in memory. A model is served once it has passed its check. After a pass that hung and
+    then ended, the model is unhealthy until it passes again; if it fails, it is out of service until it is replaced.
 
-    A load that takes too long fails, but nothing can interrupt a session that is starting: its thread goes on, no other
-    load begins before it has ended, and the model that comes of it is closed.
+    A load that exceeds its time limit fails, but a session that is starting cannot be interrupted: its thread
+    continues, no other load starts before it has ended, and the loaded model is closed.
 
     Attributes:
-        changed: set whenever models come or go, hang or go on; cleared by whoever looks.
+        changed: set when models are added, removed, hang or recover; the reader clears it.
     """
 
     def __init__(
@@ -87,34 +90,34 @@ class Registry:
         bundles_folder: Path | None = None,
         load_seconds: float = Deployment.load_seconds,
     ) -> None:
-        """Hold no models yet.
+        """Create an empty registry.
 
         Args:
-            load: how a bundle becomes a model.
-            check: whether a model computes what it should.
-            bundles_folder: where requests may load bundles from; None where they may not at all.
-            load_seconds: how long a load may wait for others, and how long it may then take.
+            load: loads a bundle.
+            check: checks that a model computes correct results.
+            bundles_folder: the folder from which requests may load bundles; None to refuse such requests.
+            load_seconds: time limit of a load; also the limit of its wait for other loads before it, and of its check.
         """
         self.changed = asyncio.Event()
         self._load = load
         self._check = check
         self._bundles_folder = bundles_folder.resolve() if bundles_folder else None
         self._served: dict[str, _Served] = {}
-        self._unserved: set[Model] = set()  # loaded, and not served before it has passed its check
+        self._unserved: set[Model] = set()  # loaded, but not checked yet
         self._load_seconds = load_seconds
-        self._loading = asyncio.Lock()  # one after the other: each needs memory while it loads
+        self._loading = asyncio.Lock()  # loads run one at a time, since each needs extra memory
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loads: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     @property
     def models(self) -> tuple[Model, ...]:
-        """What is served, in the order in which it was loaded."""
+        """The served models, in the order of loading."""
         return tuple(served.model for served in self._served.values())
 
     @property
     def health(self) -> dict[str, bool]:
-        """By name: whether a model answers, and its numbers are known to be right."""
+        """By name: whether a model is responsive and has passed its check since its last hang."""
         return {
             name: not (served.model.hung or served.failure) and served.checked == served.hangs
             for name, served in self._served.items()
@@ -122,15 +125,15 @@ class Registry:
 
     @property
     def loading(self) -> bool:
-        """Whether a thread is loading a bundle right now, for somebody or for nobody any more."""
+        """Whether a thread is loading a bundle, even if its request has timed out or was cancelled."""
         return self._loading.locked()
 
     def use(self, name: str) -> AbstractContextManager[Model]:
-        """Hold a model for the length of a block: it is not closed meanwhile.
+        """Return a context manager that keeps a model from being closed.
 
         Raises:
-            ModelNotFound: there is none of this name.
-            ModelClosed: it is out of service.
+            ModelNotFound: no model has this name.
+            ModelClosed: the model is out of service.
         """
         served = self._find(name)
         if served.failure:
@@ -138,48 +141,48 @@ class Registry:
         return served
 
     async def load(self, folder: Path, name: str) -> Model:
-        """Serve a bundle; a model that has its name is replaced once the new one stands.
+        """Load and serve a bundle, replacing a model of the same name once the new one has passed its check.
 
-        Loading goes on if the caller is cancelled.
+        Loading continues if the caller is cancelled.
 
         Raises:
-            BundleError: the bundle is damaged, of another version, of a kind that this server does not run, or does not
-                pass its check.
+            BundleError: the bundle is damaged, of another version, of a kind that this server does not support, or
+                does not pass its check.
             InstallationError: no usable ONNX Runtime.
-            LoadTooSlow: it took more than the time that a load may take.
+            LoadTooSlow: it exceeded the time limit of loads.
             ModelClosed: the registry was closed meanwhile.
         """
         return await asyncio.shield(self._start(self._replace(folder, name), self._loads))
 
     async def load_by_request(self, bundle: str, name: str) -> Model:
-        """Serve a bundle that a request names.
+        """Load and serve a bundle named by a request.
 
         Args:
-            bundle: its folder, relative to the folder that bundles are loaded from.
-            name: the name to serve it by; empty for the folder's.
+            bundle: its folder, relative to `bundles_folder`.
+            name: the name to serve it under; empty for the folder's name.
 
         Raises:
-            InvalidRequest: there is no such bundle, it cannot be loaded, or it does not pass its check.
-            LoadTooSlow: loading it took too long.
+            InvalidRequest: the bundle does not exist, cannot be loaded, or does not pass its check.
+            LoadTooSlow: it exceeded the time limit of loads.
         """
         folder = self._folder(bundle)
         name = name or folder.name
-        if len(name) > _LONGEST_NAME or not name.isprintable():
-            wrong = f"is {name[:_LONGEST_NAME]!r}, expected at most {_LONGEST_NAME} printable characters"
+        if len(name) > _MAX_NAME_LENGTH or not name.isprintable():
+            wrong = f"is {name[:_MAX_NAME_LENGTH]!r}, expected at most {_MAX_NAME_LENGTH} printable characters"
             raise InvalidRequest([Violation("name", wrong)])
         try:
             return await self.load(folder, name)
         except LoadTooSlow:
             raise
         except NeuroglotError as error:
-            said = str(error).replace(str(folder), repr(bundle))
-            raise InvalidRequest([Violation("bundle", f"cannot be loaded: {said}")]) from error
+            reason = str(error).replace(str(folder), repr(bundle))
+            raise InvalidRequest([Violation("bundle", f"cannot be loaded: {reason}")]) from error
 
     async def unload(self, name: str) -> None:
-        """Take a model out of reach, now, and come back when its last request has ended.
+        """Stop serving a model to new requests, and return once its last request has ended and it is closed.
 
         Raises:
-            ModelNotFound: there is none of this name.
+            ModelNotFound: no model has this name.
         """
         self._find(name)
         served = self._served.pop(name)
@@ -187,14 +190,14 @@ class Registry:
         await asyncio.shield(self._start(self._retire(served)))
 
     async def close(self) -> None:
-        """Close all models and load no more; requests that run fail, so end them first.
+        """Close all models and refuse further loads. Running requests fail, so end them first.
 
-        A load that still runs is waited for no longer than a moment, see `loading`.
+        A load in progress is waited for at most two seconds; `loading` tells whether it is still running then.
         """
         self._closed = True
         closing = [self._start(model.close()) for model in (*self.models, *self._unserved)]
         if self._loads:
-            await asyncio.wait(self._loads, timeout=_LAST_LOAD_SECONDS)
+            await asyncio.wait(self._loads, timeout=_CLOSE_LOADS_SECONDS)
         for task in {*self._tasks, *closing}:
             await asyncio.wait([task])
         self._served.clear()
@@ -205,7 +208,7 @@ class Registry:
         return self._served[name]
 
     def _folder(self, bundle: str) -> Path:
-        """The folder of a bundle that a request names; links are followed before it is looked where it lies."""
+        """Resolve the folder of a bundle named by a request; it must be in `bundles_folder` after following links."""
         if self._bundles_folder is None:
             raise InvalidRequest([Violation("bundle", "cannot be loaded: this server was given no folder of bundles")])
         try:
@@ -213,15 +216,17 @@ class Registry:
             if self._bundles_folder in folder.parents and folder.is_dir():
                 return folder
         except (OSError, RuntimeError, ValueError):
-            pass  # too long a path, links that lead to each other, a NUL: no folder either
-        wrong = f"is {bundle[:_LONGEST_SHOWN]!r}, expected a folder inside the one that this server loads bundles from"
+            pass  # a path that is too long, a loop of links, a NUL: not a folder
+        wrong = (
+            f"is {bundle[:_MAX_SHOWN_LENGTH]!r}, expected a folder inside the one that this server loads bundles from"
+        )
         raise InvalidRequest([Violation("bundle", wrong)])
 
     async def _replace(self, folder: Path, name: str) -> Model:
         model = await self._loaded(folder, name)
         if self._closed:
             await model.close()
-            raise ModelClosed(_GOING_DOWN)
+            raise ModelClosed(_SHUTTING_DOWN)
         old = self._served.pop(name, None)
         self._served[name] = _Served(model)
         self.changed.set()
@@ -231,17 +236,17 @@ class Registry:
         return model
 
     def _note_hangs(self, hung: bool) -> None:
-        """A pass of one of the models hangs, or has ended after all."""
+        """Handle a pass of one of the models that hangs, or that has ended after all."""
         for served in self._served.values():
             if hung and served.model.hung:
                 served.hangs += 1
             elif not hung and served.checked < served.hangs and not served.checking and not served.failure:
                 served.checking = True
-                self._start(self._check_again(served))
+                self._start(self._recheck(served))
         self.changed.set()
 
-    async def _check_again(self, served: _Served) -> None:
-        """Check a model of which a pass had hung; one that does not pass is taken out of service."""
+    async def _recheck(self, served: _Served) -> None:
+        """Check a model after a pass that hung; take it out of service if it fails."""
         model, name = served.model, served.model.description.name
         try:
             with served:
@@ -258,11 +263,11 @@ class Registry:
             self.changed.set()
 
     async def _loaded(self, folder: Path, name: str) -> Model:
-        """A model, loaded on a thread of its own once no other load runs, that has passed its check.
+        """Load a model on a thread, after other loads, and check it.
 
         Raises:
-            BundleError: it cannot be loaded, or does not pass.
-            LoadTooSlow: it took too long; what comes of it is closed.
+            BundleError: the bundle cannot be loaded, or does not pass its check.
+            LoadTooSlow: it exceeded the time limit; the model is closed once it is loaded.
         """
         try:
             async with asyncio.timeout(self._load_seconds):
@@ -271,8 +276,8 @@ class Registry:
             raise LoadTooSlow(name, self._load_seconds, "another load has not ended") from None
         if self._closed:
             self._loading.release()
-            raise ModelClosed(_GOING_DOWN)
-        work = _on_a_thread(lambda: self._load(folder, name, self._note_hangs))
+            raise ModelClosed(_SHUTTING_DOWN)
+        work = _run_on_thread(lambda: self._load(folder, name, self._note_hangs))
         await asyncio.wait([work], timeout=self._load_seconds)
         if not work.done():
             _logger.warning("loading model %s from %s takes more than %g s", name, folder, self._load_seconds)
@@ -286,11 +291,11 @@ class Registry:
             self._loading.release()
 
     async def _checked(self, model: Model) -> None:
-        """Check a model before it is served, and close it if it does not pass.
+        """Check a model before it is served, and close it if it fails.
 
         Raises:
-            BundleError: it does not.
-            LoadTooSlow: it took too long.
+            BundleError: the model does not pass its check.
+            LoadTooSlow: the check exceeded the time limit.
         """
         self._unserved.add(model)
         try:
@@ -307,7 +312,7 @@ class Registry:
             self._unserved.remove(model)
 
     async def _close_late(self, work: asyncio.Future[Model]) -> None:
-        """Close what a load gives that was given up."""
+        """Close the model of a load that exceeded its time limit, once it is loaded."""
         try:
             model = await work
             await model.close()
@@ -315,7 +320,7 @@ class Registry:
             self._loading.release()
 
     async def _retire(self, served: _Served) -> None:
-        """Close a model that nobody can reach any more, when nobody uses it any more."""
+        """Close a model that is no longer served, once its last request has ended."""
         await served.unused.wait()
         await served.model.close()
         name, identity = served.model.description.name, served.model.description.bundle_identity
@@ -324,7 +329,12 @@ class Registry:
     def _start(
         self, work: Coroutine[Any, Any, Result], tasks: set[asyncio.Task[Any]] | None = None
     ) -> asyncio.Task[Result]:
-        """Run something that goes on whoever waits for it; one of `tasks`, by default of those that `close` awaits."""
+        """Run a coroutine as a task that outlives its caller.
+
+        Args:
+            work: the coroutine.
+            tasks: the set that the task is added to until it has ended; by default the one that `close` awaits.
+        """
         tasks = self._tasks if tasks is None else tasks
         task = asyncio.create_task(work)
         tasks.add(task)
@@ -335,18 +345,18 @@ class Registry:
 
 def _log_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()):
-        # Whoever asked has it too, unless they have left.
+        # The caller gets this error too, unless it was cancelled.
         _logger.debug("a model was not loaded or closed: %s", error)
 
 
-def _on_a_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
-    """What a function gives that runs on a thread of its own, which the event loop does not wait for when it ends."""
+def _run_on_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
+    """Run a function on a thread of its own, which the event loop does not wait for when it closes."""
     future: Future[Result] = Future()
 
     def run() -> None:
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 - for whoever waits, as an executor does it
+        except BaseException as error:  # noqa: BLE001 - passed on to the future, as an executor does
             future.set_exception(error)
         else:
             future.set_result(result)

@@ -1,4 +1,4 @@
-"""What a group's baseline shows, types, contributions and scores, and what interventions do to each row.
+"""A group's baseline, with types, contributions and scores, and the edits of interventions in each row.
 
 Imports `intake` (rows and their tokens), `engine`, `kernels` and `core`. Imported by `plan` and `models`.
 """

@@ -1,4 +1,4 @@
-"""What a group shows without any intervention: what types, contributions, selections and edits are relative to."""
+"""The baseline of a group: its rows without interventions. Types, contributions, selections and edits refer to it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from neuroglot_server.kernels import contribution, types
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """What the rows of a group show of one component, at the last prompt token of each.
+    """Activations of one component in the rows of a group, at the last prompt token of each.
 
-    What is derived from it is worked out when it is first asked for.
+    Derived arrays are computed on first access and cached.
 
     Attributes:
-        component: its name.
+        component: the component's name.
         group_id: the group's id.
         labels: the rows' labels.
         activations: `[R, layers, neurons]`, in the model's dtype.
-        coefficients: what multiplies the value rows, of the same shape; the activations themselves where not gated.
-        norms: of the value rows, float32 `[layers, neurons]`.
-        threshold: above which a neuron is active to selections by type, to controls and to `Convert`.
-        results: what the rows' steps gave; held, for `Comparison` knows a baseline by their identities.
+        coefficients: factors of the value rows, of the same shape; the activations unless the FFN is gated.
+        norms: L2 norms of the value rows, float32 `[layers, neurons]`.
+        threshold: activation above which a neuron is active for selections by type, controls and `Convert`.
+        results: results of the rows' steps. Referenced because `Measure` identifies a baseline by their `id`.
     """
 
     component: str
@@ -50,8 +50,8 @@ class Baseline:
         norms: NDArray[np.float32],
         threshold: float,
     ) -> Baseline:
-        """That of rows whose steps gave these results; the rest as the attributes."""
-        # In half of the time that `np.stack` takes.
+        """Build the baseline from the results of the rows' steps; the other arguments are as the attributes."""
+        # `np.array` takes half of the time of `np.stack` here.
         activations = np.array([result.activations for result in results if result.activations is not None])
         coefficients = activations
         if any(result.coefficients is not result.activations for result in results):
@@ -65,22 +65,22 @@ class Baseline:
 
     @cached_property
     def codes(self) -> NDArray[np.uint8]:
-        """Their types, uint8 `[layers, neurons]`; a group of one row has none."""
+        """Types of the neurons, uint8 `[layers, neurons]`; undefined for a group of one row."""
         return types.type_codes(self.activity)
 
     @cached_property
     def contributions(self) -> NDArray[np.float32]:
-        """Their contributions (Eq. 3), float32 `[R, layers, neurons]`."""
+        """Contributions (Eq. 3), float32 `[R, layers, neurons]`."""
         return contribution.contributions(self.coefficients, self.norms)
 
     @cached_property
     def magnitudes(self) -> NDArray[np.float32]:
-        """The same, not divided by the layer's sum."""
+        """Contributions before the division by the layer's sum, float32 `[R, layers, neurons]`."""
         return contribution.magnitudes(self.coefficients, self.norms)
 
     @cached_property
     def mean_of_active(self) -> NDArray[np.float32]:
-        """Each neuron's mean activation over the rows in which it is active, `[layers, neurons]`; NaN if in none."""
+        """Mean activation over the rows in which a neuron is active, `[layers, neurons]`; NaN if in none."""
         sums = np.where(self.activity, self.activations, 0).sum(axis=0, dtype=np.float32)
         counts = np.count_nonzero(self.activity, axis=0)
         means: NDArray[np.float32] = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)

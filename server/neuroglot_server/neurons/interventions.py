@@ -1,10 +1,10 @@
 """Interventions: from actions on chosen neurons to the mask and the override of every row.
 
-Every action is two numbers a neuron, for the graph computes `mask * activation + override`:
+The graph computes `mask * activation + override`, so every action is a pair (mask, override) for each neuron:
 
     deactivate (0, 0)    override (0, value)    convert (0, value) where inactive    scale (factor, 0)    add (1, value)
 
-Values and factors are one for all neurons or, of a set that was given neuron by neuron, one each.
+Values and factors are one number for all neurons or, for an explicit set of neurons, one number for each of them.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from neuroglot_server.neurons.baseline import Baseline
 from neuroglot_server.neurons.selections import Members, members
 
 Numbers = float | NDArray[np.floating]
-"""One for all neurons, or `[layers, neurons]`."""
+"""One number for all neurons, or `[layers, neurons]`."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowEdits:
-    """What a variant does to one row.
+    """The edits of a variant in one row.
 
     Attributes:
-        components: the edits in each component, by its name; one that is missing is left alone.
-        selected: how many neurons the interventions chose, in all components.
-        selected_active: how many of them are active in the baseline.
+        components: the edits by component; a component without an entry is not edited.
+        selected: number of neurons that the interventions select, in all components.
+        selected_active: number of these that are active in the baseline.
     """
 
     components: Mapping[str, Edits] = field(default_factory=dict)
@@ -43,12 +43,12 @@ class RowEdits:
     selected_active: int = 0
 
     def of(self, component: str) -> Edits:
-        """The edits in a component."""
+        """The edits of a component."""
         return self.components.get(component, NO_EDITS)
 
     @cached_property
     def anywhere(self) -> bool:
-        """Whether anything is done at all."""
+        """Whether there is any edit."""
         return any(edits.anywhere for edits in self.components.values())
 
 
@@ -56,7 +56,7 @@ NO_ROW_EDITS = RowEdits()
 
 
 def above(threshold: float, dtype: np.dtype[np.floating]) -> float:
-    """The smallest number of a type that exceeds a threshold."""
+    """The smallest number of a dtype that exceeds a threshold."""
     nearest = dtype.type(threshold)
     if np.float32(nearest) > np.float32(threshold):
         return float(nearest)
@@ -66,12 +66,13 @@ def above(threshold: float, dtype: np.dtype[np.floating]) -> float:
 def row_edits(
     interventions: Sequence[Intervention], baselines: Sequence[Baseline], dtype: np.dtype[np.floating]
 ) -> Pieces[list[RowEdits]]:
-    """What a variant's interventions do to each row of a group; it yields after each intervention, and more often.
+    """Compute a variant's edits of each row of a group. Yields at least after each intervention.
 
     Args:
-        interventions: at least one; of two that choose the same neuron at the same position, the later one holds.
-        baselines: the group's baseline in each component; `Convert` without a value goes just above its threshold.
-        dtype: of the edits: the model's.
+        interventions: at least one. If two select the same neuron at the same position, the later one wins.
+        baselines: the group's baseline in each component. `Convert` without a value sets the smallest activation above
+            the baseline's threshold.
+        dtype: dtype of the edits, that of the model.
     """
     parts = {}
     for baseline in baselines:
@@ -87,7 +88,7 @@ def row_edits(
 
 
 class _InComponent(NamedTuple):
-    """What a variant does in one component: the edits of each row, and how many neurons it chose there."""
+    """A variant's edits of each row in one component, and the numbers of selected neurons, int64 `[R]`."""
 
     edits: list[Edits]
     selected: NDArray[np.int64]
@@ -98,10 +99,10 @@ class _Act(NamedTuple):
     """An action on the neurons of one component.
 
     Attributes:
-        chosen: neurons that the selection chooses.
-        changed: those of them that the action changes.
-        mask: of all changed neurons, or `[layers, neurons]`.
-        override: likewise.
+        chosen: the selected neurons.
+        changed: the selected neurons that the action changes.
+        mask: for all changed neurons, or `[layers, neurons]`.
+        override: for all changed neurons, or `[layers, neurons]`.
     """
 
     chosen: Members
@@ -113,7 +114,7 @@ class _Act(NamedTuple):
 def _in_component(
     interventions: Sequence[Intervention], baseline: Baseline, dtype: np.dtype[np.floating]
 ) -> Pieces[_InComponent]:
-    """Each intervention is applied and dropped before the next one is looked at: many would not fit into memory."""
+    """Compute the edits of one component, one intervention at a time: all of them might not fit into memory."""
     acting = {
         "before": tuple(intervention.scope.before_last for intervention in interventions),
         "at": (True,) * len(interventions),
@@ -121,23 +122,23 @@ def _in_component(
     }
     edits = {acts: _Editing(interventions, acts, baseline, dtype) for acts in acting.values()}
     anywhere = np.zeros((1, *baseline.activity.shape[1:]), dtype=np.bool_)
-    for place, intervention in enumerate(interventions):
+    for index, intervention in enumerate(interventions):
         act = yield from _act(intervention, baseline, dtype)
         anywhere = anywhere | act.chosen
         for acts, editing in edits.items():
-            if acts[place]:
+            if acts[index]:
                 editing.apply(act)
                 yield
-    made = {acts: editing.rows() for acts, editing in edits.items()}
+    rows = {acts: editing.rows() for acts, editing in edits.items()}
     return _InComponent(
-        edits=[Edits(*of_row) for of_row in zip(*(made[acts] for acts in acting.values()), strict=True)],
+        edits=[Edits(*of_row) for of_row in zip(*(rows[acts] for acts in acting.values()), strict=True)],
         selected=np.broadcast_to(np.count_nonzero(anywhere, axis=(1, 2)), len(baseline.labels)),
         selected_active=np.count_nonzero(anywhere & baseline.activity, axis=(1, 2)),
     )
 
 
 def _act(intervention: Intervention, baseline: Baseline, dtype: np.dtype[np.floating]) -> Pieces[_Act]:
-    """What an intervention does, to which neurons of the component."""
+    """The action of an intervention on the component's neurons."""
     chosen = yield from _chosen(intervention, baseline)
     match intervention.action:
         case Deactivate():
@@ -157,7 +158,7 @@ def _act(intervention: Intervention, baseline: Baseline, dtype: np.dtype[np.floa
 
 
 def _chosen(intervention: Intervention, baseline: Baseline) -> Pieces[Members]:
-    """The neurons that an intervention's selection chooses in its layers of the component."""
+    """The neurons that an intervention selects in the component, within its layers."""
     _, layers, neurons = baseline.activity.shape
     if intervention.component not in ("", baseline.component):
         return np.zeros((1, layers, neurons), dtype=np.bool_)
@@ -169,17 +170,17 @@ def _chosen(intervention: Intervention, baseline: Baseline) -> Pieces[Members]:
 
 
 def _of_each(intervention: Intervention, values: Sequence[float], baseline: Baseline) -> Numbers:
-    """The number of each neuron of the set, `[layers, neurons]`; the others have 0, and so have other components."""
-    given = intervention.selection
-    assert isinstance(given, ByNeuron), "a number a neuron was let through without a set of neurons"
+    """The values of an explicit set of neurons as `[layers, neurons]`, 0 outside the set and in other components."""
+    selection = intervention.selection
+    assert isinstance(selection, ByNeuron), "values for each neuron passed validation without a set of neurons"
     numbers = np.zeros(baseline.activity.shape[1:])
-    if given.component in ("", baseline.component):
-        numbers[unpack_bits(given.bits, numbers.shape)] = values
+    if selection.component in ("", baseline.component):
+        numbers[unpack_bits(selection.bits, numbers.shape)] = values
     return numbers
 
 
 class _Editing:
-    """The edit of each row, to which acts are applied one after the other; rows share one where all do the same."""
+    """Builds the edit of each row at one set of positions. Rows share one edit while all actions are the same."""
 
     def __init__(
         self,
@@ -188,15 +189,15 @@ class _Editing:
         baseline: Baseline,
         dtype: np.dtype[np.floating],
     ) -> None:
-        """Begin with an edit that changes nothing.
+        """Start with an edit that changes nothing.
 
         Args:
-            interventions: of the variant.
+            interventions: the variant's interventions.
             acting: which of them are applied.
-            baseline: of the component.
-            dtype: of the edits.
+            baseline: the component's baseline.
+            dtype: dtype of the edits.
         """
-        actions = [one.action for one, acts in zip(interventions, acting, strict=True) if acts]
+        actions = [intervention.action for intervention, acts in zip(interventions, acting, strict=True) if acts]
         shape = (1, *baseline.activity.shape[1:])
         self._count = len(baseline.labels)
         self._mask = np.ones(shape, dtype if any(map(_scales, actions)) else np.bool_)
@@ -204,7 +205,7 @@ class _Editing:
         self._touched = np.zeros(shape[:2], dtype=np.bool_)
 
     def apply(self, act: _Act) -> None:
-        """Have an action hold over those before it."""
+        """Apply an action on top of the earlier ones."""
         if len(act.changed) > len(self._mask):  # from here on rows differ
             self._mask = np.repeat(self._mask, self._count, axis=0)
             self._touched = np.repeat(self._touched, self._count, axis=0)
@@ -223,12 +224,12 @@ class _Editing:
 
 
 def _scales(action: Action) -> bool:
-    """Whether an action's mask is another number than 0 or 1."""
+    """Whether an action's mask has values other than 0 and 1."""
     return isinstance(action, Scale) and (action.values is not None or action.factor not in (0, 1))
 
 
 def _adds(action: Action) -> bool:
-    """Whether an action's override may be another number than 0."""
+    """Whether an action's override may be nonzero."""
     match action:
         case Override(value, values) | Add(value, values):
             return values is not None or value != 0
@@ -241,7 +242,7 @@ def _adds(action: Action) -> bool:
 def _compact(
     mask: NDArray[np.floating] | NDArray[np.bool_], override: NDArray[np.floating] | None, touched: NDArray[np.bool_]
 ) -> Edit | None:
-    """An edit of the touched layers alone."""
+    """Build an edit of the touched layers only; None if there are none."""
     layers = tuple(np.flatnonzero(touched).tolist())
     if not layers:
         return None

@@ -1,4 +1,4 @@
-"""From arrays to the parts of an answer."""
+"""Results of a group, built from arrays."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from neuroglot_server.neurons.baseline import Baseline
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What a group's baseline shows of one component, in arrays.
+    """Measurements of a group's baseline in one component.
 
     Attributes:
-        baseline: at the last prompt token.
-        scores: effective scores, float32 `[R, layers, neurons]`, NaN in rows without an answer; None where not wanted,
+        baseline: activations at the last prompt token.
+        scores: effective scores, float32 `[R, layers, neurons]`, NaN in rows without an answer; None if not requested,
             and for an encoder.
         ever: whether each neuron exceeds each threshold at any token of the prompt, bool
-            `[R, thresholds, layers, neurons]`; None where that is not wanted.
+            `[R, thresholds, layers, neurons]`; None if not requested.
     """
 
     baseline: Baseline
@@ -49,26 +49,26 @@ class Findings:
 def component_result(
     component: ComponentDescription, findings: Findings, analysis: Analysis
 ) -> Pieces[ComponentResult]:
-    """Types, contributions, effective scores and dead neurons in one component, at every threshold.
+    """Compute types, contributions, effective scores and dead neurons of one component at every threshold.
 
-    It yields after each part of a threshold's result.
+    Yields after each part of a threshold's result.
     """
     thresholds = []
-    for place in range(len(analysis.thresholds)):
-        thresholds.append((yield from _threshold_result(place, findings, analysis)))
+    for index in range(len(analysis.thresholds)):
+        thresholds.append((yield from _threshold_result(index, findings, analysis)))
     return ComponentResult(component.name, component.layers, component.neurons, tuple(thresholds))
 
 
-def _threshold_result(place: int, findings: Findings, analysis: Analysis) -> Pieces[ThresholdResult]:
-    threshold = analysis.thresholds[place]
+def _threshold_result(index: int, findings: Findings, analysis: Analysis) -> Pieces[ThresholdResult]:
+    threshold = analysis.thresholds[index]
     activations = findings.baseline.activations
     activity = types.active(activations, threshold)
     codes = types.type_codes(activity) if len(activity) > 1 else None
     yield
-    dead = None if findings.ever is None else ~findings.ever[:, place]
+    dead = None if findings.ever is None else ~findings.ever[:, index]
     contributing = effective_score = None
     if codes is not None:
-        top_bitmaps = analysis.active_bitmaps and place == 0
+        top_bitmaps = analysis.active_bitmaps and index == 0
         contributing = yield from _contribution_result(
             findings.baseline, codes, analysis.contribution, top_bitmaps=top_bitmaps
         )
@@ -94,17 +94,17 @@ def _bitmaps(members: NDArray[np.bool_]) -> tuple[bytes, ...]:
 
 
 def _contribution_result(
-    baseline: Baseline, codes: NDArray[np.uint8], wanted: Contribution | None, *, top_bitmaps: bool
+    baseline: Baseline, codes: NDArray[np.uint8], options: Contribution | None, *, top_bitmaps: bool
 ) -> Pieces[ContributionResult | None]:
-    if wanted is None:
+    if options is None:
         return None
-    values = baseline.magnitudes if wanted.raw else baseline.contributions
-    k = contribution.top_k(values.shape[-1], wanted.top_fraction, wanted.top_k)
+    values = baseline.magnitudes if options.raw else baseline.contributions
+    k = contribution.top_k(values.shape[-1], options.top_fraction, options.top_k)
     top = np.empty(values.shape, dtype=np.bool_)
     for row, of_row in enumerate(values):
         top[row] = contribution.top(of_row, k)
         yield
-    leading = yield from _leading(values, codes, wanted.neurons)
+    leading = yield from _leading(values, codes, options.neurons)
     return ContributionResult(
         top_k=k,
         top_counts=contribution.counts_by_type(top, codes),
@@ -115,18 +115,18 @@ def _contribution_result(
 
 
 def _effective_score_result(
-    scores: NDArray[np.float32] | None, codes: NDArray[np.uint8], wanted: EffectiveScore | None
+    scores: NDArray[np.float32] | None, codes: NDArray[np.uint8], options: EffectiveScore | None
 ) -> Pieces[EffectiveScoreResult | None]:
-    if wanted is None or scores is None:
+    if options is None or scores is None:
         return None
     by_type = effective.by_type(scores, codes)
     yield
-    leading = yield from _leading(scores, codes, wanted.neurons)
+    leading = yield from _leading(scores, codes, options.neurons)
     return EffectiveScoreResult(*by_type, leading=leading)
 
 
 def _leading(values: NDArray[np.float32], codes: NDArray[np.uint8], k: int) -> Pieces[LeadingNeurons | None]:
-    """The k largest of each row and layer. In rows that are NaN they are the first k neurons, and their values NaN."""
+    """The k neurons with the largest values in each row and layer; in NaN rows the first k, with NaN values."""
     if k == 0:
         return None
     neurons = np.empty((*values.shape[:-1], k), dtype=np.int64)
@@ -141,28 +141,28 @@ def _leading(values: NDArray[np.float32], codes: NDArray[np.uint8], k: int) -> P
 
 
 def row_prediction(row: EncodedRow, scores: NextTokens, generated: Sequence[int] | None, text: Text) -> RowPrediction:
-    """What the model said after a prompt.
+    """Build the prediction for a row.
 
     Args:
         row: the prompt and its answers.
-        scores: at the token from which the answer begins and the gold tokens but the last.
-        generated: the tokens that it generated, if it was asked to.
-        text: to decode them.
+        scores: scores at the token from which the answer begins and at the gold tokens but the last.
+        generated: the generated tokens; None if generation was not requested.
+        text: decodes the generated tokens.
     """
     exact = log_probability = matches = starts = None
     if row.gold:
         exact = scores.greedy == row.gold
         log_probability = sum(scores.log_probabilities)
-    said = "" if generated is None else text.decode(generated).strip()
+    generated_text = "" if generated is None else text.decode(generated).strip()
     if row.answers and generated is not None:
         answers = [normalised(answer) for answer in row.answers]
-        matches = normalised(said) in answers
-        starts = normalised(said).startswith(tuple(answers))
+        matches = normalised(generated_text) in answers
+        starts = normalised(generated_text).startswith(tuple(answers))
     return RowPrediction(
         exact=exact,
         gold_log_probability=log_probability,
         token_ids=tuple(generated or ()),
-        text=said,
+        text=generated_text,
         matches=matches,
         starts_with_answer=starts,
     )

@@ -1,4 +1,4 @@
-"""Selections: which neurons of a component an intervention chooses, in every row of a group."""
+"""Selections: the neurons of a component that an intervention acts on, in every row of a group."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Members = NDArray[np.bool_]
 
 
 def members(selection: Selection, baseline: Baseline) -> Pieces[Members]:
-    """The neurons that a selection chooses in a component; what was uploaded has been put in the name's place.
+    """Evaluate a selection in a component. Names of uploaded sets must have been resolved before.
 
-    It yields after each selection inside it, and after each row for which neurons are drawn.
+    Yields after each operand, and after each row for which neurons are drawn.
     """
     match selection:
         case Union(parts) | Intersection(parts) | Difference(parts):
@@ -63,7 +63,7 @@ _COMBINATIONS: Mapping[type[Selection], Callable[[Members, Members], Members]] =
 
 
 def _chosen(selection: Selection, baseline: Baseline) -> Members:
-    """The neurons of a selection that has no others inside it."""
+    """Evaluate a selection without operands."""
     match selection:
         case ByType(types):
             return np.isin(baseline.codes, types)[np.newaxis]
@@ -74,11 +74,11 @@ def _chosen(selection: Selection, baseline: Baseline) -> Members:
         case ByContribution(top_fraction, top_k):
             k = contribution.top_k(baseline.contributions.shape[-1], top_fraction, top_k)
             return contribution.top(baseline.contributions, k)
-    raise AssertionError(f"an unknown selection was let through: {selection!r}")
+    raise AssertionError(f"an unknown selection passed validation: {selection!r}")
 
 
 def _drawn(controlled: Members, kind: ControlKind, draw: int, seed: int, baseline: Baseline) -> Pieces[Members]:
-    """Random neurons to compare others with, those of the lowest priorities first, row by row."""
+    """Draw a random control set for each row, the neurons of the lowest priorities first."""
     drawn = np.empty(baseline.activity.shape, dtype=np.bool_)
     everything = np.ones(drawn.shape[1:], dtype=np.bool_)
     for row in range(len(drawn)):
@@ -101,13 +101,13 @@ def _drawn(controlled: Members, kind: ControlKind, draw: int, seed: int, baselin
 def counts_of_mass(
     priorities: NDArray[np.uint64], contributions: NDArray[np.float32], masses: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """How many neurons to draw, those of the lowest priorities first, for their contributions to add up to a mass.
+    """How many neurons to draw, in ascending order of priority, for their contributions to add up to a mass.
 
-    Of all such numbers it is the one whose sum is nearest to the mass, and of equally near ones the smallest.
+    This is the number whose sum of contributions is nearest to the mass; the smallest one in a tie.
 
     Args:
-        priorities: `[..., layers, neurons]`, all different within a layer.
-        contributions: not negative, of the same shape.
+        priorities: `[..., layers, neurons]`, distinct within a layer.
+        contributions: non-negative, of the same shape.
         masses: `[..., layers]`.
 
     Returns:
@@ -121,12 +121,12 @@ def counts_of_mass(
 
 
 def lowest(priorities: NDArray[np.uint64], candidates: Members, counts: NDArray[np.int64]) -> Members:
-    """The candidates of the lowest priorities.
+    """Select the candidates of the lowest priorities.
 
     Args:
-        priorities: `[..., layers, neurons]`, all different within a layer.
+        priorities: `[..., layers, neurons]`, distinct within a layer.
         candidates: which neurons may be drawn, of the same shape.
-        counts: how many are drawn, `[..., layers]`, at most as many as there are candidates.
+        counts: how many to draw, `[..., layers]`, at most the number of candidates.
     """
     worst = np.iinfo(np.uint64).max
     in_order = np.sort(np.where(candidates, priorities, worst), axis=-1)
@@ -136,10 +136,10 @@ def lowest(priorities: NDArray[np.uint64], candidates: Members, counts: NDArray[
 
 
 def _priorities(baseline: Baseline, row: int, draw: int, seed: int) -> NDArray[np.uint64]:
-    """A random number for every neuron of a row, the same in every run and in every version of numpy.
+    """Random priorities of a row's neurons, uint64 `[layers, neurons]`, independent of the version of numpy.
 
-    The n-th output of SplitMix64, started from a hash of (seed, draw, group, row, component, layer), belongs to neuron
-    n. It is a bijection of n, so no two neurons of a layer tie.
+    Neuron n has the n-th output of SplitMix64, seeded with a hash of (seed, draw, group, row, component, layer). The
+    outputs are a bijection of n, so no two neurons of a layer tie.
     """
     _, layers, neurons = baseline.activity.shape
     label = baseline.labels[row]
@@ -147,8 +147,8 @@ def _priorities(baseline: Baseline, row: int, draw: int, seed: int) -> NDArray[n
         [_hash(seed, draw, baseline.group_id, label, baseline.component, layer) for layer in range(layers)],
         dtype=np.uint64,
     ).reshape(layers, 1)
-    places: NDArray[np.uint64] = np.arange(1, neurons + 1, dtype=np.uint64)
-    state: NDArray[np.uint64] = starts + places * np.uint64(0x9E3779B97F4A7C15)
+    indices: NDArray[np.uint64] = np.arange(1, neurons + 1, dtype=np.uint64)
+    state: NDArray[np.uint64] = starts + indices * np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: NDArray[np.uint64] = state ^ (state >> np.uint64(31))

@@ -1,6 +1,6 @@
-"""The value rows of a decoder's neurons and the output embedding, as they lie in the bundle's weights.
+"""A decoder's value rows and output embedding, memory-mapped from the bundle's weights.
 
-They are mapped, not read: they take up no memory of the server's own beside the runtime's.
+The mapping takes no memory in addition to the runtime's.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from neuroglot_server.core import DECODER
 from neuroglot_server.kernels.kernel_thread import Pieces
 
 _BLOCK = 1024
-"""Value rows that are multiplied at once: those of a float16 bundle are widened first, and into memory of their own."""
+"""Value rows per multiplication. Those of a float16 bundle are copied to float32 first, one block at a time."""
 
 Tokens = Mapping[int, float]
-"""Tokens, each with what its embedding is multiplied with before they are added up."""
+"""Token ids and the weights of their output embeddings in a sum."""
 
 
 @dataclass(frozen=True, eq=False)
 class ValueMatrices:
-    """What projects the neurons of a decoder onto tokens.
+    """Projects the neurons of a decoder onto tokens.
 
     Attributes:
-        values: `[neurons, hidden]` of every layer.
+        values: value rows of each layer, `[neurons, hidden]`.
         output_embedding: `[vocabulary, hidden]`.
-        output_scale: what hidden states are multiplied with before they meet the output embedding.
+        output_scale: factor of hidden states before the output embedding.
     """
 
     values: Sequence[NDArray[np.floating]]
@@ -41,7 +41,7 @@ class ValueMatrices:
 
     @classmethod
     def of_bundle(cls, folder: Path, facts: ModelFacts) -> ValueMatrices:
-        """Map those of a bundle's decoder."""
+        """Map the matrices of a bundle's decoder."""
         decoder = next(component for component in facts.components if component.name == DECODER)
         return cls(
             values=[_mapped(folder, matrix) for matrix in decoder.values],
@@ -50,9 +50,9 @@ class ValueMatrices:
         )
 
     def projections(self, rows: Sequence[Tokens]) -> Pieces[NDArray[np.float32]]:
-        """v_i . E for every neuron, E being the weighted sum of the output embeddings of each row's tokens.
+        """Compute v_i . E for every neuron, where E is the weighted sum of the output embeddings of a row's tokens.
 
-        It yields after each block of value rows.
+        Yields after each block of value rows.
 
         Returns:
             float32 `[rows, layers, neurons]`.
@@ -68,7 +68,7 @@ class ValueMatrices:
         return found
 
     def _direction(self, tokens: Tokens) -> NDArray[np.float32]:
-        """The weighted sum of the output embeddings of tokens, as hidden states meet it, `[hidden]`."""
+        """The weighted sum of the tokens' output embeddings, times the output scale, float32 `[hidden]`."""
         embeddings = self.output_embedding[list(tokens)].astype(np.float32)
         weights = np.array([self.output_scale * weight for weight in tokens.values()], dtype=np.float32)
         direction: NDArray[np.float32] = weights @ embeddings
@@ -76,35 +76,41 @@ class ValueMatrices:
 
 
 class Projections:
-    """Projections of what was asked for lately: a task asks for the same few labels again and again.
+    """An LRU cache of projections: the rows of a task often have the same few labels.
 
-    Each tenant's are apart, for that something is known already can be timed. Used on any thread.
+    Tenants have separate entries unless the cache is shared, because a hit can be told from its latency. Thread-safe.
     """
 
-    def __init__(self, matrices: ValueMatrices, most_bytes: int, *, shared: bool) -> None:
-        """Keep up to so many bytes, and where they are shared for all tenants together."""
+    def __init__(self, matrices: ValueMatrices, max_bytes: int, *, shared: bool) -> None:
+        """Create an empty cache.
+
+        Args:
+            matrices: compute the projections.
+            max_bytes: the capacity.
+            shared: whether tenants share entries.
+        """
         self._matrices = matrices
-        self._most = most_bytes // (4 * len(matrices.values) * len(matrices.values[0]))
+        self._max_entries = max_bytes // (4 * len(matrices.values) * len(matrices.values[0]))
         self._shared = shared
-        self._kept: OrderedDict[Hashable, NDArray[np.float32]] = OrderedDict()
+        self._cached: OrderedDict[Hashable, NDArray[np.float32]] = OrderedDict()
         self._lock = Lock()
 
     def of(self, rows: Sequence[Tokens], tenant: str) -> Pieces[NDArray[np.float32]]:
-        """As `ValueMatrices.projections`, but what is kept is not computed again."""
+        """Like `ValueMatrices.projections`, but computes only the rows that are not cached."""
         owner = "" if self._shared else tenant
         keys: list[Hashable] = [(owner, *sorted(tokens.items())) for tokens in rows]
         with self._lock:
-            found = {key: self._kept[key] for key in keys if key in self._kept}
+            found = {key: self._cached[key] for key in keys if key in self._cached}
         missing = {key: tokens for key, tokens in zip(keys, rows, strict=True) if key not in found}
         if missing:
             computed = yield from self._matrices.projections(list(missing.values()))
             found.update(zip(missing, computed, strict=True))
         with self._lock:
             for key in keys:
-                self._kept[key] = found[key]
-                self._kept.move_to_end(key)
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
+                self._cached[key] = found[key]
+                self._cached.move_to_end(key)
+            while len(self._cached) > self._max_entries:
+                self._cached.popitem(last=False)
         return np.stack([found[key] for key in keys])
 
 

@@ -1,8 +1,8 @@
 """Raw activations of one row, layer by layer.
 
-They are large: those of a long prompt may be larger than the model. So the prompt is run in pieces that fit into a
-batch, of each piece only what is wanted is held, and where that is too much for all layers the prompt is run again for
-the next ones, when the caller has taken the first.
+Activations are large: those of a long prompt may be larger than the model. So the prompt is run in chunks that fit into
+a batch, and only the requested values of each chunk are held. If these are too large for all layers at once, the layers
+are split into groups, and the prompt is run again for each group once the caller has taken the one before.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from neuroglot_server.scheduler.batcher import Batcher, Timing
 from neuroglot_server.scheduler.budget import Budget, Extent
 
 LARGEST_LAYER_BYTES = 60 * 2**20
-"""Most that what is wanted of one layer takes up: it is sent in one message, of at most 64 MiB."""
+"""Maximum size of the captured values of one layer, which are sent in one message of at most 64 MiB."""
 
 _POSITION_BYTES = 4
-"""What the number of a position takes up beside its values."""
+"""Size of a position's number in the message, in addition to its values."""
 
 
 @dataclass(frozen=True, eq=False)
-class Wish:
-    """What is captured of a row.
+class CapturePlan:
+    """The plan of a capture.
 
     Attributes:
         row: the row.
-        component: in which component.
-        tokens: what that component reads, up to the last position that is wanted and matters to it.
-        positions: in the order in which they were asked for.
-        neurons: which; None for all.
-        coefficients: whether coefficients are wanted in the place of activations.
-        layers: which, in groups that are held together.
-        cost: what all of it takes.
+        component: the component's name.
+        tokens: the component's input tokens. A causal decoder's end at the last requested position.
+        positions: the requested positions, in the order of the request.
+        neurons: the requested neurons; None for all.
+        coefficients: whether coefficients are captured in place of activations.
+        layers: the requested layers, in groups that are held in memory together.
+        cost: the cost of the whole capture.
     """
 
     row: EncodedRow
@@ -60,46 +60,46 @@ class Wish:
 
 
 @dataclass(frozen=True, eq=False)
-class Capturing:
+class CaptureRunner:
     """Captures rows.
 
     Attributes:
-        answering: brings rows through the model.
-        components: of the model.
+        runner: runs rows through the model.
+        components: the model's components.
         batchers: run steps, by component.
-        budgets: how large their batches may be.
-        most_bytes: most of a row's values that are held at a time, if they are of more than one layer.
+        budgets: limits of their batches, by component.
+        max_bytes: maximum size of a row's values held at a time; one layer is always held, whatever its size.
     """
 
-    answering: Runner
+    runner: Runner
     components: Sequence[ComponentDescription]
     batchers: Mapping[str, Batcher]
     budgets: Mapping[str, Budget]
-    most_bytes: int
+    max_bytes: int
 
-    def wish(self, row: EncodedRow, capture: Capture) -> Wish:
-        """Plan what has been validated, but for its positions.
+    def plan(self, row: EncodedRow, capture: Capture) -> CapturePlan:
+        """Plan a capture, which has been validated except for its positions.
 
         Raises:
-            InvalidRequest: the prompt does not have a position, or one layer is more than a message holds.
+            InvalidRequest: the prompt does not have a position, or one layer does not fit into a message.
         """
         component = next(part for part in self.components if capture.component in ("", part.name))
-        alone = len(self.components) == 1
-        tokens = row.prompt if alone or component.name == ENCODER else (self.answering.reader.start(row),)
+        causal = len(self.components) == 1
+        tokens = row.prompt if causal or component.name == ENCODER else (self.runner.prefill.start_token(row),)
         positions = _positions(capture.positions, len(tokens))
-        if alone:
+        if causal:
             tokens = tokens[: int(positions.max()) + 1]
         layers = capture.layers or tuple(range(component.layers))
         neurons = len(capture.neurons) or component.neurons
-        of_layer = len(positions) * neurons * self.answering.dtype.itemsize
-        refuse(_too_large(of_layer + len(positions) * _POSITION_BYTES, len(positions), neurons))
-        at_once = max(1, self.most_bytes // of_layer)
-        groups = [layers[start : start + at_once] for start in range(0, len(layers), at_once)]
-        read = row.prompt if component.name == DECODER and not alone else ()
+        layer_bytes = len(positions) * neurons * self.runner.dtype.itemsize
+        refuse(_too_large(layer_bytes + len(positions) * _POSITION_BYTES, len(positions), neurons))
+        layers_at_once = max(1, self.max_bytes // layer_bytes)
+        groups = [layers[start : start + layers_at_once] for start in range(0, len(layers), layers_at_once)]
+        encoded = row.prompt if component.name == DECODER and not causal else ()
         sizes = self.budgets[component.name].sizes
-        held = max(map(len, groups)) * of_layer + len(row.prompt) * sizes.key_values
-        held += self._fitting(component.name, len(tokens), len(tokens)) * sizes.activations
-        return Wish(
+        held_bytes = max(map(len, groups)) * layer_bytes + len(row.prompt) * sizes.key_values
+        held_bytes += self._chunk_length(component.name, len(tokens), len(tokens)) * sizes.activations
+        return CapturePlan(
             row=row,
             component=component.name,
             tokens=tokens,
@@ -107,58 +107,58 @@ class Capturing:
             neurons=np.array(capture.neurons) if capture.neurons else None,
             coefficients=capture.coefficients,
             layers=groups,
-            cost=Cost(len(read) + len(groups) * len(tokens), held),
+            cost=Cost(len(encoded) + len(groups) * len(tokens), held_bytes),
         )
 
-    async def layers(self, wish: Wish, caller: Caller) -> AsyncGenerator[CapturedLayer, None]:
-        """Run the row, and give its layers in their order.
+    async def layers(self, plan: CapturePlan, caller: Caller) -> AsyncGenerator[CapturedLayer, None]:
+        """Run the row, and yield its layers in the order of the plan.
 
         Raises:
             NotFinite: activations are not finite.
-            ModelClosed: the model went down meanwhile.
+            ModelClosed: the model was closed meanwhile.
         """
-        for group in wish.layers:
-            values = await self._values(wish, group, caller)
-            for place, layer in enumerate(group):
-                yield CapturedLayer(layer, wish.positions, values[place])
+        for group in plan.layers:
+            values = await self._values(plan, group, caller)
+            for index, layer in enumerate(group):
+                yield CapturedLayer(layer, plan.positions, values[index])
 
-    async def _values(self, wish: Wish, layers: Sequence[int], caller: Caller) -> NDArray[np.floating]:
-        """What is wanted of some layers, `[layers, positions, neurons]`."""
+    async def _values(self, plan: CapturePlan, layers: Sequence[int], caller: Caller) -> NDArray[np.floating]:
+        """The requested values of some layers, `[layers, positions, neurons]`."""
         timing = Timing()
-        wanted = np.unique(wish.positions)
+        positions = np.unique(plan.positions)
         start, past = 0, NO_TOKENS
-        cross = await self._cross(wish, timing, caller)
-        if wish.component == DECODER and not cross.length and wanted[0]:
-            # Nothing is wanted of the tokens before the first position: their keys and values will do.
-            prefix = Prefix(wish.tokens[: wanted[0]])
-            (blocks,) = await self.answering.sharing.run([prefix], self.batchers[DECODER], timing, caller)
-            start, past = int(wanted[0]), joined(blocks)
+        cross = await self._cross(plan, timing, caller)
+        if plan.component == DECODER and not cross.length and positions[0]:
+            # Nothing is captured before the first position, so the prefix cache may supply keys and values.
+            prefix = Prefix(plan.tokens[: positions[0]])
+            (blocks,) = await self.runner.step_cache.run([prefix], self.batchers[DECODER], timing, caller)
+            start, past = int(positions[0]), joined(blocks)
         parts = []
-        while start < len(wish.tokens):
-            stop = start + self._fitting(wish.component, len(wish.tokens), len(wish.tokens) - start)
-            step = RowStep(wish.tokens[start:stop], past=past, cross=cross, focus=stop - start, capture=True, keep=True)
-            (result,) = await self.batchers[wish.component].run([step], timing, caller)
+        while start < len(plan.tokens):
+            stop = start + self._chunk_length(plan.component, len(plan.tokens), len(plan.tokens) - start)
+            step = RowStep(plan.tokens[start:stop], past=past, cross=cross, focus=stop - start, capture=True, keep=True)
+            (result,) = await self.batchers[plan.component].run([step], timing, caller)
             if result.captured is None or result.kept is None:
                 raise NotFinite(
-                    f"row {wish.row.label!r} gives numbers that are not finite in the {wish.component}: the model "
-                    f"overflows {self.answering.dtype} on this prompt"
+                    f"row {plan.row.label!r} gives numbers that are not finite in the {plan.component}: the model "
+                    f"overflows {self.runner.dtype} on this prompt"
                 )
-            inside = wanted[(wanted >= start) & (wanted < stop)] - start
-            picked = partial(_picked, result.captured[wish.coefficients], layers, inside, wish.neurons)
+            in_chunk = positions[(positions >= start) & (positions < stop)] - start
+            picked = partial(_picked, result.captured[plan.coefficients], layers, in_chunk, plan.neurons)
             parts.append(await asyncio.to_thread(picked))
             start, past = stop, past.extended(result.kept)
-        return await asyncio.to_thread(_in_order, parts, wanted, wish.positions)
+        return await asyncio.to_thread(_in_order, parts, positions, plan.positions)
 
-    async def _cross(self, wish: Wish, timing: Timing, caller: Caller) -> KeyValues:
-        """What the decoder of an encoder-decoder reads of the prompt; nothing for anything else."""
-        if wish.component != DECODER or len(self.components) == 1:
+    async def _cross(self, plan: CapturePlan, timing: Timing, caller: Caller) -> KeyValues:
+        """Cross-attention keys and values for the decoder of an encoder-decoder; no tokens for other components."""
+        if plan.component != DECODER or len(self.components) == 1:
             return NO_TOKENS
-        case = RowRun(wish.row)
-        await self.answering.reader.read([case], timing, caller)
-        return case.cross
+        run = RowRun(plan.row)
+        await self.runner.prefill.run([run], timing, caller)
+        return run.cross
 
-    def _fitting(self, component: str, tokens: int, left: int) -> int:
-        """How many of the last tokens are run at once: an encoder needs all of them together, a decoder does not."""
+    def _chunk_length(self, component: str, tokens: int, left: int) -> int:
+        """How many of the `left` last tokens fit into one batch; an encoder must run all of them at once."""
         if component == ENCODER:
             return left
         budget = self.budgets[DECODER]
@@ -171,7 +171,7 @@ def _picked(
     positions: NDArray[np.int64],
     neurons: NDArray[np.int64] | None,
 ) -> NDArray[np.floating]:
-    """Some layers, positions and neurons of `[layers, positions, neurons]`; None for all neurons."""
+    """Copy some layers, positions and neurons of `[layers, positions, neurons]`; None for all neurons."""
     chosen = np.arange(values.shape[-1]) if neurons is None else neurons
     picked: NDArray[np.floating] = values[np.ix_(np.array(layers), positions, chosen)]
     return picked
@@ -180,7 +180,7 @@ def _picked(
 def _in_order(
     parts: Sequence[NDArray[np.floating]], ascending: NDArray[np.int64], positions: NDArray[np.int64]
 ) -> NDArray[np.floating]:
-    """Parts along ascending positions, put together in the order in which the positions were asked for."""
+    """Concatenate parts along ascending positions, and reorder them as requested."""
     values = np.concatenate(parts, axis=1)
     if np.array_equal(ascending, positions):
         return values
@@ -196,19 +196,19 @@ def _too_large(size: int, positions: int, neurons: int) -> Iterator[Violation]:
         )
 
 
-def _positions(asked: Sequence[int], length: int) -> NDArray[np.int64]:
-    """Positions counted from the first token.
+def _positions(requested: Sequence[int], length: int) -> NDArray[np.int64]:
+    """Convert requested positions, negative ones from the end, to indices from 0; all positions if none are requested.
 
     Raises:
         InvalidRequest: there is no such position.
     """
     refuse(
         Violation(
-            f"positions[{place}]",
+            f"positions[{index}]",
             f"is {position}, expected a position of the prompt: it has {length} tokens (0 to {length - 1}, or "
             f"{-length} to -1 from its end)",
         )
-        for place, position in enumerate(asked)
+        for index, position in enumerate(requested)
         if not -length <= position < length
     )
-    return np.array(asked) % length if asked else np.arange(length)
+    return np.array(requested) % length if requested else np.arange(length)

@@ -1,18 +1,18 @@
-"""Continuations of one prompt, token by token as they come."""
+"""Greedy generation from one prompt, streamed token by token."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from neuroglot_server.cache.step_cache import Whole
+from neuroglot_server.cache.step_cache import WholeStep
 from neuroglot_server.core import DECODER, Analysis, Caller, GeneratedToken, Intervention, NotFinite, Prediction
 from neuroglot_server.engine.steps import RowStep
 from neuroglot_server.intake.admission import Cost
 from neuroglot_server.intake.costs import Costs
 from neuroglot_server.intake.text import EncodedRow, Text
 from neuroglot_server.kernels.kernel_thread import KernelThread
-from neuroglot_server.plan.measure import Comparison
+from neuroglot_server.plan.measure import Measure
 from neuroglot_server.plan.rows import RowRun
 from neuroglot_server.plan.runner import Runner
 from neuroglot_server.scheduler.batcher import Timing
@@ -21,15 +21,15 @@ _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How a prompt is to be continued.
+class GeneratePlan:
+    """A validated generation request.
 
     Attributes:
         row: the prompt.
-        interventions: that act together; chosen for a group of this row alone.
-        threshold: above which a neuron is active, where they ask.
-        max_tokens: how many tokens it goes on for at most.
-        past_newlines: whether it goes on after a newline.
+        interventions: interventions that act together. Their selections are evaluated in a group of this row alone.
+        threshold: activation above which a neuron is active, for selections that depend on it.
+        max_tokens: how many tokens to generate at most.
+        past_newlines: whether to continue after a newline.
     """
 
     row: EncodedRow
@@ -40,101 +40,101 @@ class Wish:
 
 
 @dataclass(frozen=True, eq=False)
-class Continuing:
-    """Continues prompts greedily.
+class GenerateRunner:
+    """Generates greedily from prompts.
 
     Attributes:
-        answering: brings rows through the model.
-        comparison: derives what interventions do to a row from its baseline.
-        kernels: the thread on which the comparison runs.
-        costs: counts what a row holds.
+        runner: runs rows through the model.
+        measure: derives the edits of interventions from a row's baseline.
+        kernels: the thread on which `measure` runs.
+        costs: estimates the memory of a row.
     """
 
-    answering: Runner
-    comparison: Comparison
+    runner: Runner
+    measure: Measure
     kernels: KernelThread
     costs: Costs
 
-    def cost(self, wish: Wish) -> Cost:
-        """What a continuation takes at most."""
-        prediction = Prediction(generate=True, max_tokens=wish.max_tokens)
-        anew = any(map(self.answering.reader.concerns, wish.interventions))
+    def cost(self, plan: GeneratePlan) -> Cost:
+        """The maximum cost of a generation, in tokens and bytes."""
+        prediction = Prediction(generate=True, max_tokens=plan.max_tokens)
+        rerun = any(map(self.runner.prefill.may_rerun, plan.interventions))
         analysis = Analysis(prediction=prediction)
-        tokens = len(wish.row.prompt) * (1 + anew) + wish.max_tokens
-        nanoseconds = self.costs.interventions_nanoseconds(1, wish.interventions)
-        return Cost(max(tokens, self.costs.tokens_of(nanoseconds)), self.costs.bytes([wish.row], analysis, [anew]))
+        tokens = len(plan.row.prompt) * (1 + rerun) + plan.max_tokens
+        nanoseconds = self.costs.interventions_nanoseconds(1, plan.interventions)
+        return Cost(max(tokens, self.costs.tokens_of(nanoseconds)), self.costs.bytes([plan.row], analysis, [rerun]))
 
-    async def tokens(self, wish: Wish, caller: Caller) -> AsyncGenerator[GeneratedToken, None]:
-        """Go on, until EOS (which is not given), a newline unless they do not matter, or so many tokens.
+    async def tokens(self, plan: GeneratePlan, caller: Caller) -> AsyncGenerator[GeneratedToken, None]:
+        """Generate until EOS (not yielded), a newline (unless `past_newlines`), or `max_tokens` tokens.
 
         Raises:
-            NotFinite: numbers are not finite.
-            ModelClosed: the model went down meanwhile.
+            NotFinite: logits are not finite.
+            ModelClosed: the model was closed meanwhile.
         """
-        answering, timing = self.answering, Timing()
-        case = await self._case(wish, timing, caller)
-        spelling = Spelling(answering.text, wish.row.prompt if case.cross.length == 0 else ())
-        token, past, said = answering.reader.start(wish.row), case.past, list[int]()
+        runner, timing = self.runner, Timing()
+        run = await self._case(plan, timing, caller)
+        spelling = Spelling(runner.text, plan.row.prompt if run.cross.length == 0 else ())
+        token, past, generated = runner.prefill.start_token(plan.row), run.past, list[int]()
         while True:
             step = RowStep(
                 (token,),
                 past=past,
-                cross=case.cross,
-                focus=-1 if said else 0,
-                edits=case.edits.of(DECODER),
+                cross=run.cross,
+                focus=-1 if generated else 0,
+                edits=run.edits.of(DECODER),
                 scored=True,
                 greedy_log_probabilities=True,
                 keep=True,
             )
-            wanted = Whole(DECODER, case.prompt, step, read=tuple(said))
-            ((result,),) = await answering.sharing.run([wanted], answering.decoder, timing, caller)
+            cached_step = WholeStep(DECODER, run.prompt, step, generated=tuple(generated))
+            ((result,),) = await runner.step_cache.run([cached_step], runner.decoder, timing, caller)
             if result.scores is None or result.kept is None:
                 raise NotFinite(
-                    f"row {wish.row.label!r} gives logits that are not finite after {len(said)} tokens: use smaller "
-                    "values or fewer neurons where it is under interventions"
+                    f"row {plan.row.label!r} gives logits that are not finite after {len(generated)} tokens: use "
+                    "smaller values or fewer neurons where it is under interventions"
                 )
             (token,), (log_probability,) = result.scores.greedy, result.scores.greedy_log_probabilities
-            if token in answering.eos:
+            if token in runner.eos:
                 return
-            said.append(token)
-            ends_line = answering.text.breaks_line(token) and not wish.past_newlines
-            last = ends_line or len(said) == wish.max_tokens
+            generated.append(token)
+            ends_line = runner.text.breaks_line(token) and not plan.past_newlines
+            last = ends_line or len(generated) == plan.max_tokens
             yield GeneratedToken(token, spelling.added(token, last=last), log_probability)
             if last:
                 return
             past = past.extended(result.kept)
 
-    async def _case(self, wish: Wish, timing: Timing, caller: Caller) -> RowRun:
-        """The row under its interventions, read as far as its answer's beginning."""
-        case = RowRun(wish.row)
-        if not wish.interventions:
-            await self.answering.reader.read([case], timing, caller)
-            return case
-        await self.answering.baseline([case], None, timing, caller, forks=True)
-        analysis = Analysis(thresholds=(wish.threshold,))
-        _, derive = await self.kernels.run(self.comparison("", [case], analysis), caller.tenant)
-        (edits,) = await self.kernels.run(derive(wish.interventions), caller.tenant)
+    async def _case(self, plan: GeneratePlan, timing: Timing, caller: Caller) -> RowRun:
+        """The row under its interventions, prefilled."""
+        run = RowRun(plan.row)
+        if not plan.interventions:
+            await self.runner.prefill.run([run], timing, caller)
+            return run
+        await self.runner.baseline([run], None, timing, caller, forks=True)
+        analysis = Analysis(thresholds=(plan.threshold,))
+        _, derive = await self.kernels.run(self.measure("", [run], analysis), caller.tenant)
+        (edits,) = await self.kernels.run(derive(plan.interventions), caller.tenant)
         if edits.anywhere:
-            case = case.under(edits)
-        if self.answering.reader.changed(edits):
-            await self.answering.reader.read([case], timing, caller)
-        return case
+            run = run.under(edits)
+        if self.runner.prefill.must_rerun(edits):
+            await self.runner.prefill.run([run], timing, caller)
+        return run
 
 
 class Spelling:
-    """The text of tokens as they come: what each adds to what was said before it."""
+    """Incremental detokenization: the text that each new token adds."""
 
     def __init__(self, text: Text, before: Sequence[int]) -> None:
-        """Go on after tokens that were there before."""
+        """Start after the tokens `before`, whose text is not returned."""
         self._text = text
         self._tokens = list(before)
-        self._said = text.decode(before).rstrip(_UNFINISHED)
+        self._spelled = text.decode(before).rstrip(_UNFINISHED)
 
     def added(self, token: int, *, last: bool) -> str:
-        """What a token adds; nothing where a character is not whole before the next one, unless there is none."""
+        """Add a token and return its text: none while a character is incomplete, unless it is the last token."""
         self._tokens.append(token)
         whole = self._text.decode(self._tokens)
         if whole.endswith(_UNFINISHED) and not last:
             return ""
-        before, self._said = self._said, whole
+        before, self._spelled = self._spelled, whole
         return whole[len(before) :]

@@ -1,8 +1,8 @@
 """Greedy generation, continued from a pass over the gold answer.
 
-A pass over the token from which the answer begins and the gold tokens says what the model would have said at each of
-them. So long as that is the gold token, generation would have fed it too, and its keys and values are those of the
-pass: only from the first token on that differs is anything left to run.
+A pass over the token from which the answer begins and the gold tokens gives the model's greedy token at each of them.
+As long as these agree with the gold tokens, generation would have fed the same tokens, so it reuses their keys and
+values. It runs further steps only from the first token that differs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from neuroglot_server.cache.step_cache import Wanted, Whole
+from neuroglot_server.cache.step_cache import CachedStep, WholeStep
 from neuroglot_server.core import DECODER
 from neuroglot_server.engine.steps import Edits, KeyValues, RowStep, StepResult
 from neuroglot_server.intake.text import EncodedRow, Text
@@ -22,14 +22,14 @@ class Continuation:
     """A row whose answer is being generated.
 
     Attributes:
-        tokens: what was generated so far, at least one token.
-        past: keys and values of what the decoder has read: all but the last of `tokens`, and what came before them.
-        cross: keys and values of the prompt, where an encoder read it.
-        edits: what is done to the row.
-        prompt: what was read before the tokens; None where interventions make it a continuation of its own.
-        most: how many tokens may be generated.
-        ended: whether nothing more is to be generated.
-        finite: whether all logits were.
+        tokens: the tokens generated so far, at least one.
+        past: the decoder's keys and values of all tokens but the last of `tokens`, prompt included.
+        cross: keys and values of the prompt, if an encoder ran it.
+        edits: the edits of the row's decoder activations.
+        prompt: the prompt by which steps are cached; None under interventions, where they are not.
+        max_tokens: how many tokens to generate at most.
+        ended: whether generation has ended.
+        finite: whether all logits were finite.
     """
 
     tokens: list[int]
@@ -37,42 +37,50 @@ class Continuation:
     cross: KeyValues
     edits: Edits
     prompt: tuple[int, ...] | None
-    most: int
+    max_tokens: int
     ended: bool = False
     finite: bool = True
 
     @classmethod
     def after(
-        cls, row: EncodedRow, step: RowStep, result: StepResult, prompt: tuple[int, ...] | None, most: int
+        cls, row: EncodedRow, step: RowStep, result: StepResult, prompt: tuple[int, ...] | None, max_tokens: int
     ) -> Continuation:
-        """Go on from a scored and kept step over the answer's beginning and the gold tokens but the last."""
+        """Continue from a step over the token from which the answer begins and the gold tokens but the last.
+
+        Args:
+            row: the row.
+            step: the step; it was scored, and its keys and values were kept.
+            result: the step's result.
+            prompt: as the attribute.
+            max_tokens: as the attribute.
+        """
         assert result.scores is not None
         assert result.kept is not None
-        said = result.scores.greedy
-        agreeing = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(said, row.gold, strict=False)))
-        tokens = said[: agreeing + 1]
+        greedy = result.scores.greedy
+        agreeing = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(greedy, row.gold, strict=False)))
+        tokens = greedy[: agreeing + 1]
         past = step.past.extended(result.kept.first(len(tokens)))
-        return cls(list(tokens), past, step.cross, step.edits, prompt, most)
+        return cls(list(tokens), past, step.cross, step.edits, prompt, max_tokens)
 
-    def cut(self, eos: Collection[int], text: Text, unseen: int) -> None:
-        """End where one of the last `unseen` tokens says so: at EOS, which is dropped, at a newline, or at `most`."""
-        for place in range(len(self.tokens) - unseen, len(self.tokens)):
-            if self.tokens[place] in eos:
-                del self.tokens[place:]
+    def cut(self, eos: Collection[int], text: Text, new: int) -> None:
+        """End at the first stop among the last `new` tokens: EOS (dropped), a newline (kept), or `max_tokens`."""
+        for index in range(len(self.tokens) - new, len(self.tokens)):
+            if self.tokens[index] in eos:
+                del self.tokens[index:]
                 self.ended = True
                 return
-            if text.breaks_line(self.tokens[place]) or place + 1 == self.most:
-                del self.tokens[place + 1 :]
+            if text.breaks_line(self.tokens[index]) or index + 1 == self.max_tokens:
+                del self.tokens[index + 1 :]
                 self.ended = True
                 return
 
-    def wanted(self) -> Wanted:
-        """The step that gives one more token."""
+    def next_step(self) -> CachedStep:
+        """Build the step that generates the next token."""
         step = RowStep((self.tokens[-1],), self.past, self.cross, focus=-1, edits=self.edits, scored=True, keep=True)
-        return Whole(DECODER, self.prompt, step, read=tuple(self.tokens[:-1]))
+        return WholeStep(DECODER, self.prompt, step, generated=tuple(self.tokens[:-1]))
 
-    def take(self, result: StepResult) -> None:
-        """Go on by the token that a step gave."""
+    def append(self, result: StepResult) -> None:
+        """Append the token of a step's result."""
         if not result.finite:
             self.finite, self.ended = False, True
             return
@@ -86,21 +94,22 @@ async def generate(
     continuations: Sequence[Continuation],
     eos: Collection[int],
     text: Text,
-    run: Callable[[Sequence[Wanted]], Awaitable[list[list[StepResult]]]],
+    run_steps: Callable[[Sequence[CachedStep]], Awaitable[list[list[StepResult]]]],
 ) -> None:
-    """Generate until every continuation has ended.
+    """Generate until all continuations have ended.
 
     Args:
-        continuations: of any rows; they go on together, and each until it has ended.
-        eos: tokens that end one.
+        continuations: of any rows; each decode step is one batch of those that have not ended.
+        eos: token ids that end a continuation.
         text: the model's tokenizer.
-        run: computes what is wanted, in the decoder.
+        run_steps: runs steps in the decoder, see `StepCache.run`.
     """
     for continuation in continuations:
         if not continuation.ended:
             continuation.cut(eos, text, len(continuation.tokens))
     while alive := [continuation for continuation in continuations if not continuation.ended]:
-        for one, (result,) in zip(alive, await run([one.wanted() for one in alive]), strict=True):
-            one.take(result)
-            if not one.ended:
-                one.cut(eos, text, 1)
+        results = await run_steps([continuation.next_step() for continuation in alive])
+        for continuation, (result,) in zip(alive, results, strict=True):
+            continuation.append(result)
+            if not continuation.ended:
+                continuation.cut(eos, text, 1)

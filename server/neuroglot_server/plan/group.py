@@ -1,16 +1,16 @@
 """The plan of a group: which steps, in which order, give its types and the predictions of all its variants.
 
-reading        the prompt of each row, up to where its answer begins: a causal model runs all tokens but the last, an
-               encoder-decoder encodes the whole; activations of the encoder are read here
-baseline       the token from which the answer begins and the gold tokens, on top of what was read, and each choice
-               likewise; activations of the decoder are read here
-types          from those activations; they say which neurons the variants change
-variants       the baseline's step again for each variant and row, forked from what was read; variants that act on the
-               prompt before the answer begins read it anew
-generation     of all rows and variants together
+prefill        the prompt of each row: a causal model runs all tokens but the last, the encoder of an encoder-decoder
+               runs all of them and returns its activations
+baseline       the token from which the answer begins and the gold tokens, on top of the prefill, and each choice
+               likewise; returns the decoder's activations
+types          from these activations; they determine which neurons the variants change
+variants       the baseline's step again for each variant and row, forked from the prefill; variants that act on the
+               prompt before the answer begins re-run the prefill
+generation     all rows and variants in one batch
 
-What is run without interventions is run once, however many groups ask for it. Variants are run in parts where all of
-them together would hold too much.
+Steps without interventions are run once for all groups that need them. Variants are run in parts if all of them
+together would hold too much memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from neuroglot_server.intake.text import EncodedRow
 from neuroglot_server.kernels.kernel_thread import KernelThread, Pieces, completed
 from neuroglot_server.neurons.interventions import NO_ROW_EDITS, RowEdits
 from neuroglot_server.neurons.results import row_prediction
-from neuroglot_server.plan.measure import Comparison, Derive
+from neuroglot_server.plan.measure import Derive, Measure
 from neuroglot_server.plan.rows import RowRun
 from neuroglot_server.plan.runner import Runner
 from neuroglot_server.scheduler.batcher import Timing
@@ -48,10 +48,10 @@ from neuroglot_server.scheduler.batcher import Timing
 _OVERFLOW = "the interventions make this row's numbers overflow: use smaller values or fewer neurons"
 
 _WORTH_A_THREAD = 500_000.0
-"""Nanoseconds. What takes less runs on the event loop: a thread takes about as long to be woken and to wake it."""
+"""Nanoseconds. Shorter kernels run on the event loop: switching to a thread and back takes about as long."""
 
-_NEXT_TO_NOTHING = 2**10
-"""Of which part of the house prompts must be for it to matter that they count once: of fewer a thousand groups fit."""
+_DEDUPLICATED_FRACTION = 2**10
+"""Prompts smaller than `queue_bytes / 1024` are not deduplicated in admission."""
 
 Interventions = tuple[Intervention, ...]
 _Computed = TypeVar("_Computed")
@@ -62,14 +62,14 @@ class Planner:
     """Runs groups through a model.
 
     Attributes:
-        answering: brings rows through the model.
-        comparison: types the baseline's neurons, and derives the variants' edits from them.
-        kernels: the thread on which the comparison runs.
-        costs: counts what groups hold, and splits their variants.
+        runner: runs rows through the model.
+        measure: types the baseline's neurons, and derives the variants' edits from them.
+        kernels: the thread on which `measure` runs.
+        costs: estimates the memory of groups, and splits their variants.
     """
 
-    answering: Runner
-    comparison: Comparison
+    runner: Runner
+    measure: Measure
     kernels: KernelThread
     costs: Costs
 
@@ -80,16 +80,16 @@ class Planner:
 
         Raises:
             NotFinite: a row's baseline has activations or logits that are not finite.
-            ModelClosed: the model went down meanwhile.
+            ModelClosed: the model was closed meanwhile.
         """
         timing = Timing()
         prediction = analysis.prediction
         baseline = [RowRun(row) for row in rows]
         thresholds = analysis.thresholds if analysis.dead else ()
         forks = prediction is not None
-        await self.answering.baseline(baseline, prediction, timing, caller, thresholds, forks=forks)
-        comparing = self.comparison(group_id, baseline, analysis, caller.tenant)
-        components, derive = await self._computed(comparing, self.costs.baseline_nanoseconds(rows, analysis), caller)
+        await self.runner.baseline(baseline, prediction, timing, caller, thresholds, forks=forks)
+        measuring = self.measure(group_id, baseline, analysis, caller.tenant)
+        components, derive = await self._computed(measuring, self.costs.baseline_nanoseconds(rows, analysis), caller)
         predicted: tuple[VariantResult, ...] = ()
         if prediction is not None:
             predicted = await self._predict(baseline, derive, analysis, prediction, timing, caller)
@@ -105,41 +105,41 @@ class Planner:
         )
 
     async def _computed(self, pieces: Pieces[_Computed], nanoseconds: float, caller: Caller) -> _Computed:
-        """What kernels compute, on their thread unless it takes next to nothing."""
+        """Run kernels, on their thread unless they are shorter than `_WORTH_A_THREAD`."""
         if nanoseconds < _WORTH_A_THREAD:
             return completed(pieces)
         return await self.kernels.run(pieces, caller.tenant)
 
     def cost(self, rows: Sequence[EncodedRow], analysis: Analysis) -> Cost:
-        """What a group takes: tokens, and bytes, with those of `shares` among them.
+        """The cost of a group in tokens and bytes, those of `shares` included.
 
-        It is charged the tokens that it runs over all of its variants if nothing is cached, choices included, or the
-        equivalent of what the kernels do for it (`Costs.kernel_tokens`), whichever is more.
+        The tokens are those run for all variants and choices if nothing is cached, or the equivalent of the kernels'
+        work (`Costs.kernel_tokens`), whichever is more.
         """
         prompts = sum([len(row.prompt) for row in rows])
         answers = len(rows)
         if analysis.prediction is not None:
             answers += sum(answer_tokens(row, analysis.prediction) for row in rows)
             answers += sum(len(choice) for row in rows for choice in row.choices)
-        anew = [self._read_anew(variant.interventions) for variant in analysis.variants]
-        tokens = prompts * (1 + sum(anew)) + answers * (1 + len(anew))
-        return Cost(max(tokens, self.costs.kernel_tokens(rows, analysis)), self.costs.bytes(rows, analysis, anew))
+        reruns = [self._may_rerun(variant.interventions) for variant in analysis.variants]
+        tokens = prompts * (1 + sum(reruns)) + answers * (1 + len(reruns))
+        return Cost(max(tokens, self.costs.kernel_tokens(rows, analysis)), self.costs.bytes(rows, analysis, reruns))
 
     def shares(self, rows: Sequence[EncodedRow], analysis: Analysis) -> dict[bytes, int]:
-        """Bytes of what is kept of a group's prompts, by key: whoever asks for the same prompts holds the same ones.
+        """Bytes of the keys and values of a group's prompts by cache key: groups with the same prompts share them.
 
-        None where all prompts are read for this group alone, and where that is next to nothing.
+        Empty if no prompt is cached (dead neurons, or no cache), and if the prompts are too small to matter.
         """
-        if analysis.dead or not self.answering.sharing.keeps:
+        if analysis.dead or not self.runner.step_cache.enabled:
             return {}
         size = self.costs.key_values
-        if sum([len(row.prompt) for row in rows]) * size < self.costs.group_bytes // _NEXT_TO_NOTHING:
+        if sum([len(row.prompt) for row in rows]) * size < self.costs.group_bytes // _DEDUPLICATED_FRACTION:
             return {}
-        links = (link for row in rows for link in self.answering.reader.links(row))
+        links = (link for row in rows for link in self.runner.prefill.links(row))
         return {link.key: link.tokens * size for link in links if link.key is not None}
 
-    def _read_anew(self, interventions: Interventions) -> bool:
-        return any(map(self.answering.reader.concerns, interventions))
+    def _may_rerun(self, interventions: Interventions) -> bool:
+        return any(map(self.runner.prefill.may_rerun, interventions))
 
     async def _predict(
         self,
@@ -150,14 +150,14 @@ class Planner:
         timing: Timing,
         caller: Caller,
     ) -> tuple[VariantResult, ...]:
-        """Run all variants, and generate the baseline's answers beside the first of them."""
+        """Run all variants, and generate the baseline's answers in the batch of the first ones."""
         distinct = list(dict.fromkeys(variant.interventions for variant in analysis.variants))
-        rows = [case.row for case in baseline]
+        rows = [run.row for run in baseline]
         predictions: dict[Interventions, tuple[RowPrediction, ...]] = {}
         for part in self.costs.variants(rows, analysis, len(distinct)):
-            said = await self._predict_part(baseline, derive, distinct[part], analysis, prediction, timing, caller)
-            predictions.update(zip(distinct[part], said, strict=True))
-        unchanged = tuple(self._prediction(case, NO_ROW_EDITS) for case in baseline)
+            predicted = await self._predict_part(baseline, derive, distinct[part], analysis, prediction, timing, caller)
+            predictions.update(zip(distinct[part], predicted, strict=True))
+        unchanged = tuple(self._prediction(run, NO_ROW_EDITS) for run in baseline)
         return (
             VariantResult(BASELINE, unchanged),
             *(VariantResult(variant.name, predictions[variant.interventions]) for variant in analysis.variants),
@@ -173,43 +173,43 @@ class Planner:
         timing: Timing,
         caller: Caller,
     ) -> list[tuple[RowPrediction, ...]]:
-        """Run some variants; one that does nothing to a row shares the baseline's case."""
+        """Run some variants; where a variant does not change a row, the prediction is the baseline's."""
         nanoseconds = self.costs.interventions_nanoseconds(len(baseline), chain.from_iterable(variants))
         edits = await self._computed(_of_each(derive, variants), nanoseconds, caller)
-        changed = [  # those that fork from one prompt follow each other, so that it is brought into a pass once
-            (variant, place)
-            for place in range(len(baseline))
+        changed = [  # variants of one prompt are adjacent, so that a pass assembles its keys and values once
+            (variant, row)
+            for row in range(len(baseline))
             for variant in range(len(variants))
-            if edits[variant][place].anywhere
+            if edits[variant][row].anywhere
         ]
-        rows = [case.row for case in baseline]
-        anew = [self.answering.reader.changed(edits[variant][place]) for variant, place in changed]
-        sizes = [(rows[place], again) for (_, place), again in zip(changed, anew, strict=True)]
-        said: dict[tuple[int, int], RowPrediction] = {}
+        rows = [run.row for run in baseline]
+        reruns = [self.runner.prefill.must_rerun(edits[variant][row]) for variant, row in changed]
+        sizes = [(rows[row], rerun) for (_, row), rerun in zip(changed, reruns, strict=True)]
+        predictions: dict[tuple[int, int], RowPrediction] = {}
         for part in self.costs.rows(rows, analysis, sizes):
-            cases = {(variant, place): baseline[place].under(edits[variant][place]) for variant, place in changed[part]}
-            await self.answering.under_interventions(list(cases.values()), prediction, timing, caller)
-            await self.answering.go_on([*baseline, *cases.values()], timing, caller)
-            said |= {at: self._prediction(case, case.edits) for at, case in cases.items()}
+            runs = {(variant, row): baseline[row].under(edits[variant][row]) for variant, row in changed[part]}
+            await self.runner.under_interventions(list(runs.values()), prediction, timing, caller)
+            await self.runner.generate([*baseline, *runs.values()], timing, caller)
+            predictions |= {at: self._prediction(run, run.edits) for at, run in runs.items()}
         return [
             tuple(
-                said.get((variant, place)) or self._prediction(baseline[place], of_row)
-                for place, of_row in enumerate(of_rows)
+                predictions.get((variant, row)) or self._prediction(baseline[row], of_row)
+                for row, of_row in enumerate(of_rows)
             )
             for variant, of_rows in enumerate(edits)
         ]
 
-    def _prediction(self, case: RowRun, edits: RowEdits) -> RowPrediction:
-        scores, continuation = case.results[DECODER].scores, case.continuation
-        choices = [result.scores for result in case.choices]
+    def _prediction(self, run: RowRun, edits: RowEdits) -> RowPrediction:
+        scores, continuation = run.results[DECODER].scores, run.continuation
+        choices = [result.scores for result in run.choices]
         if scores is None or None in choices or (continuation is not None and not continuation.finite):
             return RowPrediction(error=_OVERFLOW)
-        said = None if continuation is None else continuation.tokens
+        generated = None if continuation is None else continuation.tokens
         return replace(
-            row_prediction(case.row, scores, said, self.answering.text),
+            row_prediction(run.row, scores, generated, self.runner.text),
             selected_neurons=edits.selected,
             selected_active_neurons=edits.selected_active,
-            choice_log_probabilities=tuple(sum(one.log_probabilities) for one in choices if one is not None),
+            choice_log_probabilities=tuple(sum(choice.log_probabilities) for choice in choices if choice is not None),
         )
 
 

@@ -1,4 +1,4 @@
-"""What a group's baseline says: the types of its neurons, and from them what each variant does to each row."""
+"""Measures a group's baseline, and derives from its neuron types the edits of each variant in each row."""
 
 from __future__ import annotations
 
@@ -30,40 +30,48 @@ from neuroglot_server.neurons.value_matrices import Projections
 from neuroglot_server.plan.rows import RowRun
 
 Derive = Callable[[Sequence[Intervention]], Pieces[list[RowEdits]]]
-"""From a variant's interventions to what they do to each row of the group. Edits are large: not all at once."""
+"""Derives a variant's edits of each row of the group. Edits are large, so variants are derived one at a time."""
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """Compares the rows of a group in one model.
+class Measure:
+    """Measures groups in one model: types, contributions, effective scores, dead neurons.
 
     Attributes:
         components: the decoder, or the encoder and the decoder.
-        norms: of their value rows, by component, float32 `[layers, neurons]`.
-        projections: of the decoder's value rows.
-        dtype: of their activations.
+        norms: L2 norms of the value rows by component, float32 `[layers, neurons]`.
+        projections: projections of the decoder's value rows onto tokens.
+        dtype: dtype of activations.
     """
 
     components: Sequence[ComponentDescription]
     norms: Mapping[str, NDArray[np.float32]]
     projections: Projections
     dtype: np.dtype[np.floating]
-    _known: WeakValueDictionary[tuple[Hashable, ...], Baseline] = field(
+    _baselines: WeakValueDictionary[tuple[Hashable, ...], Baseline] = field(
         default_factory=WeakValueDictionary, init=False, repr=False
     )
 
     def __call__(
         self, group_id: str, baseline: Sequence[RowRun], analysis: Analysis, tenant: str = ""
     ) -> Pieces[tuple[tuple[ComponentResult, ...], Derive]]:
-        """Type the baseline's neurons in every component; what a variant does to each row is derived when asked for."""
+        """Measure the baseline in every component.
+
+        Args:
+            group_id: the group's id.
+            baseline: the group's row runs without interventions, with their results.
+            analysis: the options.
+            tenant: the tenant whose cached projections may be used.
+
+        Returns:
+            The result of each component, and a function that derives a variant's edits.
+        """
         found, references = [], []
         for component in self.components:
             reference = self._baseline(component.name, group_id, baseline, analysis.thresholds[0])
             references.append(reference)
             yield
-            scores = yield from self._scores(
-                reference, [case.row for case in baseline], analysis.effective_score, tenant
-            )
+            scores = yield from self._scores(reference, [run.row for run in baseline], analysis.effective_score, tenant)
             findings = Findings(
                 baseline=reference,
                 scores=scores,
@@ -73,14 +81,14 @@ class Comparison:
             found.append((yield from component_result(component, findings, analysis)))
         return tuple(found), partial(row_edits, baselines=references, dtype=self.dtype)
 
-    def _baseline(self, component: str, group_id: str, cases: Sequence[RowRun], threshold: float) -> Baseline:
-        """The rows' baseline; those who ask for the same group at a time look at the same one."""
-        results = [case.results[component] for case in cases]
-        labels = tuple(case.row.label for case in cases)
+    def _baseline(self, component: str, group_id: str, runs: Sequence[RowRun], threshold: float) -> Baseline:
+        """The rows' baseline; concurrent requests for the same group share one object."""
+        results = [run.results[component] for run in runs]
+        labels = tuple(run.row.label for run in runs)
         key = (component, group_id, labels, threshold, *map(id, results))
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = Baseline.of(
+        shared = self._baselines.get(key)
+        if shared is None:
+            shared = self._baselines[key] = Baseline.of(
                 results,
                 component=component,
                 group_id=group_id,
@@ -88,45 +96,48 @@ class Comparison:
                 norms=self.norms[component],
                 threshold=threshold,
             )
-        return known
+        return shared
 
     def _scores(
-        self, baseline: Baseline, rows: Sequence[EncodedRow], wanted: EffectiveScore | None, tenant: str
+        self, baseline: Baseline, rows: Sequence[EncodedRow], options: EffectiveScore | None, tenant: str
     ) -> Pieces[NDArray[np.float32] | None]:
-        """Effective scores of every neuron of every row, where they are wanted of more than one row of a decoder."""
-        if wanted is None or baseline.component != DECODER or len(rows) == 1:
+        """Effective scores, float32 `[R, layers, neurons]`, NaN in rows without a gold answer.
+
+        None if not requested, for an encoder, and for a single row.
+        """
+        if options is None or baseline.component != DECODER or len(rows) == 1:
             return None
-        scored = [place for place, row in enumerate(rows) if row.gold]
+        scored = [index for index, row in enumerate(rows) if row.gold]
         projections = yield from self.projections.of(
-            [score_tokens(rows[place], wanted.target) for place in scored], tenant
+            [score_tokens(rows[index], options.target) for index in scored], tenant
         )
         scores = np.full(baseline.coefficients.shape, np.nan, dtype=np.float32)
         scores[scored] = effective.effective_scores(baseline.coefficients[scored], projections)
         return scores
 
 
-def _ever(component: str, cases: Sequence[RowRun], thresholds: Sequence[float]) -> Pieces[NDArray[np.bool_]]:
+def _ever(component: str, runs: Sequence[RowRun], thresholds: Sequence[float]) -> Pieces[NDArray[np.bool_]]:
     """Whether each neuron exceeds each threshold at any token of each prompt, `[R, thresholds, layers, neurons]`.
 
-    Of a decoder the last prompt token, where the answer begins, was not read with the others: its activations are those
-    of the baseline.
+    A decoder's last prompt token, where the answer begins, is not part of the prefill: its activations are those of the
+    baseline.
     """
     ever = []
-    for case in cases:
-        of_case = case.ever.get(component)
+    for run in runs:
+        of_run = run.ever.get(component)
         if component == DECODER:
-            activations = case.results[DECODER].activations
+            activations = run.results[DECODER].activations
             assert activations is not None
             last = np.stack([types.active(activations, threshold) for threshold in thresholds])
-            of_case = last if of_case is None else last | of_case
-        assert of_case is not None
-        ever.append(of_case)
+            of_run = last if of_run is None else last | of_run
+        assert of_run is not None
+        ever.append(of_run)
         yield
     return np.stack(ever)
 
 
 def score_tokens(row: EncodedRow, target: ScoreTarget) -> Counter[int]:
-    """The tokens of which a row's effective scores are taken, each with how often its embedding counts."""
+    """The tokens that a row's effective scores are relative to, each with the weight of its output embedding."""
     match target:
         case ScoreTarget.FIRST_GOLD_TOKEN:
             return Counter([row.gold[row.r_index]])

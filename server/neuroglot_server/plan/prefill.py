@@ -1,9 +1,9 @@
-"""How a model reads prompts, up to the token from which their answers begin.
+"""Prefill: runs prompts up to the token from which their answers begin.
 
-A causal model runs a prompt's tokens but the last (prefill), and the answer begins from that one; without any
-intervention both are one pass. The encoder of an encoder-decoder runs the whole prompt, and the answer begins from the
-decoder's start token. That one token is all that the decoder has of a prompt: it is its last prompt token, where
-interventions of any scope act.
+A causal model prefills a prompt's tokens except the last, and the answer begins from the last one; without
+interventions both are one pass. The encoder of an encoder-decoder runs the whole prompt, and the answer begins from the
+decoder's start token. For the decoder of an encoder-decoder, the start token counts as the last prompt token:
+interventions of any scope act there.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from neuroglot_server.cache.prefix_cache import Opening, Prefix, PrefixCounter, joined
-from neuroglot_server.cache.step_cache import Link, StepCache, Wanted, Whole
+from neuroglot_server.cache.prefix_cache import Prefix, PrefixAndAnswer, PrefixCounter, joined
+from neuroglot_server.cache.step_cache import CachedStep, Link, StepCache, WholeStep
 from neuroglot_server.core import DECODER, ENCODER, Caller, Intervention
 from neuroglot_server.engine.steps import BLOCK, RowStep
 from neuroglot_server.intake.text import EncodedRow
@@ -22,208 +22,209 @@ from neuroglot_server.plan.rows import RowRun
 from neuroglot_server.scheduler.batcher import Batcher, Timing
 
 
-class Reader(Protocol):
-    """What is different between causal models and encoder-decoders: all before the answer."""
+class Prefill(Protocol):
+    """What differs between causal models and encoder-decoders: everything before the answer."""
 
-    def start(self, row: EncodedRow) -> int:
+    def start_token(self, row: EncodedRow) -> int:
         """The token from which a row's answer begins."""
 
-    def concerns(self, intervention: Intervention) -> bool:
-        """Whether an intervention may change what is read, so that prompts must be read anew under it."""
+    def may_rerun(self, intervention: Intervention) -> bool:
+        """Whether an intervention may act in the prefill, so that prompts must be prefilled again under it."""
 
-    def changed(self, edits: RowEdits) -> bool:
-        """Whether a row's edits do change what is read."""
+    def must_rerun(self, edits: RowEdits) -> bool:
+        """Whether a row's edits do act in the prefill."""
 
-    def opens_by_itself(self, case: RowRun) -> bool:
-        """Whether a case's prompt need not be read first: its answer's beginning brings it along."""
+    def is_fused(self, run: RowRun) -> bool:
+        """Whether the first step of a row run's answer includes its prefill."""
 
     def links(self, row: EncodedRow) -> Sequence[Link]:
-        """What is kept of a prompt that is read without interventions, and found by others."""
+        """The cache entries of a prompt's prefill without interventions."""
 
-    def openings(
-        self, cases: Sequence[RowRun], steps: Sequence[RowStep], caller: Caller, *, forks: bool
-    ) -> list[Wanted]:
-        """What begins the answers of cases, and brings along those prompts that were not read.
+    def first_steps(
+        self, runs: Sequence[RowRun], steps: Sequence[RowStep], caller: Caller, *, forks: bool
+    ) -> list[CachedStep]:
+        """Build the first step of each answer, with the prefill where the two are fused.
 
         Args:
-            cases: of one group.
-            steps: of each, from the token on from which its answer begins.
-            caller: who asks.
-            forks: whether more than one step will go on from a prompt. If so, the results before the last one are its
-                blocks.
+            runs: row runs of one group.
+            steps: the step of each answer, starting with the token from which it begins.
+            caller: the tenant of the request.
+            forks: whether further steps fork from the prompts. If so, all results of a step but the last one are
+                blocks of its prompt.
         """
 
-    async def read(
-        self, cases: Sequence[RowRun], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
+    async def run(
+        self, runs: Sequence[RowRun], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
     ) -> None:
-        """Read the prompts of cases, as far as their answers' beginnings; what is known is not read again.
+        """Prefill the prompts of row runs, as far as they are not cached.
 
         Args:
-            cases: baselines, or such whose edits change what is read. Their `past` or `cross` is set, and the result
-                of an encoder.
-            timing: is added to.
-            caller: who asks.
-            thresholds: where it is wanted whether each neuron exceeds a threshold at any token that is read: which
-                ones. Then `ever` of the cases is set, and all is read whether known or not.
+            runs: baselines, or row runs whose edits act in the prefill. Their `past` or `cross` is set, and an
+                encoder's result.
+            timing: the time spent waiting and computing is added to it.
+            caller: the tenant and priority of the request.
+            thresholds: for dead neurons: the thresholds to compare each neuron with at every prefilled token. If there
+                are any, `ever` of the row runs is set, and the cache is not used.
 
         Raises:
-            ModelClosed: the model went down meanwhile.
+            ModelClosed: the model was closed meanwhile.
         """
 
 
 @dataclass(frozen=True, eq=False)
-class Prefill:
-    """How a causal model reads; none of its taps lie there.
+class CausalPrefill:
+    """Prefill of a causal model; no activations are returned from it.
 
     Attributes:
         decoder: runs steps of the decoder.
-        sharing: what is known of prompts.
-        sightings: how prompts have begun.
+        step_cache: caches blocks of prompts and their answers' first steps.
+        prefix_counter: counts the prefixes of recent prompts.
     """
 
     decoder: Batcher
-    sharing: StepCache
-    sightings: PrefixCounter
+    step_cache: StepCache
+    prefix_counter: PrefixCounter
 
-    def start(self, row: EncodedRow) -> int:
+    def start_token(self, row: EncodedRow) -> int:
         """The prompt's last token."""
         return row.prompt[-1]
 
-    def concerns(self, intervention: Intervention) -> bool:
-        """Those before the last prompt token."""
+    def may_rerun(self, intervention: Intervention) -> bool:
+        """Whether its scope includes tokens before the last prompt token."""
         return intervention.scope.before_last
 
-    def changed(self, edits: RowEdits) -> bool:
-        """Those before the last prompt token."""
+    def must_rerun(self, edits: RowEdits) -> bool:
+        """Whether there are edits before the last prompt token."""
         return edits.of(DECODER).before is not None
 
-    def opens_by_itself(self, case: RowRun) -> bool:
-        """Without interventions, unless it was read."""
-        return not case.edits.anywhere and not case.past.length
+    def is_fused(self, run: RowRun) -> bool:
+        """Without interventions, unless the prompt has been prefilled."""
+        return not run.edits.anywhere and not run.past.length
 
     def links(self, row: EncodedRow) -> Sequence[Link]:
         """Blocks of all tokens but the last."""
         return Prefix(row.prompt[:-1]).links
 
-    def openings(
-        self, cases: Sequence[RowRun], steps: Sequence[RowStep], caller: Caller, *, forks: bool
-    ) -> list[Wanted]:
-        """Prompts and the beginnings of their answers, in one pass.
+    def first_steps(
+        self, runs: Sequence[RowRun], steps: Sequence[RowStep], caller: Caller, *, forks: bool
+    ) -> list[CachedStep]:
+        """Build the first step of each answer, with the prompt in the same pass.
 
-        Keys and values of a prompt are for those that fork from it; where nothing forks, they are kept of a beginning
-        that other prompts had too, if that is at least half of the prompt.
+        With forks, keys and values of the whole prompt are cached. Without, those of a prefix that other prompts had
+        too, if it is at least half of the prompt.
         """
-        prompts = [case.row.prompt for case in cases]
-        ends = [len(prompt) - 1 for prompt in prompts] if forks else self._shared_beginnings(prompts, caller)
-        wanted: list[Wanted] = []
-        for case, prompt, step, end in zip(cases, prompts, steps, ends, strict=True):
-            if not self.opens_by_itself(case):
-                wanted.append(Whole(DECODER, case.prompt, step))
+        prompts = [run.row.prompt for run in runs]
+        ends = [len(prompt) - 1 for prompt in prompts] if forks else self._shared_prefixes(prompts, caller)
+        built: list[CachedStep] = []
+        for run, prompt, step, end in zip(runs, prompts, steps, ends, strict=True):
+            if not self.is_fused(run):
+                built.append(WholeStep(DECODER, run.prompt, step))
             elif end:
-                wanted.append(Opening(Prefix(prompt[:end]), prompt[end:-1], Whole(DECODER, case.prompt, step)))
+                answer = WholeStep(DECODER, run.prompt, step)
+                built.append(PrefixAndAnswer(Prefix(prompt[:end]), prompt[end:-1], answer))
             else:
                 whole = step._replace(tokens=prompt[:-1] + step.tokens, focus=len(prompt) - 1)
-                wanted.append(Whole(DECODER, case.prompt, whole, cache="prefix"))
-        return wanted
+                built.append(WholeStep(DECODER, run.prompt, whole, cache="prefix"))
+        return built
 
-    async def read(
-        self, cases: Sequence[RowRun], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
+    async def run(
+        self, runs: Sequence[RowRun], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
     ) -> None:
-        """Run the prompts but their last tokens, less what is known of them."""
-        longer = [case for case in cases if len(case.row.prompt) > 1]
-        wanted = [self._wanted(case, thresholds) for case in longer]
-        for case, results in zip(longer, await self.sharing.run(wanted, self.decoder, timing, caller), strict=True):
+        """Prefill all prompt tokens but the last, as far as they are not cached."""
+        longer = [run for run in runs if len(run.row.prompt) > 1]
+        steps = [self._step(run, thresholds) for run in longer]
+        for run, results in zip(longer, await self.step_cache.run(steps, self.decoder, timing, caller), strict=True):
             if results[-1].finite:
-                case.past, case.blocks = joined(results), results
-            else:  # its activations were looked at: the baseline has come to its end
-                case.results[DECODER] = results[-1]
+                run.past, run.blocks = joined(results), results
+            else:  # only activations compared with thresholds are checked here: the caller refuses the baseline
+                run.results[DECODER] = results[-1]
             if results[-1].ever is not None:
-                case.ever[DECODER] = results[-1].ever
+                run.ever[DECODER] = results[-1].ever
 
-    def _shared_beginnings(self, prompts: Sequence[tuple[int, ...]], caller: Caller) -> list[int]:
-        """How many of each prompt's first tokens to read by themselves; none where what comes out for it is known."""
-        if not self.sharing.keeps or max(map(len, prompts)) <= BLOCK:
+    def _shared_prefixes(self, prompts: Sequence[tuple[int, ...]], caller: Caller) -> list[int]:
+        """Length of the prefix of each prompt to cache by itself, in tokens; 0 if its answer's first step is cached."""
+        if not self.step_cache.enabled or max(map(len, prompts)) <= BLOCK:
             return [0] * len(prompts)
-        tenant = self.sharing.tenant_of(caller)
-        keys = [self.sightings.keys(Prefix(prompt[:-1]), tenant) for prompt in prompts]
+        tenant = self.step_cache.tenant_of(caller)
+        keys = [self.prefix_counter.keys(Prefix(prompt[:-1]), tenant) for prompt in prompts]
         for of_prompt in keys:
-            self.sightings.note(of_prompt)
+            self.prefix_counter.add(of_prompt)
         ends = []
         for prompt, of_prompt in zip(prompts, keys, strict=True):
-            shared = self.sightings.shared(of_prompt)
-            worth_it = 2 * shared >= len(prompt) and not self._knows_answer(prompt, caller)
+            shared = self.prefix_counter.shared_tokens(of_prompt)
+            worth_it = 2 * shared >= len(prompt) and not self._is_answer_cached(prompt, caller)
             ends.append(shared if worth_it else 0)
         return ends
 
-    def _knows_answer(self, prompt: tuple[int, ...], caller: Caller) -> bool:
-        """Whether what comes out at the prompt's last token is kept."""
-        return self.sharing.knows(Whole(DECODER, prompt, RowStep(prompt[-1:], taps=True)), caller)
+    def _is_answer_cached(self, prompt: tuple[int, ...], caller: Caller) -> bool:
+        """Whether the result at the prompt's last token is cached."""
+        return self.step_cache.contains(WholeStep(DECODER, prompt, RowStep(prompt[-1:], taps=True)), caller)
 
-    def _wanted(self, case: RowRun, thresholds: tuple[float, ...]) -> Wanted:
-        prompt = case.row.prompt
-        if not thresholds and not self.changed(case.edits):
+    def _step(self, run: RowRun, thresholds: tuple[float, ...]) -> CachedStep:
+        prompt = run.row.prompt
+        if not thresholds and not self.must_rerun(run.edits):
             return Prefix(prompt[:-1])
-        edits = case.edits.of(DECODER)
+        edits = run.edits.of(DECODER)
         step = RowStep(prompt[:-1], focus=len(prompt) - 1, edits=edits, thresholds=thresholds, keep=True)
-        return Whole(DECODER, None, step)
+        return WholeStep(DECODER, None, step)
 
 
 @dataclass(frozen=True, eq=False)
-class Encode:
-    """How an encoder-decoder reads.
+class EncoderPrefill:
+    """Prefill of an encoder-decoder: the encoder's pass over the prompt.
 
     Attributes:
         encoder: runs steps of the encoder.
-        decoder_start: the first token of every decoder's row.
-        sharing: what is known of prompts.
+        decoder_start: the decoder's start token.
+        step_cache: caches encoded prompts.
     """
 
     encoder: Batcher
     decoder_start: int
-    sharing: StepCache
+    step_cache: StepCache
 
-    def start(self, row: EncodedRow) -> int:
-        """The decoder's start token, whatever the row."""
+    def start_token(self, row: EncodedRow) -> int:
+        """The decoder's start token, the same for all rows."""
         return self.decoder_start
 
-    def concerns(self, intervention: Intervention) -> bool:
-        """Those in the encoder."""
+    def may_rerun(self, intervention: Intervention) -> bool:
+        """Whether it may act in the encoder."""
         return intervention.component in ("", ENCODER)
 
-    def changed(self, edits: RowEdits) -> bool:
-        """Those in the encoder."""
+    def must_rerun(self, edits: RowEdits) -> bool:
+        """Whether there are edits in the encoder."""
         return edits.of(ENCODER).anywhere
 
-    def opens_by_itself(self, case: RowRun) -> bool:
-        """Never: another component reads."""
+    def is_fused(self, run: RowRun) -> bool:
+        """Never: the encoder and the decoder are two components."""
         return False
 
     def links(self, row: EncodedRow) -> Sequence[Link]:
-        """The whole prompt."""
-        return self._wanted(RowRun(row), ()).links
+        """The whole prompt, as one link."""
+        return self._step(RowRun(row), ()).links
 
-    def openings(
-        self, cases: Sequence[RowRun], steps: Sequence[RowStep], caller: Caller, *, forks: bool
-    ) -> list[Wanted]:
-        """The beginnings of the answers, on top of what the encoder read."""
-        return [Whole(DECODER, case.prompt, step) for case, step in zip(cases, steps, strict=True)]
+    def first_steps(
+        self, runs: Sequence[RowRun], steps: Sequence[RowStep], caller: Caller, *, forks: bool
+    ) -> list[CachedStep]:
+        """Build the first step of each answer, over the encoded prompts."""
+        return [WholeStep(DECODER, run.prompt, step) for run, step in zip(runs, steps, strict=True)]
 
-    async def read(
-        self, cases: Sequence[RowRun], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
+    async def run(
+        self, runs: Sequence[RowRun], timing: Timing, caller: Caller, thresholds: tuple[float, ...] = ()
     ) -> None:
-        """Run the whole prompts, unless they are known."""
-        wanted = [self._wanted(case, thresholds) for case in cases]
-        for case, (result,) in zip(cases, await self.sharing.run(wanted, self.encoder, timing, caller), strict=True):
-            case.results[ENCODER] = result
+        """Encode the whole prompts that are not cached."""
+        steps = [self._step(run, thresholds) for run in runs]
+        for run, (result,) in zip(runs, await self.step_cache.run(steps, self.encoder, timing, caller), strict=True):
+            run.results[ENCODER] = result
             if result.ever is not None:
-                case.ever[ENCODER] = result.ever
-            if result.kept is not None:  # a baseline that is not finite has come to its end
-                case.cross = result.kept
+                run.ever[ENCODER] = result.ever
+            if result.kept is not None:  # None if activations are not finite: the caller refuses the baseline
+                run.cross = result.kept
 
-    def _wanted(self, case: RowRun, thresholds: tuple[float, ...]) -> Wanted:
-        prompt, edits = case.row.prompt, case.edits.of(ENCODER)
-        known = not thresholds and not edits.anywhere
+    def _step(self, run: RowRun, thresholds: tuple[float, ...]) -> CachedStep:
+        prompt, edits = run.row.prompt, run.edits.of(ENCODER)
+        cacheable = not thresholds and not edits.anywhere
         step = RowStep(
             prompt, focus=len(prompt) - 1, edits=edits, taps=not edits.anywhere, thresholds=thresholds, keep=True
         )
-        return Whole(ENCODER, prompt if known else None, step)
+        return WholeStep(ENCODER, prompt if cacheable else None, step)

@@ -1,4 +1,4 @@
-"""A row in the baseline or under a variant, on its way through the model."""
+"""Row runs: a row in the baseline or under a variant, and its state."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from neuroglot_server.plan.greedy import Continuation
 
 @dataclass(eq=False)
 class RowRun:
-    """A row in the baseline or under a variant, and how far it has come.
+    """A row in the baseline or under a variant, with its KV cache and results so far.
 
     Attributes:
         row: the row.
-        edits: what is done to it.
-        past: keys and values of what the decoder has read before the token from which the answer begins.
-        blocks: the results that the past is made of, where others may need them, too: they find what a case holds.
-        cross: keys and values of the prompt, where an encoder read it.
-        results: what came out, by component: of the decoder, for the token from which the answer begins and, where
-            predictions are wanted, the gold tokens but the last; of an encoder, for the prompt.
-        ever: by component: whether each neuron exceeds each of the analysis' thresholds at any token of the prompt that
-            was read, bool `[thresholds, layers, neurons]`; empty unless asked for. A decoder's last prompt token, from
-            which the answer begins, is not among them.
-        choices: scores of each of the row's choices, as those of the gold tokens are.
-        continuation: the answer that is being generated, where one is wanted and could be begun.
+        edits: the edits of its activations.
+        past: the decoder's keys and values of the tokens before the one from which the answer begins.
+        blocks: the cached results that `past` is made of. The reference keeps them available to other requests even
+            after their eviction.
+        cross: keys and values of the prompt, if an encoder ran it.
+        results: step results by component. The decoder's is for the token from which the answer begins and, with a
+            prediction, the gold tokens but the last; an encoder's is for the prompt.
+        ever: by component, whether each neuron exceeds each of the analysis' thresholds at any prefilled token, bool
+            `[thresholds, layers, neurons]`; empty unless requested. A decoder's last prompt token, from which the
+            answer begins, is not included.
+        choices: the result of each of the row's choices, scored like the gold tokens.
+        continuation: the answer being generated; None if none is requested, or the first step was not finite.
     """
 
     row: EncodedRow
@@ -45,9 +46,9 @@ class RowRun:
 
     @property
     def prompt(self) -> tuple[int, ...] | None:
-        """What others may share what comes out by: the prompt; None where interventions make the case one by itself."""
+        """The prompt if results may be cached by it; None under interventions, whose results are not cached."""
         return None if self.edits.anywhere else self.row.prompt
 
     def under(self, edits: RowEdits) -> RowRun:
-        """The row under other interventions, forked where its answer begins."""
+        """A new run of the row under other edits, forked from the token from which its answer begins."""
         return RowRun(self.row, edits, self.past, self.blocks, self.cross)

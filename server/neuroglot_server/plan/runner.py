@@ -1,4 +1,4 @@
-"""How cases are answered: their prompts are read, and then the tokens of their answers are run."""
+"""Runner: runs row runs through the model, first their prompts (prefill), then the tokens of their answers."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from functools import partial
 import numpy as np
 
 from neuroglot_server.cache.prefix_cache import joined
-from neuroglot_server.cache.step_cache import StepCache, Wanted, Whole
+from neuroglot_server.cache.step_cache import CachedStep, StepCache, WholeStep
 from neuroglot_server.core import DECODER, Caller, NotFinite, Prediction
 from neuroglot_server.engine.steps import RowStep
 from neuroglot_server.intake.encoding import most_tokens
 from neuroglot_server.intake.text import Text
 from neuroglot_server.plan.greedy import Continuation, generate
-from neuroglot_server.plan.prefill import Reader
+from neuroglot_server.plan.prefill import Prefill
 from neuroglot_server.plan.rows import RowRun
 from neuroglot_server.scheduler.batcher import Batcher, Timing
 
 
 @dataclass(frozen=True, eq=False)
 class Runner:
-    """Brings cases through the model; all of it may raise `ModelClosed`.
+    """Runs row runs through the model. Every method may raise `ModelClosed`.
 
     Attributes:
-        reader: brings prompts to where their answers begin.
+        prefill: runs prompts up to the token from which their answers begin.
         decoder: runs steps of the decoder.
-        sharing: what is known of them.
+        step_cache: runs each step once, and caches results.
         text: the model's tokenizer.
-        eos: tokens that end a generation.
-        dtype: of activations, for messages.
+        eos: token ids that end a generation.
+        dtype: dtype of activations, for error messages.
     """
 
-    reader: Reader
+    prefill: Prefill
     decoder: Batcher
-    sharing: StepCache
+    step_cache: StepCache
     text: Text
     eos: Collection[int]
     dtype: np.dtype[np.floating]
 
     async def baseline(
         self,
-        cases: Sequence[RowRun],
+        runs: Sequence[RowRun],
         prediction: Prediction | None,
         timing: Timing,
         caller: Caller,
@@ -50,109 +50,109 @@ class Runner:
         *,
         forks: bool,
     ) -> None:
-        """Read the prompts of cases without interventions, and begin their answers.
+        """Prefill the prompts of row runs without interventions, and run the first step of their answers.
 
         Args:
-            cases: of one group.
-            prediction: None where only activations are wanted.
-            timing: is added to.
-            caller: who asks.
-            thresholds: as in `Reader.read`.
-            forks: as in `Reader.openings`; without, the cases' `past` is not what variants could be forked from.
+            runs: row runs of one group.
+            prediction: None if only activations are requested.
+            timing: the time spent waiting and computing is added to it.
+            caller: the tenant and priority of the request.
+            thresholds: as in `Prefill.run`.
+            forks: as in `Prefill.first_steps`; without forks, variants cannot start from the row runs' `past`.
 
         Raises:
-            NotFinite: a case has activations or logits that are not finite.
+            NotFinite: a row run has activations or logits that are not finite.
         """
-        read = [case for case in cases if thresholds or not self.reader.opens_by_itself(case)]
-        if read:
-            await self.reader.read(read, timing, caller, thresholds)
-            self._require_finite(cases)
-        await self.begin(cases, prediction, timing, caller, forks=forks)
-        self._require_finite(cases)
+        unfused = [run for run in runs if thresholds or not self.prefill.is_fused(run)]
+        if unfused:
+            await self.prefill.run(unfused, timing, caller, thresholds)
+            self._require_finite(runs)
+        await self.run_first_steps(runs, prediction, timing, caller, forks=forks)
+        self._require_finite(runs)
 
     async def under_interventions(
-        self, cases: Sequence[RowRun], prediction: Prediction, timing: Timing, caller: Caller
+        self, runs: Sequence[RowRun], prediction: Prediction, timing: Timing, caller: Caller
     ) -> None:
-        """Begin the answers of cases that were forked from baselines, whose prompts are read anew where need be."""
-        anew = [case for case in cases if self.reader.changed(case.edits)]
-        await self.reader.read(anew, timing, caller)
-        await self.begin(cases, prediction, timing, caller)
+        """Run the first step of row runs forked from baselines, after re-running the prefill where edits act in it."""
+        rerun = [run for run in runs if self.prefill.must_rerun(run.edits)]
+        await self.prefill.run(rerun, timing, caller)
+        await self.run_first_steps(runs, prediction, timing, caller)
 
-    async def begin(
+    async def run_first_steps(
         self,
-        cases: Sequence[RowRun],
+        runs: Sequence[RowRun],
         prediction: Prediction | None,
         timing: Timing,
         caller: Caller,
         *,
         forks: bool = True,
     ) -> None:
-        """Run the tokens from which the answers begin, and where predictions are wanted gold answers and choices."""
-        run = partial(self.sharing.run, batcher=self.decoder, timing=timing, caller=caller)
-        steps = [self._gold(case, prediction) for case in cases]
-        openings = self.reader.openings(cases, steps, caller, forks=forks)
-        choices = [] if prediction is None else _choices(cases)
-        later = [one for one in choices if self.reader.opens_by_itself(one[0])]  # nothing to fork them from as yet
-        at_once = [one for one in choices if one not in later]
-        results = await run([*openings, *(self._choice(*one) for one in at_once)])
-        for case, (*blocks, result) in zip(cases, results, strict=False):
+        """Run the tokens from which the answers begin and, with a prediction, the gold answers and choices."""
+        run_steps = partial(self.step_cache.run, batcher=self.decoder, timing=timing, caller=caller)
+        steps = [self._gold(run, prediction) for run in runs]
+        first_steps = self.prefill.first_steps(runs, steps, caller, forks=forks)
+        choices = [] if prediction is None else _choices(runs)
+        later = [pair for pair in choices if self.prefill.is_fused(pair[0])]  # their prompts are not prefilled yet
+        at_once = [pair for pair in choices if pair not in later]
+        results = await run_steps([*first_steps, *(self._choice(*pair) for pair in at_once)])
+        for run, (*blocks, result) in zip(runs, results, strict=False):
             if blocks:
-                case.past, case.blocks = joined(blocks), blocks
-            case.results[DECODER] = result
+                run.past, run.blocks = joined(blocks), blocks
+            run.results[DECODER] = result
         if prediction is None:
             return
-        of_choices = results[len(cases) :] + await run([self._choice(*one) for one in later])
-        scored = {one: result for one, (result,) in zip([*at_once, *later], of_choices, strict=True)}
-        for case, step in zip(cases, steps, strict=True):
-            result = case.results[DECODER]
-            case.choices = [scored.get((case, choice), result) for choice in case.row.choices]
+        of_choices = results[len(runs) :] + await run_steps([self._choice(*pair) for pair in later])
+        scored = {pair: result for pair, (result,) in zip([*at_once, *later], of_choices, strict=True)}
+        for run, step in zip(runs, steps, strict=True):
+            result = run.results[DECODER]
+            run.choices = [scored.get((run, choice), result) for choice in run.row.choices]
             if prediction.generate and result.finite:
-                most = most_tokens(case.row, prediction)
-                case.continuation = Continuation.after(
-                    case.row, step._replace(past=case.past), result, case.prompt, most
+                max_tokens = most_tokens(run.row, prediction)
+                run.continuation = Continuation.after(
+                    run.row, step._replace(past=run.past), result, run.prompt, max_tokens
                 )
 
-    async def go_on(self, cases: Sequence[RowRun], timing: Timing, caller: Caller) -> None:
-        """Generate all answers that were begun and have not ended."""
-        begun = [case.continuation for case in cases if case.continuation is not None]
-        run = partial(self.sharing.run, batcher=self.decoder, timing=timing, caller=caller)
-        await generate(begun, self.eos, self.text, run)
+    async def generate(self, runs: Sequence[RowRun], timing: Timing, caller: Caller) -> None:
+        """Generate all answers that have started and not ended."""
+        started = [run.continuation for run in runs if run.continuation is not None]
+        run_steps = partial(self.step_cache.run, batcher=self.decoder, timing=timing, caller=caller)
+        await generate(started, self.eos, self.text, run_steps)
 
     def _require_finite(self, baseline: Sequence[RowRun]) -> None:
-        """Refuse a baseline that has no types."""
-        for case in baseline:
-            for component, result in case.results.items():
+        """Raise `NotFinite` for a baseline whose neurons have no types."""
+        for run in baseline:
+            for component, result in run.results.items():
                 if not result.finite:
                     raise NotFinite(
-                        f"row {case.row.label!r} gives numbers that are not finite in the {component} without any "
+                        f"row {run.row.label!r} gives numbers that are not finite in the {component} without any "
                         f"intervention, so its neurons have no types: the model overflows {self.dtype} on this prompt"
                     )
 
-    def _gold(self, case: RowRun, prediction: Prediction | None) -> RowStep:
-        gold = case.row.gold if prediction is not None else ()
+    def _gold(self, run: RowRun, prediction: Prediction | None) -> RowStep:
+        gold = run.row.gold if prediction is not None else ()
         return RowStep(
-            tokens=(self.reader.start(case.row), *gold[:-1]),
-            past=case.past,
-            cross=case.cross,
-            edits=case.edits.of(DECODER),
-            taps=not case.edits.anywhere,
+            tokens=(self.prefill.start_token(run.row), *gold[:-1]),
+            past=run.past,
+            cross=run.cross,
+            edits=run.edits.of(DECODER),
+            taps=not run.edits.anywhere,
             scored=prediction is not None,
             targets=gold,
             keep=prediction is not None and prediction.generate,
         )
 
-    def _choice(self, case: RowRun, choice: tuple[int, ...]) -> Wanted:
+    def _choice(self, run: RowRun, choice: tuple[int, ...]) -> CachedStep:
         step = RowStep(
-            tokens=(self.reader.start(case.row), *choice[:-1]),
-            past=case.past,
-            cross=case.cross,
-            edits=case.edits.of(DECODER),
+            tokens=(self.prefill.start_token(run.row), *choice[:-1]),
+            past=run.past,
+            cross=run.cross,
+            edits=run.edits.of(DECODER),
             scored=True,
             targets=choice,
         )
-        return Whole(DECODER, case.prompt, step)
+        return WholeStep(DECODER, run.prompt, step)
 
 
-def _choices(cases: Sequence[RowRun]) -> list[tuple[RowRun, tuple[int, ...]]]:
-    """What is to be scored beside the gold answers, once each."""
-    return [(case, choice) for case in cases for choice in dict.fromkeys(case.row.choices) if choice != case.row.gold]
+def _choices(runs: Sequence[RowRun]) -> list[tuple[RowRun, tuple[int, ...]]]:
+    """The choices to score beside the gold answers, without duplicates, each with its row run."""
+    return [(run, choice) for run in runs for choice in dict.fromkeys(run.row.choices) if choice != run.row.gold]

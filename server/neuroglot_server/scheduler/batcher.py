@@ -1,4 +1,4 @@
-"""Batches: steps of one component run together with whatever else waits for it, whoever sent it."""
+"""Continuous batching: steps of one component run together with the steps of other requests in its queue."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Batcher", "Timing"]
 
 
 class Batcher:
-    """Where steps of one component are handed in."""
+    """Submits steps of one component to the scheduler."""
 
     def __init__(
         self,
@@ -27,27 +27,27 @@ class Batcher:
         component: str = DECODER,
         stop: Callable[[], None] = lambda: None,
     ) -> None:
-        """Hand in steps to a worker, whom other components may use, too.
+        """Submit steps to a worker, which other components may share.
 
         Args:
             run: runs one batch, on the worker's thread.
-            budget: how large that may be.
-            worker: decides what runs next.
-            component: whose steps these are.
-            stop: has the batch that runs end early, from any thread; `run` then raises `Stopped`.
+            budget: the limits of a batch.
+            worker: chooses the next batch.
+            component: name of the component.
+            stop: ends the running batch early, from any thread; `run` then raises `Stopped`.
         """
-        self._lane = ComponentQueue(component, run, stop, budget)
+        self._queue = ComponentQueue(component, run, stop, budget)
         self._worker = worker
 
     @property
     def waiting(self) -> int:
-        """How many steps are in the queue."""
-        return self._worker.waiting(self._lane)
+        """Number of steps in the queue."""
+        return self._worker.waiting(self._queue)
 
     async def run(self, steps: Sequence[RowStep], timing: Timing, caller: Caller = ANYONE) -> list[StepResult]:
-        """Run steps, in batches with whatever else waits.
+        """Run steps in batches, together with steps of other requests.
 
-        If the caller is cancelled they leave the queue at once, and a batch that runs for nobody else is ended.
+        If the caller is cancelled, its steps leave the queue at once, and a batch with steps of no other caller ends.
 
         Args:
             steps: independent of each other.
@@ -73,7 +73,7 @@ class Batcher:
         now = monotonic()
         waiting = [QueueEntry(step, Extent.of(step), submission, place, now) for place, step in enumerate(steps)]
         self._refuse({one.extent for one in waiting})
-        self._worker.submit(self._lane, waiting)
+        self._worker.submit(self._queue, waiting)
         try:
             await submission.done
         except asyncio.CancelledError:
@@ -90,5 +90,5 @@ class Batcher:
             InvalidRequest: there is one.
         """
         for extent in extents:
-            if reason := self._lane.budget.refusal(extent):
+            if reason := self._queue.budget.refusal(extent):
                 raise InvalidRequest([Violation("group.rows", reason)])

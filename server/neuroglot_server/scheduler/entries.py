@@ -1,4 +1,4 @@
-"""What waits: steps that were handed in together, each in the lane of its component."""
+"""What waits: steps that were handed in together, each in the queue of its component."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Timing:
 
 @dataclass(eq=False)
 class Submission:
-    """Steps that were handed in together, and what has come out for them.
+    """Steps submitted together, and their results.
 
     Attributes:
-        caller: who did.
+        caller: the caller that submitted them.
         begun: whether any batch of the request has run.
-        results: one a step, in their order; None until it is there.
-        left: how many are not.
-        done: comes true with the last result; whoever waits for it is gone where it is cancelled.
+        results: one per step, in order; None until the step has run.
+        left: number of results still missing.
+        done: resolved with the last result; cancelled when the caller is cancelled.
         timing: of these steps.
     """
 
@@ -59,11 +59,11 @@ class Submission:
 
     @property
     def dead(self) -> bool:
-        """Whether nobody waits for what is still to come."""
+        """Whether the caller no longer waits for results."""
         return self.done.done()
 
     def fail(self, error: BaseException) -> None:
-        """Tell whoever waits, if there still is someone."""
+        """Raise an error in the caller, if it still waits."""
         if not self.done.done():
             self.done.set_exception(error)
 

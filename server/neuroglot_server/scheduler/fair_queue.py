@@ -78,13 +78,13 @@ class Batch(NamedTuple):
     """Steps that run together.
 
     Attributes:
-        lane: where.
+        queue: where.
         rows: the steps.
         shape: how large they are together.
         priority: of the step that heads it.
     """
 
-    lane: ComponentQueue
+    queue: ComponentQueue
     rows: list[QueueEntry]
     shape: Shape
     priority: Priority
@@ -94,21 +94,21 @@ class _Filling:
     """A batch that is being filled.
 
     Attributes:
-        lane: where it runs.
+        queue: where it runs.
         rows: its steps.
         shape: how large it is.
     """
 
-    def __init__(self, lane: ComponentQueue) -> None:
+    def __init__(self, queue: ComponentQueue) -> None:
         """Begin without steps."""
-        self.lane = lane
+        self.queue = queue
         self.rows: list[QueueEntry] = []
         self.shape = Shape()
         self._sources: set[tuple[int, ...]] = set()
 
     def room(self, kind: _Kind, most: int) -> int:
         """How many steps of a kind fit, with so many padded tokens at most."""
-        return self.lane.budget.room(self.shape, kind.extent, most, sources=self._more_sources(kind))
+        return self.queue.budget.room(self.shape, kind.extent, most, sources=self._more_sources(kind))
 
     def add(self, kind: _Kind, rows: list[QueueEntry]) -> None:
         """Add steps of one kind."""
@@ -129,34 +129,34 @@ class _Flow:
         served: row-tokens that it was given.
         headed: which batch it headed last, for ties.
         in_a_row: how many batches it headed with requests that had begun, one after the other, while others waited.
-        lanes: its buckets; none of them is empty.
+        queues: its buckets; none of them is empty.
     """
 
     served: int = 0
     headed: int = -1
     in_a_row: int = 0
-    lanes: dict[ComponentQueue, dict[_Kind, _Bucket]] = field(default_factory=dict)
+    queues: dict[ComponentQueue, dict[_Kind, _Bucket]] = field(default_factory=dict)
 
-    def add(self, lane: ComponentQueue, kind: _Kind, numbered: _Bucket) -> None:
-        self.lanes.setdefault(lane, {}).setdefault(kind, _Bucket()).extend(numbered)
+    def add(self, queue: ComponentQueue, kind: _Kind, numbered: _Bucket) -> None:
+        self.queues.setdefault(queue, {}).setdefault(kind, _Bucket()).extend(numbered)
 
     def head(self) -> tuple[ComponentQueue, _Kind]:
         """Where the step is that heads a batch now: the oldest one of a request that has begun, as a rule."""
-        firsts = [(bucket[0][0], lane, kind) for lane, kinds in self.lanes.items() for kind, bucket in kinds.items()]
+        firsts = [(bucket[0][0], queue, kind) for queue, kinds in self.queues.items() for kind, bucket in kinds.items()]
         begun = [first for first in firsts if first[2].begun]
         others = [first for first in firsts if not first[2].begun]
         passed_over = bool(begun and others) and self.in_a_row < _BEGUN_IN_A_ROW
         self.in_a_row = self.in_a_row + 1 if passed_over else 0
-        _, lane, kind = min(begun if passed_over else others or begun, key=itemgetter(0))
-        return lane, kind
+        _, queue, kind = min(begun if passed_over else others or begun, key=itemgetter(0))
+        return queue, kind
 
-    def alike(self, lane: ComponentQueue, head: _Kind) -> list[_Kind]:
-        """What waits in a lane, the most like the head last.
+    def alike(self, queue: ComponentQueue, head: _Kind) -> list[_Kind]:
+        """What waits in a queue, the most like the head last.
 
         Of equals those whose requests have begun, then those that go on from what the head goes on from, then the
         oldest.
         """
-        buckets = self.lanes.get(lane, {})
+        buckets = self.queues.get(queue, {})
 
         def unlikeness(kind: _Kind) -> tuple[tuple[int, int], bool, bool, int]:
             return (
@@ -168,16 +168,16 @@ class _Flow:
 
         return sorted(buckets, key=unlikeness, reverse=True)
 
-    def take(self, lane: ComponentQueue, kind: _Kind, most: int) -> list[QueueEntry]:
+    def take(self, queue: ComponentQueue, kind: _Kind, most: int) -> list[QueueEntry]:
         """The oldest steps of a kind, as many as there are and may be."""
-        buckets = self.lanes.get(lane, {})
+        buckets = self.queues.get(queue, {})
         bucket = buckets.get(kind)
         if bucket is None:
             return []
         taken = [bucket.popleft()[1] for _ in range(min(most, len(bucket)))]
         self.served += kind.extent.new * len(taken)
         if not bucket:
-            self._forget(lane, kind)
+            self._forget(queue, kind)
         return taken
 
     def take_all(self, tokens: int, batch: int) -> None:
@@ -185,22 +185,22 @@ class _Flow:
         self.served += tokens
         self.headed = batch
         self.in_a_row = 0
-        self.lanes.clear()
+        self.queues.clear()
 
-    def drop(self, lane: ComponentQueue, kind: _Kind, submission: Submission) -> int:
+    def drop(self, queue: ComponentQueue, kind: _Kind, submission: Submission) -> int:
         """Take out the steps of a submission that are of one kind; how many those were."""
-        bucket = self.lanes[lane][kind]
+        bucket = self.queues[queue][kind]
         kept = deque(item for item in bucket if item[1].submission is not submission)
-        self.lanes[lane][kind] = kept
+        self.queues[queue][kind] = kept
         if not kept:
-            self._forget(lane, kind)
+            self._forget(queue, kind)
         return len(bucket) - len(kept)
 
-    def _forget(self, lane: ComponentQueue, kind: _Kind) -> None:
+    def _forget(self, queue: ComponentQueue, kind: _Kind) -> None:
         """Remove a bucket that has become empty."""
-        del self.lanes[lane][kind]
-        if not self.lanes[lane]:
-            del self.lanes[lane]
+        del self.queues[queue][kind]
+        if not self.queues[queue]:
+            del self.queues[queue]
 
 
 class FairQueue:
@@ -222,15 +222,15 @@ class FairQueue:
         """How many steps wait."""
         return sum(self._waiting.values())
 
-    def waiting(self, lane: ComponentQueue) -> int:
-        """How many steps wait in a lane."""
-        return self._waiting.get(lane, 0)
+    def waiting(self, queue: ComponentQueue) -> int:
+        """How many steps wait in a queue."""
+        return self._waiting.get(queue, 0)
 
     def has(self, priority: Priority) -> bool:
         """Whether any step of a priority waits."""
-        return any(flow.lanes for flow in self._flows[priority].values())
+        return any(flow.queues for flow in self._flows[priority].values())
 
-    def add(self, lane: ComponentQueue, steps: Sequence[QueueEntry], now: float) -> None:
+    def add(self, queue: ComponentQueue, steps: Sequence[QueueEntry], now: float) -> None:
         """Take in steps of one submission, at least one."""
         submission = steps[0].submission
         flow = self._active(submission.caller, now)
@@ -240,16 +240,16 @@ class FairQueue:
             kind = _Kind(waiting.extent, submission.begun, waiting.step.source)
             alike[kind].append((next(self._numbers), waiting))
         for kind, numbered in alike.items():
-            flow.add(lane, kind, numbered)
-            left[lane, kind] = left.get((lane, kind), 0) + len(numbered)
-        self._waiting[lane] = self._waiting.get(lane, 0) + len(steps)
+            flow.add(queue, kind, numbered)
+            left[queue, kind] = left.get((queue, kind), 0) + len(numbered)
+        self._waiting[queue] = self._waiting.get(queue, 0) + len(steps)
 
     def drop(self, submission: Submission) -> None:
         """Take out what is left of a submission."""
         flow = self._flows[submission.caller.priority].get(submission.caller.tenant)
-        for lane, kind in self._submissions.pop(submission, ()):
+        for queue, kind in self._submissions.pop(submission, ()):
             assert flow is not None
-            self._waiting[lane] -= flow.drop(lane, kind, submission)
+            self._waiting[queue] -= flow.drop(queue, kind, submission)
 
     def submissions(self) -> list[Submission]:
         """All that have steps here."""
@@ -261,53 +261,53 @@ class FairQueue:
 
     def take(self, now: float) -> Batch | None:
         """Take out the next batch; None where nothing waits."""
-        active = [(priority, flow) for priority in Priority for flow in self._flows[priority].values() if flow.lanes]
+        active = [(priority, flow) for priority in Priority for flow in self._flows[priority].values() if flow.queues]
         if len(active) == 1 and (everything := self._everything(*active[0], now)):
             return everything
         first = Priority.INTERACTIVE
         if not self.has(first) or self.bulk_is_due(now):
             first = Priority.BULK
-        flows = [flow for flow in self._flows[first].values() if flow.lanes]
+        flows = [flow for flow in self._flows[first].values() if flow.queues]
         if not flows:
             return None
         head = min(flows, key=lambda flow: (flow.served, flow.headed))
         head.headed = next(self._batches)
         self._clocks[first] = max(self._clocks[first], head.served)
-        lane, kind = head.head()
-        first_row = head.take(lane, kind, 1)
-        self._settle(lane, kind, first_row)
-        batch = _Filling(lane)
+        queue, kind = head.head()
+        first_row = head.take(queue, kind, 1)
+        self._settle(queue, kind, first_row)
+        batch = _Filling(queue)
         batch.add(kind, first_row)
-        self._fill(batch, kind, first, self._most(first, lane, now))
+        self._fill(batch, kind, first, self._most(first, queue, now))
         if first is Priority.BULK:
-            self._fill(batch, kind, Priority.INTERACTIVE, lane.budget.tokens)
-        return Batch(lane, batch.rows, batch.shape, first)
+            self._fill(batch, kind, Priority.INTERACTIVE, queue.budget.tokens)
+        return Batch(queue, batch.rows, batch.shape, first)
 
-    def _most(self, priority: Priority, lane: ComponentQueue, now: float) -> int:
+    def _most(self, priority: Priority, queue: ComponentQueue, now: float) -> int:
         """Most padded tokens of a batch of a priority: few for bulk while interactive requests come."""
-        tokens = lane.budget.tokens
+        tokens = queue.budget.tokens
         return tokens if priority is Priority.INTERACTIVE or now >= self._interactive_until else tokens // _SHORT
 
     def _everything(self, priority: Priority, flow: _Flow, now: float) -> Batch | None:
         """All that waits, of the one flow that has steps, if it fits into a batch: as a rule, when few ask."""
-        if len(flow.lanes) > 1:
+        if len(flow.queues) > 1:
             return None
-        ((lane, kinds),) = flow.lanes.items()
-        most = self._most(priority, lane, now)
-        if self._waiting[lane] > most:
+        ((queue, kinds),) = flow.queues.items()
+        most = self._most(priority, queue, now)
+        if self._waiting[queue] > most:
             return None
-        batch = _Filling(lane)
+        batch = _Filling(queue)
         for kind, bucket in kinds.items():
             batch.add(kind, [waiting for _, waiting in bucket])
             if batch.shape.positions > most:
                 return None
-        if not lane.budget.holds(batch.shape):
+        if not queue.budget.holds(batch.shape):
             return None
         self._clocks[priority] = max(self._clocks[priority], flow.served)
         flow.take_all(batch.shape.real, next(self._batches))
-        self._waiting[lane] = 0
+        self._waiting[queue] = 0
         self._submissions.clear()
-        return Batch(lane, batch.rows, batch.shape, priority)
+        return Batch(queue, batch.rows, batch.shape, priority)
 
     def ran(self, batch: Batch, seconds: float, now: float) -> None:
         """Be told how long a batch took."""
@@ -322,17 +322,17 @@ class FairQueue:
         if caller.priority is Priority.BULK and not self.has(Priority.BULK):
             self._bulk_since = now
         flow = self._flows[caller.priority].setdefault(caller.tenant, _Flow())
-        if not flow.lanes:
+        if not flow.queues:
             flow.served = max(flow.served, self._clocks[caller.priority])
         return flow
 
     def _fill(self, batch: _Filling, head: _Kind, priority: Priority, most: int) -> None:
         """Add rows of a priority, the most like the head first, while there is room for so many padded tokens."""
-        lane, budget = batch.lane, batch.lane.budget
+        queue, budget = batch.queue, batch.queue.budget
         turns = [
-            (flow.served, flow.headed, place, flow, flow.alike(lane, head))
+            (flow.served, flow.headed, place, flow, flow.alike(queue, head))
             for place, flow in enumerate(self._flows[priority].values())
-            if lane in flow.lanes
+            if queue in flow.queues
         ]
         heapq.heapify(turns)
         while turns and not budget.full(batch.shape):
@@ -342,19 +342,19 @@ class FairQueue:
                 kind = kinds[-1]
                 room = batch.room(kind, most)
                 count = room if limit is None else min(room, -(-(limit - flow.served) // kind.extent.new))
-                taken = flow.take(lane, kind, count) if count else []
+                taken = flow.take(queue, kind, count) if count else []
                 if len(taken) == room or len(taken) < count:
                     kinds.pop()  # no more of these fit, or none are left
                 if taken:
-                    self._settle(lane, kind, taken)
+                    self._settle(queue, kind, taken)
                     batch.add(kind, taken)
             if kinds:
                 heapq.heappush(turns, (flow.served, flow.headed, place, flow, kinds))
 
-    def _settle(self, lane: ComponentQueue, kind: _Kind, rows: list[QueueEntry]) -> None:
+    def _settle(self, queue: ComponentQueue, kind: _Kind, rows: list[QueueEntry]) -> None:
         """Forget steps of one kind that were taken."""
-        self._waiting[lane] -= len(rows)
-        place = lane, kind
+        self._waiting[queue] -= len(rows)
+        place = queue, kind
         for waiting in rows:
             left = self._submissions[waiting.submission]
             left[place] -= 1

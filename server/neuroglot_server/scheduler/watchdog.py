@@ -47,4 +47,4 @@ class Watchdog:
 
 
 def unwatched(hung: bool) -> None:
-    """Look away."""
+    """Ignore hangs."""

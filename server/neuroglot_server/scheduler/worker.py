@@ -27,7 +27,7 @@ _LONGEST_PAUSE_SECONDS = 0.25
 _HOPS = 3
 """Turns of the event loop in which those whose results have just come may hand in what follows from them."""
 
-_CLOSED = "the model is going down: ask again when it is back"
+_CLOSED = "the model is shutting down: retry when it is back"
 
 _GRACE_SECONDS = 10.0
 """How long the pass that runs has to end when the worker is closed, and once more when it has been told to stop."""
@@ -42,12 +42,12 @@ class _Pass:
     """What runs on the thread.
 
     Attributes:
-        lane: where.
+        queue: where.
         rows: its steps.
         stopped: whether it need not run any more.
     """
 
-    lane: ComponentQueue
+    queue: ComponentQueue
     rows: Sequence[QueueEntry]
     stopped: bool = False
 
@@ -59,12 +59,12 @@ class _Pass:
         """
         if self.stopped:
             raise Stopped("the pass was ended before it began")
-        return self.lane.run([waiting.step for waiting in self.rows])
+        return self.queue.run([waiting.step for waiting in self.rows])
 
     def stop(self) -> None:
         """End it, from the event loop."""
         self.stopped = True
-        self.lane.stop()
+        self.queue.stop()
 
 
 class Worker:
@@ -103,9 +103,9 @@ class Worker:
         """Whether a pass runs for too long right now."""
         return self._watchdog.hung
 
-    def waiting(self, lane: ComponentQueue) -> int:
-        """How many steps wait in a lane."""
-        return self._queue.waiting(lane)
+    def waiting(self, queue: ComponentQueue) -> int:
+        """How many steps wait in a queue."""
+        return self._queue.waiting(queue)
 
     @contextmanager
     def expecting(self, caller: Caller) -> Iterator[None]:
@@ -128,17 +128,17 @@ class Worker:
             self._expected -= interactive
             self._news.set()
 
-    def submit(self, lane: ComponentQueue, steps: Sequence[QueueEntry]) -> None:
+    def submit(self, queue: ComponentQueue, steps: Sequence[QueueEntry]) -> None:
         """Queue steps of one submission, at least one.
 
         Raises:
-            ModelClosed: the worker is closed, or going down and the request has not begun.
+            ModelClosed: the worker is closed, or shutting down before the request began.
         """
         if self._closed or (self._draining and not steps[0].submission.begun):
             raise ModelClosed(_CLOSED)
         if self._serving is None:
             self._serving = asyncio.create_task(self._serve(), context=Context())  # not in the first request's trace
-        self._queue.add(lane, steps, monotonic())
+        self._queue.add(queue, steps, monotonic())
         self._news.set()
 
     def drop(self, submission: Submission) -> None:
@@ -153,7 +153,7 @@ class Worker:
         for submission in self._queue.submissions():
             if not submission.begun and submission.left == len(submission.results):
                 self._queue.drop(submission)
-                submission.fail(ModelClosed("the model is going down and has not come to this request: ask again"))
+                submission.fail(ModelClosed("the model is shutting down and has not started this request: retry"))
 
     async def close(self, grace_seconds: float = _GRACE_SECONDS) -> None:
         """Fail what waits, and come back when the pass that runs has ended.
@@ -222,7 +222,7 @@ class Worker:
 
     async def _run_batch(self, batch: Batch) -> None:
         start = monotonic()
-        await self._run(batch.lane, batch.rows, batch.shape)
+        await self._run(batch.queue, batch.rows, batch.shape)
         seconds = monotonic() - start
         self._queue.ran(batch, seconds, start + seconds)
         if batch.priority is Priority.INTERACTIVE:
@@ -230,7 +230,7 @@ class Worker:
         for _ in range(_HOPS):
             await asyncio.sleep(0)
 
-    async def _run(self, lane: ComponentQueue, rows: Sequence[QueueEntry], shape: Shape) -> None:
+    async def _run(self, queue: ComponentQueue, rows: Sequence[QueueEntry], shape: Shape) -> None:
         """Run rows together; if that fails they are run again in halves, until the step at fault is alone."""
         start = monotonic()
 
@@ -244,9 +244,9 @@ class Worker:
             for waiting, result in zip(rows, outcome, strict=True):
                 waiting.deliver(result, start)
             # After those who were just woken: they are on their way to an answer.
-            asyncio.get_running_loop().call_soon(self._observer.batch, _report(lane, rows, shape, start, seconds))
+            asyncio.get_running_loop().call_soon(self._observer.batch, _report(queue, rows, shape, start, seconds))
 
-        self._pass = running = _Pass(lane, rows)
+        self._pass = running = _Pass(queue, rows)
         watched = self._watchdog.watch()
         try:
             outcome = await self._on_thread(running, deliver)
@@ -259,13 +259,13 @@ class Worker:
             for waiting in rows:
                 waiting.submission.fail(ModelClosed("the model went down while it ran this request: ask again"))
         elif isinstance(outcome, Stopped):
-            await self._run_parts(lane, [rows])
+            await self._run_parts(queue, [rows])
         elif len(rows) == 1:
             rows[0].submission.fail(outcome)
             self._queue.drop(rows[0].submission)
         else:
             half = len(rows) // 2
-            await self._run_parts(lane, [rows[:half], rows[half:]])
+            await self._run_parts(queue, [rows[:half], rows[half:]])
 
     async def _on_thread(self, running: _Pass, deliver: Callable[[_Outcome], None]) -> _Outcome:
         """Run a pass on the thread; what came out, which has been delivered by then, or what it raised.
@@ -287,7 +287,7 @@ class Worker:
             outcome: _Outcome
             try:
                 outcome = running()
-            except BaseException as error:  # noqa: BLE001 - whoever waits for the pass is told of each
+            except BaseException as error:  # noqa: BLE001 - each is raised where the pass is awaited
                 outcome = error
             with suppress(RuntimeError):  # nobody waits where the loop has ended
                 loop.call_soon_threadsafe(end, outcome)
@@ -298,17 +298,17 @@ class Worker:
             raise ModelClosed(_CLOSED) from error
         return await ended
 
-    async def _run_parts(self, lane: ComponentQueue, parts: Sequence[Sequence[QueueEntry]]) -> None:
+    async def _run_parts(self, queue: ComponentQueue, parts: Sequence[Sequence[QueueEntry]]) -> None:
         """Run again what somebody still waits for."""
         for part in parts:
             alive = [waiting for waiting in part if not waiting.submission.dead]
             if alive:
-                await self._run(lane, alive, Shape.of(waiting.extent for waiting in alive))
+                await self._run(queue, alive, Shape.of(waiting.extent for waiting in alive))
 
 
-def _report(lane: ComponentQueue, rows: Sequence[QueueEntry], shape: Shape, start: float, seconds: float) -> BatchRun:
+def _report(queue: ComponentQueue, rows: Sequence[QueueEntry], shape: Shape, start: float, seconds: float) -> BatchRun:
     return BatchRun(
-        component=lane.component,
+        component=queue.component,
         rows=shape.rows,
         positions=shape.positions,
         tokens=shape.real,

@@ -1,4 +1,4 @@
 """Metrics, health over HTTP, traces and logs.
 
-Imports `config` and `core`. Imported by `transport` and by `lifecycle`.
+Imports `config` and `core`. Imported by `transport` and `lifecycle`.
 """

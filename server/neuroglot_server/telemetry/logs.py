@@ -1,6 +1,6 @@
-"""What goes to standard error: lines for people, or JSON for machines, each with the request that it belongs to.
+"""Logs on standard error, as text or JSON, each line with the id of its request.
 
-Nothing of a prompt is ever logged; what a request was about is in its caller's hands.
+No part of a prompt is ever logged.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from neuroglot_server.config.deployment import LogFormat
 
 current_request: ContextVar[str] = ContextVar("current_request", default="")
-"""The id of the request that the running task works for; empty outside of one."""
+"""Id of the request of the current task; empty outside of a request."""
 
 FIELDS = "fields"
-"""The attribute of a record with what it says, by name: `extra={FIELDS: {...}}`."""
+"""Attribute of a log record with its structured fields: `extra={FIELDS: {...}}`."""
 
 
 class _Text(logging.Formatter):
@@ -28,17 +28,17 @@ class _Text(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name is logging's
-        """The line, before a trace that may follow."""
+        """Format the line, without a traceback."""
         line = super().formatMessage(record)
         request = current_request.get()
         return f"{line} [{request}]" if request else line
 
 
 class _Json(logging.Formatter):
-    """One object a line: time, level, logger, message, request_id, the record's fields, and the trace of an error."""
+    """One JSON object per line: time, level, logger, message, request_id, the record's fields, and the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The object, in one line."""
+        """Format the object."""
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -55,7 +55,7 @@ class _Json(logging.Formatter):
 
 
 def configure(level: str, log_format: LogFormat) -> None:
-    """Send the log of the whole process to standard error, unless a program around it has seen to that already."""
+    """Log to standard error, unless the program has already configured the root logger."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if log_format is LogFormat.JSON else _Text())
     logging.basicConfig(level=level.upper(), handlers=[handler])

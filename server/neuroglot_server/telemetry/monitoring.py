@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _REQUEST_SECONDS = 10.0
-"""How long a client may take over its request line and headers."""
+"""Timeout for the request line and headers of a client."""
 
 
 @contextmanager
 def monitoring_at(address: Address, registry: CollectorRegistry, problem: Callable[[], str]) -> Iterator[Address]:
-    """Answer `GET /metrics` and `GET /healthz` from threads of their own, for the length of a block.
+    """Serve `GET /metrics` and `GET /healthz` from separate threads, for the duration of a block.
 
-    `/healthz` answers 200 and `ok`, or 503 and the problem. It is answered without the event loop, so it says nothing
-    about whether that is stuck: ask the gRPC health service for that.
+    `/healthz` returns 200 and `ok`, or 503 and the problem. It does not use the event loop, so it cannot detect that
+    the loop is stuck: use the gRPC health service for that.
 
     Args:
-        address: where; port 0 for a free one.
-        registry: the metrics.
-        problem: why the server as a whole does not answer; empty while it does. Called on any thread.
+        address: address to listen on; port 0 for a free port.
+        registry: registry of the metrics.
+        problem: returns why the server as a whole is unhealthy, empty while it is healthy. Called on any thread.
 
     Yields:
-        The address, with its port.
+        The address, with the port that was bound.
 
     Raises:
-        AddressError: the address cannot be had.
+        AddressError: the address cannot be bound.
     """
     metrics: WSGIApplication = make_wsgi_app(registry)
 
@@ -49,7 +49,7 @@ def monitoring_at(address: Address, registry: CollectorRegistry, problem: Callab
                 wrong = problem()
                 status, text = ("503 Service Unavailable", wrong) if wrong else ("200 OK", "ok")
             case _:
-                status, text = "404 Not Found", "there are /metrics and /healthz"
+                status, text = "404 Not Found", "unknown path, expected /metrics or /healthz"
         start(status, [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")])
         return [f"{text}\n".encode()]
 
@@ -70,7 +70,7 @@ def monitoring_at(address: Address, registry: CollectorRegistry, problem: Callab
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True  # a client that reads slowly does not hold up the end
+    daemon_threads = True  # a client that reads slowly does not delay the shutdown
 
 
 class _ServerIPv6(_Server):
@@ -81,4 +81,4 @@ class _Handler(WSGIRequestHandler):
     timeout = _REQUEST_SECONDS
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Write no line for each probe and scrape."""
+        """Log nothing for probes and scrapes."""

@@ -1,6 +1,6 @@
-"""Spans for OpenTelemetry: one a call, and one a group of a stream, sent to a collector by OTLP.
+"""OpenTelemetry spans, one per call and one per group of a stream, sent to a collector over OTLP.
 
-Name and sampling are set as everywhere, by OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and so on.
+Service name and sampling are set by the standard variables, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER and so on.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _SERVICE: str = service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"].full
 
 
 class Tracing:
-    """Makes spans. A call whose metadata has a `traceparent` goes on with its caller's trace."""
+    """Creates spans. A call with a `traceparent` in its metadata continues its caller's trace."""
 
     def __init__(self, exporter: SpanExporter) -> None:
-        """Send spans through an exporter, from a thread."""
+        """Send spans through an exporter, on a background thread."""
         ours = Resource({SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME", "neuroglot")})
         self._provider = TracerProvider(resource=Resource.create().merge(ours), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -34,9 +34,9 @@ class Tracing:
 
     @contextmanager
     def span(self, name: str, metadata: Mapping[str, str | bytes] | None = None) -> Iterator[Describe]:
-        """A span for the length of a block: of a call, if there is metadata, else of a part of the running one.
+        """Create a span for the duration of a block: of a call if metadata is given, else a child of the current span.
 
-        What an error says is left out, since it may hold a piece of a prompt.
+        Messages of errors are not recorded, because they may contain parts of a prompt.
         """
         if metadata is None:
             span = self._tracer.start_span(name)
@@ -48,15 +48,17 @@ class Tracing:
                 attributes={"rpc.system": "grpc", "rpc.service": _SERVICE, "rpc.method": name},
             )
         with use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
-            yield lambda said: span.set_attributes({f"neuroglot.{name}": value for name, value in said.items()})
+            yield lambda attributes: span.set_attributes(
+                {f"neuroglot.{name}": value for name, value in attributes.items()}
+            )
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans, and stop."""
         self._provider.shutdown()
 
 
 def to_collector(endpoint: str) -> Tracing:
-    """Tracing to a collector of OTLP over gRPC, `http://127.0.0.1:4317`; over TLS where it says https."""
+    """Create tracing to an OTLP collector over gRPC, such as `http://127.0.0.1:4317`; `https` uses TLS."""
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
     return Tracing(OTLPSpanExporter(endpoint=endpoint))

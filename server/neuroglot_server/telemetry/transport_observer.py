@@ -1,4 +1,4 @@
-"""What the transport tells metrics and traces, and what it tells where there are none."""
+"""The interfaces through which the transport reports to metrics and traces, and implementations that do nothing."""
 
 from __future__ import annotations
 
@@ -8,70 +8,70 @@ from typing import Protocol
 
 
 class TransportObserver(Protocol):
-    """Is told what the transport does; must be quick and must not raise."""
+    """Receives the events of the transport. Methods must be quick and must not raise."""
 
     def started(self, method: str) -> None:
-        """A call has come in."""
+        """Called when a call starts."""
 
     def handled(self, method: str, code: str, seconds: float) -> None:
-        """A call has ended with a status, `OK` or another."""
+        """Called when a call has ended, with its status, such as `OK`."""
 
     def held(self, size: int) -> None:
-        """So many bytes of requests and results are held by the transport now."""
+        """Called with the bytes of requests and results that the transport holds."""
 
     def refused(self, tenant: str, reason: str) -> None:
-        """A call, or a group of a stream, was refused or failed; the reason is the error's class."""
+        """Called when a call or a group of a stream was refused or failed; the reason is the error's class."""
 
     def models(self, answering: Mapping[str, bool]) -> None:
-        """These models are served, and answer or hang."""
+        """Called with the served models, and whether each is healthy."""
 
     def health(self, problem: str) -> None:
-        """Why the server as a whole does not answer; empty while it does."""
+        """Called with why the server as a whole is unhealthy; empty while it is healthy."""
 
 
 Describe = Callable[[Mapping[str, str | float]], None]
-"""Adds what is known by the end of a span to it, under names that begin with `neuroglot.`."""
+"""Adds attributes to a span, under names with the prefix `neuroglot.`."""
 
 
 class Tracer(Protocol):
-    """Makes spans of a trace."""
+    """Creates spans."""
 
     def span(self, name: str, metadata: Mapping[str, str | bytes] | None = None) -> AbstractContextManager[Describe]:
-        """A context manager that gives a `Describe`; the metadata of a call may name the trace that it belongs to."""
+        """Return a context manager that yields a `Describe`; a call's metadata may have the id of its trace."""
 
 
 class Unwatched:
-    """An observer of the transport that looks away."""
+    """An observer of the transport that does nothing."""
 
     def started(self, method: str) -> None:
-        """Look away."""
+        """Do nothing."""
 
     def handled(self, method: str, code: str, seconds: float) -> None:
-        """Look away."""
+        """Do nothing."""
 
     def held(self, size: int) -> None:
-        """Look away."""
+        """Do nothing."""
 
     def refused(self, tenant: str, reason: str) -> None:
-        """Look away."""
+        """Do nothing."""
 
     def models(self, answering: Mapping[str, bool]) -> None:
-        """Look away."""
+        """Do nothing."""
 
     def health(self, problem: str) -> None:
-        """Look away."""
+        """Do nothing."""
 
 
 class Untraced:
-    """A tracer for nobody."""
+    """A tracer that creates no spans."""
 
     def span(self, name: str, metadata: Mapping[str, str | bytes] | None = None) -> AbstractContextManager[Describe]:
-        """No span."""
+        """Return a context manager without a span."""
         return _NO_SPAN
 
 
-def _to_nobody(_: Mapping[str, str | float]) -> None:
-    """Describe nothing."""
+def _ignore(_: Mapping[str, str | float]) -> None:
+    """Discard attributes."""
 
 
-_NO_SPAN: AbstractContextManager[Describe] = nullcontext(_to_nobody)
+_NO_SPAN: AbstractContextManager[Describe] = nullcontext(_ignore)

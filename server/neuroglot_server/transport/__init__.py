@@ -1,18 +1,23 @@
-"""gRPC in front of the core, from a request's bytes to an answer's message.
+"""gRPC in front of the core: request bytes in, response messages out.
 
-Imports `models` (the core's front), what errors of `intake` become, `telemetry`, `config` and `core`. Imported by
+Imports `models` (the core's front), the error types of `intake`, `telemetry`, `config` and `core`. Imported by
 `lifecycle`.
 
 Modules:
-    wire: bytes to a message, or what is wrong with it as a message
-    requests: messages to the core's words
-    responses: the core's words to messages
-    statuses: exceptions to gRPC statuses and their details, the one table
-    auth: who calls, by a bearer token or by the certificate of the connection
-    concurrency: how many calls run at once, of a tenant, of a connection and in all
-    receiving: how many calls wait for a request at once, and for how long
-    held_bytes: bytes of requests that were read and of results that wait to be written
+    wire: parses request bytes and checks messages against the contract
+    requests: messages to core types
+    responses: core types to messages
+    statuses: the one table of exceptions to gRPC statuses and their details
+    auth: identifies the tenant, by bearer token or by client certificate
+    concurrency: concurrency limit on calls, per tenant, per connection and in total
+    receiving: limit on calls that wait for a request message, and for how long
+    held_bytes: bytes held for requests that were read and results that wait to be written
+    result_sizes: estimated size of a result, before it is computed
+    calls: per-call handling: request id, tenant, concurrency limit, metrics, trace and log line
     stream: AnalyzeGroups, many groups in flight on one stream
-    probing: whether a model computes what its bundle's export recorded
-    service: the methods: read, call the core, write
+    probing: checks that a model reproduces the results recorded at export
+    service: the methods: read the request, call the core, write the response
+    endpoint: the gRPC server: port, health, reflection and shutdown
+    reflection: server reflection, v1 and v1alpha
+    tls: the server's certificate, and the name in a client's
 """

@@ -1,4 +1,4 @@
-"""What all calls have in common: a name, a caller, an end, and somebody who takes note of it."""
+"""Handling common to all calls: request id, tenant, concurrency limit, status, metrics, trace and log line."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from neuroglot_server.transport.statuses import Failure, abort, attempt
 _logger = logging.getLogger("neuroglot_server.requests")
 
 Context = grpc.aio.ServicerContext[bytes, Message]
-_Answered = TypeVar("_Answered")
+_Response = TypeVar("_Response")
 
 
 class Call:
-    """One call while it is answered.
+    """One call in flight.
 
     Attributes:
-        method: its name, `AnalyzeGroup`.
-        request_id: its name in logs, traces and answers.
-        request_bytes: how long its one request is, once that is here; 0 for a stream.
-        peer: the address at the other end of its connection.
-        tenant: whose it is, once that is known.
-        model: the model that it is about, once that is known to be served.
-        queue_ms: how long its groups waited for batches, in all.
-        compute_ms: how long batches with its groups ran, in all.
+        method: name of the method, such as `AnalyzeGroup`.
+        request_id: id of the request in logs, traces and responses.
+        request_bytes: size of its one request, once received; 0 for a stream.
+        peer: the address at the other end of the connection.
+        tenant: the caller's tenant, once authenticated.
+        model: name of the requested model, once found among the served ones.
+        queue_ms: total time that its groups waited for batches, in milliseconds.
+        compute_ms: total time that batches with its groups ran, in milliseconds.
     """
 
-    def __init__(self, method: str, name: str, context: Context, observer: TransportObserver) -> None:
-        """A call that has just come in."""
+    def __init__(self, method: str, request_id: str, context: Context, observer: TransportObserver) -> None:
+        """Start with a call that was just received."""
         self.method = method
-        self.request_id = name
+        self.request_id = request_id
         self.request_bytes = 0
         self.peer = context.peer()
         self.tenant = Tenant()
@@ -55,12 +55,17 @@ class Call:
         self._writing = asyncio.Lock()
 
     def at_end(self, callback: Callable[[], None]) -> None:
-        """Have something done once the last of the answer is on its way, or nobody is left to read it."""
-        # To the stubs a callback is a class of theirs.
+        """Run a callback once the last response message is sent or the client has left."""
+        # The stubs declare a callback as a class of their own.
         self._context.add_done_callback(cast(Any, lambda _: callback()))
 
     def caller(self, priority: Priority, *, waits: bool = False) -> Caller:
-        """Who asks, in the core's words."""
+        """Describe the caller for the core.
+
+        Args:
+            priority: of the request.
+            waits: whether the request waits for admission when the queue is full.
+        """
         return Caller(self.tenant.name, priority, self.tenant.quota, self.request_id, self.request_bytes, waits)
 
     def refused(self, failure: Failure) -> None:
@@ -68,98 +73,107 @@ class Call:
         self._observer.refused(self.tenant.name, failure.reason)
 
     async def read(self) -> bytes | None:
-        """The next message; None after the last one."""
+        """Read the next message; None after the last one."""
         raw: object = await self._context.read()
         return raw if isinstance(raw, bytes) else None
 
     async def write(self, message: Message) -> None:
-        """Write a message, and come back when the connection has taken it.
+        """Write a message, and wait until the connection has taken it.
 
         Raises:
-            CancelledError: nobody is there to read it.
+            CancelledError: the client has left.
         """
-        async with self._writing:  # gRPC allows no two writes at once
+        async with self._writing:  # gRPC does not allow concurrent writes
             try:
                 await self._context.write(message)
             except grpc.aio.InternalError:
-                # gRPC cancels the whole call next. It is no fault of ours that the log should have.
-                _logger.debug("nobody is left to read an answer")
+                # gRPC cancels the whole call next. A client that leaves is not a server error.
+                _logger.debug("the client left before a response was written")
                 raise asyncio.CancelledError from None
 
 
-Answer = Callable[[Call], Awaitable[Message]]
-"""Gives the one answer to a call."""
-AnswerInParts = Callable[[Call], Awaitable[None]]
-"""Writes answers to a call, or none."""
+UnaryHandler = Callable[[Call], Awaitable[Message]]
+"""Returns the one response of a call."""
+StreamHandler = Callable[[Call], Awaitable[None]]
+"""Writes any number of responses of a call."""
 
 
 class Calls:
-    """Takes calls in: gives each a name, finds out whose it is, lets it through the gate, and notes how it ends.
+    """Wraps method handlers: assigns a request id, authenticates, applies the concurrency limit, records the outcome.
 
-    To gRPC the requests of every method are a stream, which looks the same on the wire: so all this happens before the
-    first byte of a message is read, and nobody who may not come in can have us hold one.
+    Every method is registered with gRPC as one of streamed requests, which are identical on the wire. So all of this
+    happens before the first byte of a message is read, and a caller that is refused cannot occupy memory with one.
     """
 
-    def __init__(self, gate: ConcurrencyLimit, access: Access, observer: TransportObserver, tracer: Tracer) -> None:
-        """Take in whoever the gate and the access let in."""
-        self._gate = gate
+    def __init__(
+        self, concurrency: ConcurrencyLimit, access: Access, observer: TransportObserver, tracer: Tracer
+    ) -> None:
+        """Wrap handlers with these.
+
+        Args:
+            concurrency: the limit on calls at once.
+            access: authenticates callers.
+            observer: receives the metrics of calls.
+            tracer: traces calls.
+        """
+        self._concurrency = concurrency
         self._access = access
         self._observer = observer
         self._tracer = tracer
 
-    def one(self, name: str, answer: Answer) -> grpc.RpcMethodHandler[Any, Any]:
-        """A method of one answer, which goes out together with the call's status."""
-        return grpc.stream_unary_rpc_method_handler(self._behaviour(name, answer), response_serializer=_serialized)
+    def unary(self, name: str, handler: UnaryHandler) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the gRPC handler of a method with one response, which is sent together with the call's status."""
+        return grpc.stream_unary_rpc_method_handler(self._wrap(name, handler), response_serializer=_serialize)
 
-    def many(self, name: str, answer: AnswerInParts) -> grpc.RpcMethodHandler[Any, Any]:
-        """A method of any number of answers."""
-        return grpc.stream_stream_rpc_method_handler(self._behaviour(name, answer), response_serializer=_serialized)
+    def streaming(self, name: str, handler: StreamHandler) -> grpc.RpcMethodHandler[Any, Any]:
+        """Return the gRPC handler of a method with any number of responses."""
+        return grpc.stream_stream_rpc_method_handler(self._wrap(name, handler), response_serializer=_serialize)
 
-    def _behaviour(
-        self, name: str, answer: Callable[[Call], Awaitable[_Answered]]
-    ) -> Callable[[object, Context], Awaitable[_Answered]]:
-        async def behave(_: object, context: Context) -> _Answered:
+    def _wrap(
+        self, name: str, handler: Callable[[Call], Awaitable[_Response]]
+    ) -> Callable[[object, Context], Awaitable[_Response]]:
+        async def behave(_: object, context: Context) -> _Response:
             metadata = metadata_of(context)
             call = Call(name, request_id(metadata), context, self._observer)
-            current_request.set(call.request_id)  # gRPC has made a task of its own for this call
+            current_request.set(call.request_id)  # gRPC runs each call in its own task
             context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
 
-            async def work() -> _Answered:
+            async def work() -> _Response:
                 call.tenant = self._access.tenant(metadata, context.auth_context())
-                with self._gate.enter(call.tenant, call.peer):
-                    return await answer(call)
+                with self._concurrency.acquire(call.tenant, call.peer):
+                    return await handler(call)
 
-            with self._noted(call, metadata, context) as ended:
+            with self._recorded(call, metadata, context) as set_code:
                 outcome = await attempt(work(), call.request_id)
                 if isinstance(outcome, Failure):
-                    ended(outcome.code)
+                    set_code(outcome.code)
                     call.refused(outcome)
                     await abort(context, outcome)
-                ended(grpc.StatusCode.OK)
+                set_code(grpc.StatusCode.OK)
                 return outcome
 
         return behave
 
-    def part(self, name: str) -> AbstractContextManager[Describe]:
-        """A part of the running call, for its trace."""
+    def span(self, name: str) -> AbstractContextManager[Describe]:
+        """Trace a part of the running call as a span of its own."""
         return self._tracer.span(name)
 
     @contextmanager
-    def _noted(
+    def _recorded(
         self, call: Call, metadata: Mapping[str, str | bytes], context: Context
     ) -> Iterator[Callable[[grpc.StatusCode], None]]:
-        """Count a call, trace it, and write its line; whoever does not say how it ended was cut off."""
+        """Count, trace and log a call. Gives a function that sets its status; without one the call was cancelled."""
         code = grpc.StatusCode.CANCELLED
 
-        def ended(how: grpc.StatusCode) -> None:
+        def set_code(final: grpc.StatusCode) -> None:
             nonlocal code
-            code = how
+            code = final
 
         start = monotonic()
         self._observer.started(call.method)
         with self._tracer.span(call.method, metadata) as describe:
             try:
-                yield ended
+                yield set_code
             finally:
                 remaining = context.time_remaining()
                 if code is grpc.StatusCode.CANCELLED and remaining is not None and remaining <= 0:
@@ -181,5 +195,5 @@ class Calls:
                     _logger.info("%s", text, extra={FIELDS: fields})
 
 
-def _serialized(message: Message) -> bytes:
+def _serialize(message: Message) -> bytes:
     return message.SerializeToString()

@@ -1,4 +1,4 @@
-"""Who is inside: lets calls in, counts them, and lets no more in when it is full or the server goes down."""
+"""Concurrency limit on calls: in total, per tenant and per connection; closed when the server shuts down."""
 
 from __future__ import annotations
 
@@ -12,90 +12,99 @@ from neuroglot_server.core import RequestError
 
 
 class GoingDown(RequestError):
-    """The server takes nothing new."""
+    """The server is shutting down and accepts no new requests."""
 
     def __init__(self) -> None:
-        """Say so."""
-        super().__init__("the server is going down and takes nothing new: try another server, or this one later")
+        """Set the message."""
+        super().__init__("the server is shutting down: retry on another server, or later")
 
 
 class TooManyCalls(RequestError):
-    """As many calls run as may, of everybody's, of one tenant's or of one connection's.
+    """The maximum number of calls is running: in total, of one tenant or of one connection.
 
     Attributes:
-        retry_after_seconds: when a try is likely to find room.
+        retry_after_seconds: when a retry is likely to be accepted.
     """
 
     retry_after_seconds = 1.0
 
-    def __init__(self, most: int, whose: str = "") -> None:
-        """Say how many may, and `of yours` or `of your connection` where it is the caller's own bound."""
+    def __init__(self, limit: int, scope: str = "") -> None:
+        """Set the message.
+
+        Args:
+            limit: the maximum number of calls.
+            scope: ` of this tenant` or ` of this connection` for a limit per caller; empty for the server's own.
+        """
         super().__init__(
-            f"{most} calls{whose} are running, and no more may: try again in {self.retry_after_seconds:g} s, and send "
-            "many groups through one AnalyzeGroups rather than through many calls"
+            f"{limit} calls{scope} are running, which is the limit: try again in {self.retry_after_seconds:g} s, and "
+            "send many groups through one AnalyzeGroups stream instead of many calls"
         )
 
 
 class ConcurrencyLimit:
-    """Counts the calls that are running.
+    """Counts running calls and refuses those over a limit.
 
     Attributes:
-        closed: set once nothing new is let in; streams wait for it beside their next message.
+        closed: set once new calls are refused; streams wait for it and for their next message at once.
     """
 
-    def __init__(self, most: int) -> None:
-        """An open gate with nobody inside, for so many calls at once."""
-        self.closed = asyncio.Event()
-        self._most = most
-        self._inside: Counter[str] = Counter()
-        self._from: Counter[str] = Counter()
-        self._nobody_inside = asyncio.Event()
-        self._nobody_inside.set()
-
-    def most_of(self, tenant: Tenant) -> int:
-        """Most calls of a tenant at once: what its quota says or else, where tenants are told apart, half of all."""
-        if tenant.quota.calls is not None:
-            return min(tenant.quota.calls, self._most)
-        return max(self._most // 2, 1) if tenant.name else self._most
-
-    @property
-    def most_of_connection(self) -> int:
-        """Most calls of one connection at once, where tenants are not told apart: half of all."""
-        return max(self._most // 2, 1)
-
-    @contextmanager
-    def enter(self, tenant: Tenant, peer: str) -> Iterator[None]:
-        """Be inside for the length of a block.
+    def __init__(self, limit: int) -> None:
+        """Start open, without running calls.
 
         Args:
-            tenant: whose call it is; one that has a name has a bound of its own, whatever connections it has.
+            limit: maximum number of calls at once.
+        """
+        self.closed = asyncio.Event()
+        self._limit = limit
+        self._by_tenant: Counter[str] = Counter()
+        self._by_peer: Counter[str] = Counter()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def tenant_limit(self, tenant: Tenant) -> int:
+        """Maximum number of concurrent calls of a tenant: its quota or, for a named tenant without one, half of all."""
+        if tenant.quota.calls is not None:
+            return min(tenant.quota.calls, self._limit)
+        return max(self._limit // 2, 1) if tenant.name else self._limit
+
+    @property
+    def connection_limit(self) -> int:
+        """Maximum number of concurrent calls of a connection without a named tenant: half of all."""
+        return max(self._limit // 2, 1)
+
+    @contextmanager
+    def acquire(self, tenant: Tenant, peer: str) -> Iterator[None]:
+        """Count a call as running for the length of a block.
+
+        Args:
+            tenant: the call's tenant; a named tenant has one limit over all of its connections.
             peer: the address at the other end of the connection.
 
         Raises:
-            GoingDown: the gate is closed.
-            TooManyCalls: it is full, or the share of the tenant or of the connection is.
+            GoingDown: the limit is closed.
+            TooManyCalls: the limit of the server, the tenant or the connection is reached.
         """
         if self.closed.is_set():
             raise GoingDown
-        if self._inside.total() >= self._most:
-            raise TooManyCalls(self._most)
-        if self._inside[tenant.name] >= self.most_of(tenant):
-            raise TooManyCalls(self.most_of(tenant), " of yours")
-        if not tenant.name and self._from[peer] >= self.most_of_connection:
-            raise TooManyCalls(self.most_of_connection, " of your connection")
-        self._inside[tenant.name] += 1
-        self._from[peer] += 1
-        self._nobody_inside.clear()
+        if self._by_tenant.total() >= self._limit:
+            raise TooManyCalls(self._limit)
+        if self._by_tenant[tenant.name] >= self.tenant_limit(tenant):
+            raise TooManyCalls(self.tenant_limit(tenant), " of this tenant")
+        if not tenant.name and self._by_peer[peer] >= self.connection_limit:
+            raise TooManyCalls(self.connection_limit, " of this connection")
+        self._by_tenant[tenant.name] += 1
+        self._by_peer[peer] += 1
+        self._idle.clear()
         try:
             yield
         finally:
-            for counted, key in ((self._inside, tenant.name), (self._from, peer)):
-                counted[key] -= 1
-                if not counted[key]:
-                    del counted[key]
-            if not self._inside:
-                self._nobody_inside.set()
+            for counts, key in ((self._by_tenant, tenant.name), (self._by_peer, peer)):
+                counts[key] -= 1
+                if not counts[key]:
+                    del counts[key]
+            if not self._by_tenant:
+                self._idle.set()
 
-    async def empty(self) -> None:
-        """Wait until nobody is inside."""
-        await self._nobody_inside.wait()
+    async def wait_idle(self) -> None:
+        """Wait until no call is running."""
+        await self._idle.wait()

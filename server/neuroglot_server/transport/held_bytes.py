@@ -1,4 +1,4 @@
-"""How much the transport holds: requests that were read, and results that wait to be written."""
+"""Bytes held by the transport: requests that were read, and results that wait to be written."""
 
 from __future__ import annotations
 
@@ -9,53 +9,61 @@ from neuroglot_server.core import RequestError
 
 
 class ReaderTooSlow(RequestError):
-    """Nobody took the next part of an answer."""
+    """The client did not read the next part of a response in time."""
 
     def __init__(self, seconds: float) -> None:
-        """Say how long was waited."""
+        """Set the message.
+
+        Args:
+            seconds: how long the server waited.
+        """
         super().__init__(
-            f"nothing of this answer was taken for {seconds:g} s, so its place went to others: ask again, and read on "
-            "without a pause, or for fewer layers or tokens at once"
+            f"the client read nothing of this response for {seconds:g} s, so the server dropped it: request it again, "
+            "and read it without a pause or ask for fewer layers or tokens at once"
         )
 
 
 class HeldBytes:
-    """Counts the bytes of messages over all calls: those that are held, and the results that running groups will have.
+    """Counts the bytes of messages in flight over all calls: those held now, and expected results of running groups.
 
-    A message is in memory before anybody can ask whether there is room for it, so nothing is refused here. Instead,
-    while the room is full, a call takes in its next group only when it holds no other. So at most what `most_bytes`
-    says is held, and beside it one group for each call. A reader that is slow waits for itself alone: whoever reads
-    their answers holds nothing and goes on.
+    gRPC gives a message only once it is whole in memory, so nothing is refused here. Instead, at or over the limit, a
+    call reads its next group only when it holds no other. The total is bounded by the limit plus one group per call.
+    A slow reader delays itself alone: calls whose results are read hold nothing and continue.
     """
 
-    def __init__(self, most_bytes: int, changed: Callable[[int], None]) -> None:
-        """An empty room; `changed` is told how many bytes are in it, whenever that changes."""
-        self._most = most_bytes
+    def __init__(self, limit_bytes: int, changed: Callable[[int], None]) -> None:
+        """Start empty.
+
+        Args:
+            limit_bytes: from how many bytes on calls read their groups one at a time.
+            changed: called with the number of bytes held whenever it changes.
+        """
+        self._limit = limit_bytes
         self._changed = changed
         self._held = 0
-        self._free = asyncio.Event()
-        self._free.set()
+        self._below_limit = asyncio.Event()
+        self._below_limit.set()
         self._empty = asyncio.Event()
         self._empty.set()
 
-    async def free(self) -> None:
-        """Come back when there is room."""
-        await self._free.wait()
+    async def wait_below_limit(self) -> None:
+        """Wait until fewer bytes are held than the limit."""
+        await self._below_limit.wait()
 
-    async def empty(self) -> None:
-        """Come back when nothing is held."""
+    async def wait_empty(self) -> None:
+        """Wait until nothing is held."""
         await self._empty.wait()
 
     def hold(self, size: int) -> Held:
-        """Hold so many bytes until they are let go."""
+        """Hold `size` bytes until they are released."""
         return Held(self._add, size)
 
     def _add(self, size: int) -> None:
         self._held += size
-        if self._held < self._most:
-            self._free.set()
+        if self._held < self._limit:
+            self._below_limit.set()
         else:
-            self._free.clear()
+            self._below_limit.clear()
         if self._held:
             self._empty.clear()
         else:
@@ -64,16 +72,16 @@ class HeldBytes:
 
 
 class Held:
-    """Bytes in a room, until the end of a block."""
+    """Bytes counted in a `HeldBytes`, until the end of a block or `resize(0)`."""
 
     def __init__(self, add: Callable[[int], None], size: int) -> None:
-        """Hold so many."""
+        """Hold `size` bytes; `add` changes the total."""
         self._add = add
         self._size = 0
         self.resize(size)
 
     def resize(self, size: int) -> None:
-        """Hold so many instead."""
+        """Hold `size` bytes instead of the present number."""
         self._add(size - self._size)
         self._size = size
 

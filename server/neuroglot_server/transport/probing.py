@@ -1,7 +1,7 @@
-"""The probe: whether a model computes what its bundle's export recorded, asked before it is served and after a hang.
+"""The probe: checks that a model reproduces the results recorded at export, before it is served and after a hang.
 
-The request takes the way of every group, through planner, queue, batches, sessions and kernels, except for caches,
-admission and the limits that are for callers.
+The request takes the path of every group, through plan, scheduler, batches, sessions and kernels, but bypasses the
+caches, admission and the callers' limits.
 """
 
 from __future__ import annotations
@@ -22,22 +22,20 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 _LIMITS = Limits(tokens_per_row=64, rows_per_group=8, variants_per_group=16)
-"""What a probe may ask for: ours have 3 rows of up to 15 tokens, and 2 variants a component."""
+"""Limits of a probe: the exporter's have 3 rows of up to 15 tokens, and 2 variants per component."""
 
 
 async def check_probe(model: Model) -> None:
-    """Have a model answer the probe of its bundle, and compare; a bundle without a probe is logged and passes.
+    """Run the probe of a model's bundle and compare the result; a bundle without a probe passes with a warning.
 
     Raises:
-        BundleError: the answer is not what the export recorded or is not finite, there is none, or the probe is no
-            request.
-        ModelClosed: the model went down meanwhile.
+        BundleError: the result differs from the one recorded at export or is not finite, the model fails, or the probe
+            is not a valid request.
+        ModelClosed: the model was closed meanwhile.
     """
     name, probe = model.description.name, model.probe
     if probe is None:
-        _logger.warning(
-            "model %s has no probe, so that nothing shows whether its numbers are right: export it again", name
-        )
+        _logger.warning("model %s has no probe, so its results cannot be checked: export it again", name)
         return
     began = monotonic()
     try:
@@ -59,8 +57,8 @@ async def check_probe(model: Model) -> None:
     if compared.differences:
         raise BundleError(
             f"the answer of {name!r} to its probe is not what the export recorded: {compared.summary}; the weights are "
-            "not the exported ones, or this machine computes wrong: export the model again, and if that does not help, "
-            "serve it on another device or another version of ONNX Runtime"
+            "not the exported ones, or this machine computes wrong results: export the model again, and if that does "
+            "not help, serve it on another device or another version of ONNX Runtime"
         )
     _logger.info(
         "model %s answered its probe in %.0f ms: %d log-probabilities, largest difference %.1e nats",

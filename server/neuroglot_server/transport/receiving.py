@@ -1,8 +1,8 @@
-"""How much of requests may be on its way at once.
+"""Limit on requests being received at once.
 
-gRPC gathers a message in memory as soon as somebody waits for it, and says nothing before it is whole. So as many calls
-wait for one as there is room for the longest, and the others stand in a queue: a request by itself until it is here, a
-stream for as long as it is open.
+gRPC buffers a message in memory as soon as a call reads, and reports nothing before the message is complete. So only
+as many calls read at once as there is memory for messages of the maximum size; the others wait in a queue. A unary
+request holds its slot until it has arrived, a stream for as long as it is open.
 """
 
 from __future__ import annotations
@@ -21,37 +21,45 @@ if TYPE_CHECKING:
 
 
 class RequestTooSlow(RequestError):
-    """A call that did not send its request."""
+    """A call did not send its request in time."""
 
     def __init__(self, seconds: float) -> None:
-        """Say how long was waited."""
+        """Set the message.
+
+        Args:
+            seconds: how long the server waited.
+        """
         super().__init__(
-            f"no whole request was here after {seconds:g} s (request_seconds): send it as soon as the call is open"
+            f"no complete request arrived within {seconds:g} s (request_seconds): send it as soon as the call is open"
         )
 
 
 class TooManyRequests(RequestError):
-    """As many requests are on their way as may, or streams open.
+    """The maximum number of requests is being received, or of streams is open.
 
     Attributes:
-        retry_after_seconds: when a try is likely to find room.
+        retry_after_seconds: when a retry is likely to be accepted.
     """
 
     retry_after_seconds = 1.0
 
-    def __init__(self, most: int) -> None:
-        """Say how many may."""
+    def __init__(self, limit: int) -> None:
+        """Set the message.
+
+        Args:
+            limit: the number of slots.
+        """
         super().__init__(
-            f"{most} requests are on their way or streams open, and no more may (receive_bytes): try again in "
-            f"{self.retry_after_seconds:g} s, and send many groups through one stream"
+            f"no free slot among the {limit} for requests being received and open streams (receive_bytes): try again "
+            f"in {self.retry_after_seconds:g} s, and send many groups through one stream"
         )
 
 
 async def first_request(call: Call, seconds: float) -> bytes | None:
-    """The first message of a call; None where it has none.
+    """Read the first message of a call; None where the call ends without one.
 
     Raises:
-        RequestTooSlow: it was not here after so many seconds.
+        RequestTooSlow: it did not arrive within `seconds`.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -60,86 +68,90 @@ async def first_request(call: Call, seconds: float) -> bytes | None:
         raise RequestTooSlow(seconds) from None
 
 
-class Receiving:
-    """Counts the calls that wait for a message, and lets the next one wait when one has it.
+class ReceiveLimit:
+    """Slots for calls that wait for a message, with a fair queue for a free one.
 
-    No caller may have more than half of the places and no machine more than three quarters, so that none keeps the
-    others out. Streams, which keep theirs, may have three quarters. Whoever finds no place stands in a queue; of those
-    that may have one, the caller that has the fewest is next.
+    A caller holds at most half of the slots and a machine at most three quarters, so that none locks out the others.
+    Streams, which keep their slots, hold at most three quarters. A call without a free slot waits in a queue. The next
+    slot goes to the caller that holds the fewest, among those below their limits.
     """
 
-    def __init__(self, most: int) -> None:
-        """So many places."""
-        self._most = most
-        self._taken: Counter[str] = Counter()
-        self._queue: deque[_Waiting] = deque()
-
-    @asynccontextmanager
-    async def place(self, tenant: str, peer: str, seconds: float, *, stream: bool) -> AsyncIterator[None]:
-        """Have a place for the length of a block.
+    def __init__(self, limit: int) -> None:
+        """Start with all slots free.
 
         Args:
-            tenant: whose call it is; empty where tenants are not told apart, and a connection is a caller.
+            limit: number of slots.
+        """
+        self._limit = limit
+        self._taken: Counter[str] = Counter()
+        self._queue: deque[_QueuedCall] = deque()
+
+    @asynccontextmanager
+    async def slot(self, tenant: str, peer: str, seconds: float, *, stream: bool) -> AsyncIterator[None]:
+        """Hold a slot for the length of a block.
+
+        Args:
+            tenant: the call's tenant; empty without authentication, where each connection is a caller.
             peer: the address at the other end of the connection.
-            seconds: how long to stand in the queue.
+            seconds: how long to wait in the queue.
             stream: whether the call is a stream.
 
         Raises:
-            TooManyRequests: there was none all the time.
+            TooManyRequests: no slot became free in time.
         """
         caller, machine = f"caller {tenant or peer}", f"machine {peer.rpartition(':')[0]}"
-        half, three_quarters = max(1, self._most // 2), max(1, self._most * 3 // 4)
-        bounds = {caller: half, machine: three_quarters, "": self._most}
+        half, three_quarters = max(1, self._limit // 2), max(1, self._limit * 3 // 4)
+        limits = {caller: half, machine: three_quarters, "": self._limit}
         if stream:
-            bounds["stream"] = three_quarters
-        if self._is_free(bounds):
-            self._taken.update(bounds.keys())
+            limits["stream"] = three_quarters
+        if self._is_free(limits):
+            self._taken.update(limits.keys())
         else:
-            await self._stand(_Waiting(caller, bounds, asyncio.get_running_loop().create_future()), seconds)
+            await self._wait(_QueuedCall(caller, limits, asyncio.get_running_loop().create_future()), seconds)
         try:
             yield
         finally:
-            self._leave(bounds)
+            self._release(limits)
 
-    async def _stand(self, waiting: _Waiting, seconds: float) -> None:
-        """Take a place as soon as there is one."""
-        self._queue.append(waiting)
+    async def _wait(self, call: _QueuedCall, seconds: float) -> None:
+        """Wait in the queue until the call is granted a slot."""
+        self._queue.append(call)
         try:
             async with asyncio.timeout(seconds):
-                await waiting.called
+                await call.granted
         except BaseException as error:
-            if waiting in self._queue:
-                self._queue.remove(waiting)
-            else:  # it was given a place just when it left
-                self._leave(waiting.bounds)
+            if call in self._queue:
+                self._queue.remove(call)
+            else:  # it was granted a slot at the moment it gave up
+                self._release(call.limits)
             if isinstance(error, TimeoutError):
-                raise TooManyRequests(self._most) from None
+                raise TooManyRequests(self._limit) from None
             raise
 
-    def _leave(self, bounds: Mapping[str, int]) -> None:
-        """Give a place back, and give those that are free to those in the queue."""
-        self._taken.subtract(bounds.keys())
-        self._taken = +self._taken  # without those that have none
-        while able := [one for one in self._queue if not one.called.done() and self._is_free(one.bounds)]:
-            one = min(able, key=lambda one: self._taken[one.caller])  # of equal ones the first in the queue
-            self._queue.remove(one)
-            self._taken.update(one.bounds.keys())
-            one.called.set_result(None)
+    def _release(self, limits: Mapping[str, int]) -> None:
+        """Free a slot, and grant free slots to calls in the queue."""
+        self._taken.subtract(limits.keys())
+        self._taken = +self._taken  # drops keys with a count of zero
+        while eligible := [call for call in self._queue if not call.granted.done() and self._is_free(call.limits)]:
+            call = min(eligible, key=lambda call: self._taken[call.caller])  # ties go to the first in the queue
+            self._queue.remove(call)
+            self._taken.update(call.limits.keys())
+            call.granted.set_result(None)
 
-    def _is_free(self, bounds: Mapping[str, int]) -> bool:
-        return all(self._taken[key] < most for key, most in bounds.items())
+    def _is_free(self, limits: Mapping[str, int]) -> bool:
+        return all(self._taken[key] < limit for key, limit in limits.items())
 
 
 @dataclass(frozen=True, eq=False)
-class _Waiting:
-    """A call that stands in the queue.
+class _QueuedCall:
+    """A call that waits in the queue.
 
     Attributes:
-        caller: whose it is.
-        bounds: what it is counted under, and how many may be.
-        called: set once it has a place.
+        caller: the tenant or connection that it counts for.
+        limits: the keys that it counts under, each with its maximum number of slots.
+        granted: set once it has a slot.
     """
 
     caller: str
-    bounds: Mapping[str, int]
-    called: asyncio.Future[None]
+    limits: Mapping[str, int]
+    granted: asyncio.Future[None]

@@ -1,7 +1,7 @@
-"""Server reflection under both of its names: v1, which clients ask first, and v1alpha, which older ones know.
+"""Server reflection under both of its names: v1, which clients try first, and v1alpha, for older clients.
 
-grpcio-reflection has v1alpha alone. The two have the same messages, so that one servicer answers both; the descriptor
-of v1 is that of v1alpha in another package.
+grpcio-reflection implements only v1alpha. The messages of the two are the same, so one servicer serves both; the
+descriptor of v1 is that of v1alpha under another package name.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ SERVICE_NAMES = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 
 
 def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
-    """Have a server describe its services, and reflection itself.
+    """Add reflection to a server, for its services and for reflection itself.
 
     Args:
-        server: not yet started.
-        services: full names of the other services that it has; their descriptors are in the default pool.
+        server: a server that is not yet started.
+        services: full names of its other services; their descriptors are in the default pool.
     """
     pool = descriptor_pool.DescriptorPool()
     for name in (*services, reflection.SERVICE_NAME):
@@ -38,16 +38,16 @@ def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
 
 
 def _add(file: descriptor.FileDescriptor, pool: descriptor_pool.DescriptorPool) -> None:
-    """Add a file and those that it imports."""
+    """Add a file to a pool, after the files that it imports."""
     for imported in file.dependencies:
         _add(imported, pool)
     pool.AddSerializedFile(file.serialized_pb)
 
 
 def _v1() -> descriptor_pb2.FileDescriptorProto:
-    """The file of v1alpha in the package of v1."""
+    """Return the file descriptor of v1alpha, renamed to the package of v1."""
     v1alpha = descriptor_pb2.FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
     text = text_format.MessageToString(v1alpha)
-    for separator in "./":  # of the package, and of the file's path
+    for separator in "./":  # in the package name, and in the file's path
         text = text.replace(f"reflection{separator}v1alpha", f"reflection{separator}v1")
     return text_format.Parse(text, descriptor_pb2.FileDescriptorProto())

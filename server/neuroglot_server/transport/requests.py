@@ -1,4 +1,4 @@
-"""From messages that `wire.check` let pass to the core's words."""
+"""Converts request messages, already checked by `wire.check`, to core types."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _SCOPES = {
 
 
 def priority(message: service_pb2.Priority.ValueType, unspecified: core.Priority) -> core.Priority:
-    """How urgent a request is; `unspecified` is what its method means by none."""
+    """Convert a priority; `unspecified` is the method's default."""
     return _PRIORITIES.get(message, unspecified)
 
 
 def group(message: group_pb2.Group) -> core.Group:
-    """A group, with its rows in their order."""
-    return core.Group(message.id, tuple(row(one) for one in message.rows))
+    """Convert a group, with its rows in order."""
+    return core.Group(message.id, tuple(row(item) for item in message.rows))
 
 
 def row(message: group_pb2.Row) -> core.Row:
-    """One prompt and its answers."""
+    """Convert a row: one prompt and its answers."""
     return core.Row(
         label=message.label,
         prompt=message.text if message.WhichOneof("prompt") == "text" else tuple(message.token_ids.ids),
@@ -60,7 +60,7 @@ def row(message: group_pb2.Row) -> core.Row:
 
 
 def analysis(message: analysis_pb2.Analysis) -> core.Analysis:
-    """An analysis; numbers that are 0 where the contract gives 0 another meaning become that."""
+    """Convert an analysis; a 0 that stands for a default in the contract becomes the default."""
     return core.Analysis(
         thresholds=tuple(message.thresholds) or core.Analysis.thresholds,
         type_map=message.type_map,
@@ -76,17 +76,17 @@ def analysis(message: analysis_pb2.Analysis) -> core.Analysis:
 
 
 def interventions(messages: Iterable[analysis_pb2.Intervention]) -> tuple[core.Intervention, ...]:
-    """Interventions that act together, in their order."""
+    """Convert the interventions of one variant, in order."""
     return tuple(_intervention(message) for message in messages)
 
 
 def neurons(message: analysis_pb2.NeuronSet) -> core.ByNeuron:
-    """Neurons of one component, one by one."""
+    """Convert an explicit set of neurons of one component."""
     return core.ByNeuron(message.component, message.layers, message.neurons, message.bits)
 
 
 def capture(message: service_pb2.CaptureActivationsRequest) -> core.Capture:
-    """Which raw activations are wanted; of which row, `row` says."""
+    """Convert the selection of raw activations; the row itself is converted by `row`."""
     return core.Capture(
         component=message.component,
         layers=tuple(message.layers),
@@ -136,7 +136,7 @@ def _action(message: analysis_pb2.Intervention) -> core.Action:
             return core.Scale(message.scale.factor, tuple(message.scale.values) or None)
         case "add":
             return core.Add(message.add.value, tuple(message.add.values) or None)
-    raise AssertionError("wire.check lets no intervention pass without an action that the contract has")
+    raise AssertionError("wire.check refuses an intervention without an action of the contract")
 
 
 def _selection(message: analysis_pb2.Selection) -> core.Selection:
@@ -159,7 +159,7 @@ def _selection(message: analysis_pb2.Selection) -> core.Selection:
             return core.Intersection(_selections(message.intersection.selections))
         case "difference":
             return core.Difference(_selections(message.difference.selections))
-    raise AssertionError("wire.check lets no selection pass without a choice that the contract has")
+    raise AssertionError("wire.check refuses a selection without a choice of the contract")
 
 
 def _selections(messages: Iterable[analysis_pb2.Selection]) -> tuple[core.Selection, ...]:

@@ -1,4 +1,4 @@
-"""From the core's words to messages."""
+"""Converts core types to response messages."""
 
 from __future__ import annotations
 
@@ -13,15 +13,22 @@ from neuroglot_server.core import limits
 
 SERVER_VERSION = version("neuroglot")
 
-_AT_ONCE = 2**14
-"""How many numbers are put into a message at once: other threads wait for the interpreter meanwhile."""
+_CHUNK = 2**14
+"""How many numbers are added to a message at a time: other threads wait for the interpreter lock meanwhile."""
 
 
 def model(
     description: core.ModelDescription, *, quota: core.Quota, request_bytes: int, result_bytes: int
 ) -> model_pb2.Model:
-    """A model as it is served to a tenant of this quota, by a transport of these longest requests and results."""
-    of_model = description.limits
+    """Convert a model's description, with the limits that apply to the caller.
+
+    Args:
+        description: the model.
+        quota: the tenant's quota.
+        request_bytes: maximum size of a request.
+        result_bytes: maximum size of a result.
+    """
+    model_limits = description.limits
     return model_pb2.Model(
         name=description.name,
         family=description.family,
@@ -42,10 +49,10 @@ def model(
         vocabulary_size=description.vocabulary_size,
         dtype=description.dtype,
         limits=model_pb2.Limits(
-            tokens_per_row=of_model.tokens_per_row,
-            rows_per_group=of_model.rows_per_group,
-            variants_per_group=of_model.variants_per_group,
-            groups_in_flight=of_model.groups_in_flight,
+            tokens_per_row=model_limits.tokens_per_row,
+            rows_per_group=model_limits.rows_per_group,
+            variants_per_group=model_limits.variants_per_group,
+            groups_in_flight=model_limits.groups_in_flight,
             queue_tokens=description.queue_tokens,
             result_bytes=result_bytes,
             tenant_queue_tokens=quota.queue_tokens or 0,
@@ -53,7 +60,7 @@ def model(
             tenant_calls=quota.calls or 0,
             request_bytes=request_bytes,
             request_fields=limits.FIELDS,
-            text_bytes=of_model.text_bytes,
+            text_bytes=model_limits.text_bytes,
             answers_per_row=limits.ANSWERS,
             choices_per_row=limits.CHOICES,
             answer_bytes=limits.ANSWER_BYTES,
@@ -74,12 +81,12 @@ def model(
 
 
 def tokenized(text: core.TokenizedText) -> service_pb2.TokenizedText:
-    """The tokens of one text."""
+    """Convert the tokens of one text."""
     return service_pb2.TokenizedText(ids=text.ids, tokens=text.tokens)
 
 
 def group_result(result: core.GroupResult, description: core.ModelDescription) -> result_pb2.GroupResult:
-    """What came out for a group, and what made it."""
+    """Convert the result of a group, with its provenance."""
     return result_pb2.GroupResult(
         group_id=result.group_id,
         rows=[
@@ -107,7 +114,13 @@ def group_result(result: core.GroupResult, description: core.ModelDescription) -
 def provenance(
     description: core.ModelDescription, queue_time_ms: float = 0, compute_time_ms: float = 0
 ) -> result_pb2.Provenance:
-    """What made an answer; the times are left out where an answer begins before they are known."""
+    """Return the provenance of a result.
+
+    Args:
+        description: the model.
+        queue_time_ms: time in the queue; 0 in a stream of responses, which starts before it is known.
+        compute_time_ms: time in batches; 0 likewise.
+    """
     return result_pb2.Provenance(
         model=description.name,
         bundle_identity=description.bundle_identity,
@@ -119,20 +132,20 @@ def provenance(
 
 
 def captured_layer(
-    layer: core.CapturedLayer, made_by: result_pb2.Provenance | None = None
+    layer: core.CapturedLayer, provenance: result_pb2.Provenance | None = None
 ) -> service_pb2.CaptureActivationsResponse:
-    """Raw activations of one layer; what made them goes with the first."""
+    """Convert raw activations of one layer; the first response of a stream has the provenance."""
     return service_pb2.CaptureActivationsResponse(
-        layer=layer.layer, positions=layer.positions.tolist(), values=_tensor(layer.values), provenance=made_by
+        layer=layer.layer, positions=layer.positions.tolist(), values=_tensor(layer.values), provenance=provenance
     )
 
 
 def generated_token(
-    token: core.GeneratedToken, made_by: result_pb2.Provenance | None = None
+    token: core.GeneratedToken, provenance: result_pb2.Provenance | None = None
 ) -> service_pb2.GenerateResponse:
-    """One more token; what made it goes with the first."""
+    """Convert one generated token; the first response of a stream has the provenance."""
     return service_pb2.GenerateResponse(
-        token_id=token.id, text=token.text, log_probability=token.log_probability, provenance=made_by
+        token_id=token.id, text=token.text, log_probability=token.log_probability, provenance=provenance
     )
 
 
@@ -187,9 +200,9 @@ def _effective_score(result: core.EffectiveScoreResult) -> result_pb2.EffectiveS
 def _leading(result: core.LeadingNeurons) -> result_pb2.LeadingNeurons:
     message = result_pb2.LeadingNeurons(count=result.neurons.shape[-1], codes=result.codes.tobytes())
     neurons, values = result.neurons.ravel(), result.values.ravel()
-    for start in range(0, len(neurons), _AT_ONCE):
-        message.neurons.extend(neurons[start : start + _AT_ONCE].tolist())
-        message.values.extend(values[start : start + _AT_ONCE].tolist())
+    for start in range(0, len(neurons), _CHUNK):
+        message.neurons.extend(neurons[start : start + _CHUNK].tolist())
+        message.values.extend(values[start : start + _CHUNK].tolist())
     return message
 
 

@@ -1,32 +1,38 @@
-"""How large the answer to a request will be, before it is run."""
+"""Estimates the size of a result before it is computed."""
 
 from __future__ import annotations
 
 from neuroglot_server.core import Analysis, ComponentDescription, ModelDescription
 
 _COUNT_BYTES = 3
-"""Of a count or a neuron's index, which protobuf writes in as many bytes as it needs."""
+"""Typical size of a count or a neuron's index, which protobuf writes as a varint."""
 _VALUE_BYTES = 4
 _TYPES = 4
 _PREDICTION_BYTES = 128
-"""Of what is said of one row under one variant, its text apart."""
+"""Size of the prediction of one row under one variant, without its text."""
 _TOKEN_BYTES = 12
-"""Of a generated token: its id, and its share of the text."""
+"""Size of a generated token: its id, and its share of the text."""
 
 
 def result_bytes(model: ModelDescription, analysis: Analysis, rows: int) -> int:
-    """About how many bytes the result of a group of so many rows takes up as a message."""
-    of_components = sum(_component(component, analysis, rows) for component in model.components)
+    """Estimate the size of a group's result as a message, in bytes.
+
+    Args:
+        model: the model.
+        analysis: what is computed.
+        rows: number of rows of the group.
+    """
+    components = sum(_component(component, analysis, rows) for component in model.components)
     prediction = analysis.prediction
     if prediction is None:
-        return of_components
+        return components
     tokens = prediction.max_tokens if prediction.generate else 0
-    of_row = _PREDICTION_BYTES + tokens * _TOKEN_BYTES
-    return of_components + (1 + len(analysis.variants)) * rows * of_row
+    row_run = _PREDICTION_BYTES + tokens * _TOKEN_BYTES
+    return components + (1 + len(analysis.variants)) * rows * row_run
 
 
 def _component(component: ComponentDescription, analysis: Analysis, rows: int) -> int:
-    """One component's part, all thresholds of it; which the top contributors are is sent with the first alone."""
+    """Estimate one component's part over all thresholds; only the first has the bitmaps of the top contributors."""
     layers, neurons = component.layers, component.neurons
     bitmaps = rows * layers * -(-neurons // 8)
     size = layers * (_TYPES + rows) * _COUNT_BYTES

@@ -1,4 +1,4 @@
-"""The methods of the service: read the request, call the core, write the answer."""
+"""The methods of the service: read the request, call the core, write the response."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from neuroglot_server.core import Analysis, Caller, InvalidRequest, Limits, Prio
 from neuroglot_server.models.registry import Registry
 from neuroglot_server.transport import requests, responses, wire
 from neuroglot_server.transport.auth import PermissionDenied
-from neuroglot_server.transport.calls import Answer, AnswerInParts, Call, Calls
+from neuroglot_server.transport.calls import Call, Calls, StreamHandler, UnaryHandler
 from neuroglot_server.transport.concurrency import ConcurrencyLimit
 from neuroglot_server.transport.held_bytes import HeldBytes, ReaderTooSlow
-from neuroglot_server.transport.receiving import Receiving, first_request
+from neuroglot_server.transport.receiving import ReceiveLimit, first_request
 from neuroglot_server.transport.result_sizes import result_bytes
 from neuroglot_server.transport.stream import GroupStream
 
@@ -34,61 +34,66 @@ _Request = TypeVar("_Request", bound=Message)
 SERVICE_NAME: str = service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"].full_name
 
 ANSWER_LIMIT_BYTES = 64 * 2**20
-"""Longest message that is sent."""
+"""Maximum size of a response message."""
 
 LARGEST_RESULT_BYTES = ANSWER_LIMIT_BYTES - 2**16
-"""Largest result: the rest is for what is around it in its message."""
+"""Maximum size of a result: the rest is for the other fields of its message."""
 
 _LARGE_RESULT_BYTES = 2**18
-"""Results that are expected to be larger are built on a thread; of less it takes about a millisecond."""
+"""Results estimated to be larger are built on a thread; smaller ones take up to about a millisecond."""
 
-_TOKENS_TO_GENERATE = 64
-"""Most tokens of a continuation whose request does not say."""
+_DEFAULT_MAX_TOKENS = 64
+"""Maximum number of generated tokens where a request sets none."""
 
 
 class Servicer:
-    """Answers for the models of one server.
+    """Implements the service for the models of one server.
 
-    Requests are taken from gRPC as bytes and parsed here, so that malformed ones get a status of ours.
+    gRPC passes requests as bytes, which are parsed here, so that malformed ones also fail with a status of `statuses`.
     """
 
     def __init__(
-        self, registry: Registry, calls: Calls, gate: ConcurrencyLimit, room: HeldBytes, limits: TransportLimits
+        self,
+        registry: Registry,
+        calls: Calls,
+        concurrency: ConcurrencyLimit,
+        held_bytes: HeldBytes,
+        limits: TransportLimits,
     ) -> None:
-        """Answer the calls that are taken in, as long as the gate is open, for the models of a registry.
+        """Serve the models of a registry.
 
         Args:
             registry: the models.
-            calls: takes calls in.
-            gate: who is inside.
-            room: counts what requests and answers take up.
-            limits: what the transport may take up.
+            calls: wraps the handlers of methods.
+            concurrency: the limit on calls at once; streams end when it closes.
+            held_bytes: counts the bytes of requests and responses in flight.
+            limits: limits of the transport.
         """
         self._limits = limits
         self._registry = registry
         self._calls = calls
-        self._gate = gate
-        self._room = room
-        self._receiving = Receiving(max(1, limits.receive_bytes // limits.request_bytes))
+        self._concurrency = concurrency
+        self._held_bytes = held_bytes
+        self._receiving = ReceiveLimit(max(1, limits.receive_bytes // limits.request_bytes))
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """The methods, to be added to a server."""
-        of_one: dict[str, Answer] = {
-            "ListModels": self._one(service_pb2.ListModelsRequest, self.list_models),
-            "GetModel": self._one(service_pb2.GetModelRequest, self.get_model),
-            "Tokenize": self._one(service_pb2.TokenizeRequest, self.tokenize),
-            "AnalyzeGroup": self._one(service_pb2.AnalyzeGroupRequest, self.analyze_group, self._require_room),
-            "UploadNeuronSet": self._one(service_pb2.UploadNeuronSetRequest, self.upload_neuron_set),
-            "LoadModel": self._one(service_pb2.LoadModelRequest, self.load_model),
-            "UnloadModel": self._one(service_pb2.UnloadModelRequest, self.unload_model),
+        """Return the handlers of all methods, to be added to a server."""
+        unary: dict[str, UnaryHandler] = {
+            "ListModels": self._unary(service_pb2.ListModelsRequest, self.list_models),
+            "GetModel": self._unary(service_pb2.GetModelRequest, self.get_model),
+            "Tokenize": self._unary(service_pb2.TokenizeRequest, self.tokenize),
+            "AnalyzeGroup": self._unary(service_pb2.AnalyzeGroupRequest, self.analyze_group, self._require_capacity),
+            "UploadNeuronSet": self._unary(service_pb2.UploadNeuronSetRequest, self.upload_neuron_set),
+            "LoadModel": self._unary(service_pb2.LoadModelRequest, self.load_model),
+            "UnloadModel": self._unary(service_pb2.UnloadModelRequest, self.unload_model),
         }
-        of_many: dict[str, AnswerInParts] = {
+        streaming: dict[str, StreamHandler] = {
             "AnalyzeGroups": self.analyze_groups,
-            "CaptureActivations": self._many(service_pb2.CaptureActivationsRequest, self.capture_activations),
-            "Generate": self._many(service_pb2.GenerateRequest, self.generate),
+            "CaptureActivations": self._streaming(service_pb2.CaptureActivationsRequest, self.capture_activations),
+            "Generate": self._streaming(service_pb2.GenerateRequest, self.generate),
         }
-        methods = {name: self._calls.one(name, answer) for name, answer in of_one.items()}
-        methods |= {name: self._calls.many(name, answer) for name, answer in of_many.items()}
+        methods = {name: self._calls.unary(name, handler) for name, handler in unary.items()}
+        methods |= {name: self._calls.streaming(name, handler) for name, handler in streaming.items()}
         return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
     async def list_models(self, call: Call, _: service_pb2.ListModelsRequest) -> service_pb2.ListModelsResponse:
@@ -121,41 +126,43 @@ class Servicer:
     async def analyze_groups(self, call: Call) -> None:
         """Analyse a stream of groups."""
         limits = [model.description.limits for model in self._registry.models] or [Limits()]
-        places = min(limit.groups_in_flight for limit in limits)
+        groups_in_flight = min(limit.groups_in_flight for limit in limits)
 
         async def analyze(
             request: service_pb2.AnalyzeGroupsRequest, analysis: Analysis, priority: Priority
         ) -> result_pb2.GroupResult:
-            with self._calls.part("group") as describe:
+            with self._calls.span("group") as describe:
                 result = await self._analyze(call, request, analysis, call.caller(priority, waits=True))
                 times = result.provenance
                 describe({"queue_ms": times.queue_time_ms, "compute_ms": times.compute_time_ms})
                 return result
 
         seconds = self._limits.request_seconds
-        stream = GroupStream(call, analyze, self._expected_bytes, self._gate, self._room, places, seconds)
-        async with self._receiving.place(call.tenant.name, call.peer, seconds, stream=True):
+        stream = GroupStream(
+            call, analyze, self._expected_bytes, self._concurrency, self._held_bytes, groups_in_flight, seconds
+        )
+        async with self._receiving.slot(call.tenant.name, call.peer, seconds, stream=True):
             await stream.run()
 
     async def capture_activations(
         self, call: Call, request: service_pb2.CaptureActivationsRequest
     ) -> AsyncIterator[service_pb2.CaptureActivationsResponse]:
-        """Send raw activations, layer by layer."""
+        """Stream raw activations, one layer per message."""
         with self._registry.use(request.model) as model:
             call.model = request.model
             caller = call.caller(Priority.INTERACTIVE)
             model.require_room(1, caller)
             layers = model.capture(requests.row(request.row), requests.capture(request), caller)
-            made_by: result_pb2.Provenance | None = responses.provenance(model.description)
+            provenance: result_pb2.Provenance | None = responses.provenance(model.description)
             async with aclosing(layers):
                 async for layer in layers:
-                    yield responses.captured_layer(layer, made_by)
-                    made_by = None
+                    yield responses.captured_layer(layer, provenance)
+                    provenance = None
 
     async def generate(
         self, call: Call, request: service_pb2.GenerateRequest
     ) -> AsyncIterator[service_pb2.GenerateResponse]:
-        """Send a continuation, token by token."""
+        """Stream a greedy continuation, one token per message."""
         with self._registry.use(request.model) as model:
             call.model = request.model
             caller = call.caller(Priority.INTERACTIVE)
@@ -164,27 +171,27 @@ class Servicer:
                 requests.row(request.row),
                 requests.interventions(request.interventions),
                 request.threshold,
-                request.max_tokens or _TOKENS_TO_GENERATE,
+                request.max_tokens or _DEFAULT_MAX_TOKENS,
                 request.past_newlines,
                 caller,
             )
-            made_by: result_pb2.Provenance | None = responses.provenance(model.description)
+            provenance: result_pb2.Provenance | None = responses.provenance(model.description)
             async with aclosing(tokens):
                 async for token in tokens:
-                    yield responses.generated_token(token, made_by)
-                    made_by = None
+                    yield responses.generated_token(token, provenance)
+                    provenance = None
 
     async def upload_neuron_set(
         self, call: Call, request: service_pb2.UploadNeuronSetRequest
     ) -> service_pb2.UploadNeuronSetResponse:
-        """Keep a set of neurons."""
+        """Store a set of neurons under a name, for later interventions."""
         with self._registry.use(request.model) as model:
             call.model = request.model
             name = await model.upload(requests.neurons(request.neurons), call.caller(Priority.INTERACTIVE))
         return service_pb2.UploadNeuronSetResponse(name=name)
 
     async def load_model(self, call: Call, request: service_pb2.LoadModelRequest) -> service_pb2.LoadModelResponse:
-        """Serve one more model."""
+        """Load a model and serve it. Requires `may_manage_models`."""
         _check_may_manage(call)
         model = await self._registry.load_by_request(request.bundle, request.name)
         call.model = model.description.name
@@ -193,7 +200,7 @@ class Servicer:
     async def unload_model(
         self, call: Call, request: service_pb2.UnloadModelRequest
     ) -> service_pb2.UnloadModelResponse:
-        """Serve one model less."""
+        """Stop serving a model. Requires `may_manage_models`."""
         _check_may_manage(call)
         await self._registry.unload(request.model)
         call.model = request.model
@@ -218,75 +225,91 @@ class Servicer:
     def _described(self, call: Call, model: Model) -> model_pb2.Model:
         return responses.model(
             model.description,
-            quota=replace(call.tenant.quota, calls=self._gate.most_of(call.tenant)),
+            quota=replace(call.tenant.quota, calls=self._concurrency.tenant_limit(call.tenant)),
             request_bytes=self._limits.request_bytes,
             result_bytes=LARGEST_RESULT_BYTES,
         )
 
     def _expected_bytes(self, request: service_pb2.AnalyzeGroupsRequest, analysis: Analysis) -> int:
-        """About how large a result will be; nothing where there will be none."""
+        """Estimate the size of a result in bytes; 0 for an unknown model."""
         for model in self._registry.models:
             if model.description.name == request.model:
                 return result_bytes(model.description, analysis, len(request.group.rows))
         return 0
 
-    def _require_room(self, call: Call, request: service_pb2.AnalyzeGroupRequest) -> None:
-        """Refuse a group that its model has no room for before anything else is made of it, which costs a quarter less.
+    def _require_capacity(self, call: Call, request: service_pb2.AnalyzeGroupRequest) -> None:
+        """Refuse a group that its model has no capacity for before it is checked, which costs a quarter less.
 
         Raises:
             InvalidRequest: it could never be admitted.
-            QueueFull: there is no room.
+            QueueFull: the queue has no capacity for it now.
         """
         caller = call.caller(requests.priority(request.priority, Priority.INTERACTIVE))
         for model in self._registry.models:
             if model.description.name == request.model:
-                # Of each row a token of its prompt at least, and the one from which its answer begins.
+                # Each row has at least one prompt token and one position that its answer is predicted from.
                 model.require_room(2 * len(request.group.rows), caller)
 
-    def _one(
+    def _unary(
         self,
         kind: type[_Request],
         method: Callable[[Call, _Request], Awaitable[Message]],
         first: Callable[[Call, _Request], None] | None = None,
-    ) -> Answer:
-        """A method of one request and one answer; `first` may refuse it before it is checked."""
+    ) -> UnaryHandler:
+        """Return the handler of a method with one request and one response.
 
-        async def answer(call: Call) -> Message:
+        Args:
+            kind: type of the request.
+            method: the method.
+            first: may refuse the parsed request before it is checked.
+        """
+
+        async def handler(call: Call) -> Message:
             raw, request = await self._request(call, kind, first)
-            held = self._room.hold(len(raw))
-            call.at_end(partial(held.resize, 0))  # which is after the call, since gRPC writes what it gives
+            held = self._held_bytes.hold(len(raw))
+            call.at_end(partial(held.resize, 0))  # not when the handler returns: gRPC writes the response after that
             response = await method(call, request)
             held.resize(len(raw) + response.ByteSize())
             return response
 
-        return answer
+        return handler
 
-    def _many(self, kind: type[_Request], method: Callable[[Call, _Request], AsyncIterator[Message]]) -> AnswerInParts:
-        """A method of one request and many answers, each of which is made when the one before it is on its way."""
+    def _streaming(
+        self, kind: type[_Request], method: Callable[[Call, _Request], AsyncIterator[Message]]
+    ) -> StreamHandler:
+        """Return the handler of a method with one request and many responses, each made once the last is written."""
 
-        async def answer(call: Call) -> None:
+        async def handler(call: Call) -> None:
             raw, request = await self._request(call, kind)
-            with self._room.hold(len(raw)):
+            with self._held_bytes.hold(len(raw)):
                 stream = cast(AsyncGenerator[Message, None], method(call, request))
                 async with aclosing(stream):
                     async for response in stream:
-                        with self._room.hold(response.ByteSize()):
+                        with self._held_bytes.hold(response.ByteSize()):
                             await self._write(call, response, stream)
 
-        return answer
+        return handler
 
     async def _request(
         self, call: Call, kind: type[_Request], first: Callable[[Call, _Request], None] | None = None
     ) -> tuple[bytes, _Request]:
-        """The one request of a call, as it came and as it reads; `first` may refuse it before it is checked.
+        """Read the one request of a call.
+
+        Args:
+            call: the call.
+            kind: type of the request.
+            first: may refuse the parsed request before it is checked.
+
+        Returns:
+            The raw bytes and the checked request.
 
         Raises:
-            InvalidRequest: it is not there, or wrong.
-            RequestTooSlow: it did not come.
-            TooManyRequests: too many are on their way.
+            InvalidRequest: the request is missing or invalid.
+            RequestTooSlow: it did not arrive in time.
+            TooManyRequests: too many requests are being received.
         """
         seconds = self._limits.request_seconds
-        async with self._receiving.place(call.tenant.name, call.peer, seconds, stream=False):
+        async with self._receiving.slot(call.tenant.name, call.peer, seconds, stream=False):
             raw = await first_request(call, seconds)
         if raw is None:
             raise InvalidRequest([Violation("request", f"is missing, expected one {kind.DESCRIPTOR.full_name}")])
@@ -298,10 +321,10 @@ class Servicer:
         return raw, request
 
     async def _write(self, call: Call, response: Message, stream: AsyncGenerator[Message, None]) -> None:
-        """Write a part of an answer. One that nobody takes is left waiting, without what there is to come.
+        """Write one message of a response stream; after the timeout, close `stream` and wait for the write alone.
 
         Raises:
-            ReaderTooSlow: it was taken too late.
+            ReaderTooSlow: the client took the message only after `reader_seconds`.
         """
         writing = asyncio.ensure_future(call.write(response))
         try:
@@ -318,16 +341,15 @@ class Servicer:
 def _check_may_manage(call: Call) -> None:
     if not call.tenant.may_manage_models:
         raise PermissionDenied(
-            f"{call.tenant.name!r} may not load or unload models here: ask those who run the server for "
-            "may_manage_models"
+            f"{call.tenant.name!r} may not load or unload models: ask the server's operator for may_manage_models"
         )
 
 
 def _sendable(result: result_pb2.GroupResult) -> result_pb2.GroupResult:
-    """A result, if it fits into a message.
+    """Return a result that fits into a message.
 
     Raises:
-        InvalidRequest: it does not.
+        InvalidRequest: it is too large.
     """
     size = result.ByteSize()
     if size > LARGEST_RESULT_BYTES:

@@ -1,27 +1,27 @@
-"""What a caller is told when something goes wrong: the one table from exceptions to gRPC statuses.
+"""The one table of exceptions to gRPC statuses, and their details.
 
-    InvalidRequest   INVALID_ARGUMENT     google.rpc.BadRequest: each field; of LoadModel also a bundle that is damaged,
-                                          or whose model gives another answer to its probe than the export recorded
+    InvalidRequest   INVALID_ARGUMENT     google.rpc.BadRequest: each field; in LoadModel also a damaged bundle, or one
+                                          whose probe gives another result than the export recorded
     ModelNotFound    NOT_FOUND
     UploadNotFound   NOT_FOUND
-    CannotTokenize   INVALID_ARGUMENT     without a field: it is not known which text it is
+    CannotTokenize   INVALID_ARGUMENT     without a field: the failing text is not known
     Unauthenticated  UNAUTHENTICATED
     PermissionDenied PERMISSION_DENIED
     QueueFull        RESOURCE_EXHAUSTED   google.rpc.RetryInfo: when to try again
     TooManyCalls     RESOURCE_EXHAUSTED   google.rpc.RetryInfo: when to try again
     TooManyRequests  RESOURCE_EXHAUSTED   google.rpc.RetryInfo: when to try again
     MemoryTooSmall   RESOURCE_EXHAUSTED   without RetryInfo: the same request fails again
-    NotFinite        FAILED_PRECONDITION  the same request fails again until the model is served in a wider dtype
+    NotFinite        FAILED_PRECONDITION  without RetryInfo: fails again until the model is served in a wider dtype
     RequestTooSlow   ABORTED
     ReaderTooSlow    ABORTED
-    LoadTooSlow      DEADLINE_EXCEEDED    nothing is served of it
+    LoadTooSlow      DEADLINE_EXCEEDED    the model is not served
     ModelClosed      UNAVAILABLE
     GoingDown        UNAVAILABLE
-    anything else    INTERNAL             the log has the trace under the request's id
+    anything else    INTERNAL             the log has the traceback under the request id
 
-Every failure has the request's id beside it, as a google.rpc.RequestInfo.
-Otherwise DEADLINE_EXCEEDED, and CANCELLED, are gRPC's own: it cancels the method's task, and with it what the core
-does for it.
+Every failure carries the request id, as a google.rpc.RequestInfo.
+Apart from LoadTooSlow, DEADLINE_EXCEEDED and CANCELLED are set by gRPC itself: it cancels the method's task, and with
+it the request in the core.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from neuroglot_server.transport.held_bytes import ReaderTooSlow
 from neuroglot_server.transport.receiving import RequestTooSlow, TooManyRequests
 
 _logger = logging.getLogger(__name__)
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 STATUS_OF: dict[type[RequestError], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -79,23 +79,23 @@ STATUS_OF: dict[type[RequestError], grpc.StatusCode] = {
 
 DETAILS_KEY = "grpc-status-details-bin"
 
-# A client drops a status whose trailing metadata is longer than 8 KiB. The message is in it twice, once with three
-# characters for each byte that is not ASCII; the details are in it as base64.
-_LONGEST_MESSAGE_BYTES = 512
-_LONGEST_DETAILS_BYTES = 3072
+# A client drops a status whose trailing metadata exceeds 8 KiB. It has the message twice, once with three characters
+# per non-ASCII byte, and the details as base64.
+_MAX_MESSAGE_BYTES = 512
+_MAX_DETAILS_BYTES = 3072
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no answer.
+    """Why a request failed.
 
     Attributes:
         code: the gRPC status.
         message: one line.
-        violations: the fields that were wrong.
-        retry_after_seconds: when a try is likely to succeed; None where waiting does not help.
-        request_id: the name of the request in the log.
-        reason: the kind of error, for metrics: the exception's class, or `Internal`.
+        request_id: id of the request in the log.
+        violations: the invalid fields.
+        retry_after_seconds: when a retry is likely to succeed; None where waiting does not help.
+        reason: label of the error in metrics: the exception's class, or `Internal`.
     """
 
     code: grpc.StatusCode
@@ -107,7 +107,7 @@ class Failure:
 
 
 def failure_of(error: Exception, request_id: str) -> Failure:
-    """What to tell the caller. What nobody foresaw goes to the log, with its trace and the id that the caller has."""
+    """Convert an exception to a failure. An unexpected one is logged with its traceback under the request id."""
     if isinstance(error, RequestError):
         return Failure(
             STATUS_OF[type(error)],
@@ -118,12 +118,12 @@ def failure_of(error: Exception, request_id: str) -> Failure:
             type(error).__name__,
         )
     _logger.error("request %s failed", request_id, exc_info=error)
-    message = f"the server failed, and its log says why under {request_id}: report it to those who run the server"
+    message = f"internal server error, logged under {request_id}: report it to the server's operator"
     return Failure(grpc.StatusCode.INTERNAL, message, request_id)
 
 
-async def attempt(work: Awaitable[_Answer], request_id: str) -> _Answer | Failure:
-    """The answer, or why there is none. Cancellation passes through."""
+async def attempt(work: Awaitable[_Result], request_id: str) -> _Result | Failure:
+    """Return the result of `work`, or its failure. Cancellation passes through."""
     try:
         return await work
     except Exception as error:  # noqa: BLE001 - this is where every error becomes a status, and `failure_of` logs it
@@ -131,23 +131,23 @@ async def attempt(work: Awaitable[_Answer], request_id: str) -> _Answer | Failur
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], failure: Failure) -> NoReturn:
-    """End a call with a failure, its details beside it.
+    """End a call with the status and the details of a failure.
 
     Raises:
-        CancelledError: the caller has left.
+        CancelledError: the client has left.
     """
     try:
         await context.abort(
             failure.code,
-            _cut(failure.message, _LONGEST_MESSAGE_BYTES),
+            _cut(failure.message, _MAX_MESSAGE_BYTES),
             ((REQUEST_ID_KEY, failure.request_id), (DETAILS_KEY, _status(failure).SerializeToString())),
         )
-    except grpc.aio.InternalError:  # which gRPC would log with its trace, for every caller that leaves too early
+    except grpc.aio.InternalError:  # gRPC would log a traceback for every client that leaves early
         raise asyncio.CancelledError from None
 
 
 def group_error(failure: Failure) -> result_pb2.GroupError:
-    """The failure of one group of a stream, as a message."""
+    """Convert the failure of one group of a stream to a message."""
     return result_pb2.GroupError(
         code=_number(failure.code),
         message=failure.message,
@@ -160,8 +160,8 @@ def group_error(failure: Failure) -> result_pb2.GroupError:
 
 
 def _status(failure: Failure) -> Status:
-    """The failure as the message that clients look for under `DETAILS_KEY`."""
-    status = Status(code=_number(failure.code), message=_cut(failure.message, _LONGEST_MESSAGE_BYTES))
+    """Convert a failure to the message that clients read under `DETAILS_KEY`."""
+    status = Status(code=_number(failure.code), message=_cut(failure.message, _MAX_MESSAGE_BYTES))
     if failure.violations:
         status.details.add().Pack(_bad_request(failure.violations))
     delay = _retry_delay_ms(failure)
@@ -174,31 +174,31 @@ def _status(failure: Failure) -> Status:
 
 
 def _retry_delay_ms(failure: Failure) -> int | None:
-    """How long to wait before the next try, in milliseconds; None where waiting does not help."""
+    """Return the delay before a retry in milliseconds; None where waiting does not help."""
     return None if failure.retry_after_seconds is None else round(failure.retry_after_seconds * 1000)
 
 
 def _bad_request(violations: Sequence[Violation]) -> BadRequest:
-    """As many of the violations as fit."""
+    """Convert as many of the violations as fit into the details."""
     fitting = BadRequest()
     for field, description in violations:
-        one_more = BadRequest()
-        one_more.CopyFrom(fitting)
-        one_more.field_violations.add(
-            field=_cut(field, _LONGEST_MESSAGE_BYTES), description=_cut(description, _LONGEST_MESSAGE_BYTES)
+        extended = BadRequest()
+        extended.CopyFrom(fitting)
+        extended.field_violations.add(
+            field=_cut(field, _MAX_MESSAGE_BYTES), description=_cut(description, _MAX_MESSAGE_BYTES)
         )
-        if one_more.ByteSize() > _LONGEST_DETAILS_BYTES:
+        if extended.ByteSize() > _MAX_DETAILS_BYTES:
             break
-        fitting = one_more
+        fitting = extended
     return fitting
 
 
 def _number(code: grpc.StatusCode) -> int:
-    """The number of a status, as in google.rpc.Code."""
+    """Return the number of a status, as in google.rpc.Code."""
     return int(code.value[0])
 
 
-def _cut(text: str, most_bytes: int) -> str:
-    """The start of a text, at most so many bytes of it."""
+def _cut(text: str, max_bytes: int) -> str:
+    """Truncate a text to at most `max_bytes` bytes of UTF-8."""
     encoded = text.encode()
-    return text if len(encoded) <= most_bytes else encoded[: most_bytes - 3].decode(errors="ignore") + "..."
+    return text if len(encoded) <= max_bytes else encoded[: max_bytes - 3].decode(errors="ignore") + "..."

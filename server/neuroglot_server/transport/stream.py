@@ -17,18 +17,18 @@ from neuroglot_server.transport.receiving import RequestTooSlow, first_request
 from neuroglot_server.transport.statuses import Failure, attempt, failure_of, group_error
 
 Analyze = Callable[[service_pb2.AnalyzeGroupsRequest, Analysis, Priority], Awaitable[result_pb2.GroupResult]]
-"""Gives the result of one group of a model, or raises; the request's own analysis is not looked at."""
+"""Returns the result of one group, or raises; ignores the analysis in the request, which is passed separately."""
 ExpectedBytes = Callable[[service_pb2.AnalyzeGroupsRequest, Analysis], int]
-"""About how large that result will be."""
+"""Estimates the size of that result in bytes."""
 
 
 class GroupStream:
-    """Reads groups, has them analysed side by side, and writes each answer as soon as it is there.
+    """Reads groups, analyses them concurrently, and writes each result as soon as it is ready.
 
-    A full queue is no error on a stream: each group is read and planned once, and waits for its admission in order.
+    A full queue is not an error on a stream: each group is parsed and tokenized once and waits for admission in order.
 
-    A group holds its place from when it is read until its answer is written, and nothing is read without a place. So a
-    client that sends too fast, or reads too slowly, is held back by HTTP/2's flow control instead of filling memory.
+    A group holds a slot from being read until its result is written, and a message is read only into a free slot. So a
+    client that sends too fast or reads too slowly gets backpressure from HTTP/2 flow control instead of filling memory.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class GroupStream:
         call: Call,
         analyze: Analyze,
         expected_bytes: ExpectedBytes,
-        gate: ConcurrencyLimit,
-        room: HeldBytes,
+        concurrency: ConcurrencyLimit,
+        held_bytes: HeldBytes,
         groups_in_flight: int,
         request_seconds: float,
     ) -> None:
@@ -45,19 +45,19 @@ class GroupStream:
 
         Args:
             call: the call.
-            analyze: gives the result of one group, or raises.
-            expected_bytes: how large it will be.
-            gate: when it closes, nothing more is read, and what runs is still answered.
-            room: what all calls hold together; while it is full, groups are taken one by one.
-            groups_in_flight: number of places.
-            request_seconds: how long the first group may be on its way.
+            analyze: returns the result of one group, or raises.
+            expected_bytes: estimates the size of the result.
+            concurrency: once closed, no more groups are read, and those in flight are still answered.
+            held_bytes: bytes held by all calls; while it is at its limit, groups are read one at a time.
+            groups_in_flight: maximum number of groups in flight.
+            request_seconds: timeout for the first group to arrive.
         """
         self._call = call
         self._analyze = analyze
         self._expected_bytes = expected_bytes
-        self._gate = gate
-        self._room = room
-        self._places = asyncio.Semaphore(groups_in_flight)
+        self._concurrency = concurrency
+        self._held_bytes = held_bytes
+        self._slots = asyncio.Semaphore(groups_in_flight)
         self._request_seconds = request_seconds
         self._started = False
         self._in_flight = 0
@@ -68,46 +68,46 @@ class GroupStream:
         self._analysis: Analysis | InvalidRequest = Analysis()
 
     async def run(self) -> None:
-        """Answer groups until the client has sent its last. If it goes away, all that is in flight is cancelled.
+        """Serve groups until the client has sent its last. If the client leaves, all groups in flight are cancelled.
 
         Raises:
-            GoingDown: the gate closed first; what was read before is answered.
-            RequestTooSlow: the first group did not come.
+            GoingDown: the server began to shut down first; groups read before are answered.
+            RequestTooSlow: the first group did not arrive in time.
         """
         too_slow = None
         async with asyncio.TaskGroup() as tasks:
-            closing = tasks.create_task(self._gate.closed.wait())
+            closing = tasks.create_task(self._concurrency.closed.wait())
             while True:
-                await self._places.acquire()
-                await self._first_of(self._room.free(), self._idle.wait(), closing)
+                await self._slots.acquire()
+                await self._first_of(self._held_bytes.wait_below_limit(), self._idle.wait(), closing)
                 try:
                     raw = await self._read(closing)
-                except RequestTooSlow as error:  # nothing was read before, and nothing runs
+                except RequestTooSlow as error:  # only the first read has a timeout, so no group is in flight
                     too_slow = error
                     break
                 if raw is None:
                     break
                 self._in_flight += 1
                 self._idle.clear()
-                held = self._room.hold(len(raw))
-                tasks.create_task(self._serve(raw, held)).add_done_callback(partial(self._leave, held))
-            going_down = closing.done()
+                held = self._held_bytes.hold(len(raw))
+                tasks.create_task(self._serve(raw, held)).add_done_callback(partial(self._release, held))
+            shutting_down = closing.done()
             closing.cancel()
         if too_slow is not None:
             raise too_slow
-        if going_down:
+        if shutting_down:
             raise GoingDown
 
-    def _leave(self, held: Held, _: asyncio.Task[None]) -> None:
-        """Give back what a group took up, however it ended."""
+    def _release(self, held: Held, _: asyncio.Task[None]) -> None:
+        """Release the bytes and the slot of a group, whatever its outcome."""
         held.resize(0)
         self._in_flight -= 1
         if not self._in_flight:
             self._idle.set()
-        self._places.release()
+        self._slots.release()
 
     async def _read(self, closing: asyncio.Task[bool]) -> bytes | None:
-        """The next message; None after the last one, and once the gate is closed."""
+        """Read the next message; None after the last one, and once the server shuts down."""
         if closing.done():
             return None
         read = self._call.read() if self._started else first_request(self._call, self._request_seconds)
@@ -117,7 +117,7 @@ class GroupStream:
         return reading.result() if reading.done() and not reading.cancelled() else None
 
     async def _first_of(self, *events: Awaitable[object]) -> None:
-        """Come back when the first of these has happened, and wait for the others no more; the gate's is for all."""
+        """Wait for the first of these events and cancel the others, except the last, which all reads share."""
         tasks = [asyncio.ensure_future(event) for event in events]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -126,25 +126,25 @@ class GroupStream:
                 task.cancel()
 
     def _serve(self, raw: bytes, held: Held) -> Coroutine[None, None, None]:
-        """Take a message in, now, for the next one may build on it; what comes back has it answered."""
+        """Parse a message at once, since the next may omit what this one sets; return the coroutine that answers it."""
         request = service_pb2.AnalyzeGroupsRequest()
         try:
             request = wire.parse(service_pb2.AnalyzeGroupsRequest, raw)
             analysis = self._complete(request)
             wire.check(request)
-            self._admit(request.group.id)
+            self._reserve_id(request.group.id)
         except InvalidRequest as error:
             return self._write(request.group.id, failure_of(error, self._call.request_id), held)
         held.resize(len(raw) + self._expected_bytes(request, analysis))
-        return self._answer(request, analysis, held)
+        return self._run_group(request, analysis, held)
 
     def _complete(self, request: service_pb2.AnalyzeGroupsRequest) -> Analysis:
-        """Fill in what the client left out since it is as in the message before.
+        """Fill in the model and the analysis of the previous message where this one omits them.
 
-        An analysis is read once for all groups that it stands for, however large its neurons are.
+        An analysis is parsed once for all groups that use it, since its neuron sets can be large.
 
         Raises:
-            InvalidRequest: the analysis is wrong, or was when it was sent.
+            InvalidRequest: the analysis in effect is invalid, in this message or an earlier one.
         """
         request.model = self._model = request.model or self._model
         if request.HasField("analysis"):
@@ -154,27 +154,28 @@ class GroupStream:
             raise self._analysis
         return self._analysis
 
-    def _admit(self, group_id: str) -> None:
-        """Hold a group's id until it is answered.
+    def _reserve_id(self, group_id: str) -> None:
+        """Reserve a group's id until the group is answered.
 
         Raises:
-            InvalidRequest: it has none, or another one of this id is in flight.
+            InvalidRequest: the id is empty, or in flight on this stream.
         """
         if not group_id:
-            raise InvalidRequest([Violation("group.id", "is empty, expected a name that the answer comes back under")])
+            raise InvalidRequest([Violation("group.id", "is empty, expected an id to return the result under")])
         if group_id in self._ids_in_flight:
-            wrong = f"is {group_id!r}, which is in flight on this stream: choose another, or wait for its answer"
+            wrong = f"is {group_id!r}, which is in flight on this stream: choose another, or wait for its result"
             raise InvalidRequest([Violation("group.id", wrong)])
         self._ids_in_flight.add(group_id)
 
-    async def _answer(self, request: service_pb2.AnalyzeGroupsRequest, analysis: Analysis, held: Held) -> None:
+    async def _run_group(self, request: service_pb2.AnalyzeGroupsRequest, analysis: Analysis, held: Held) -> None:
         priority = requests.priority(request.priority, Priority.BULK)
         outcome = await attempt(self._analyze(request, analysis, priority), self._call.request_id)
-        self._ids_in_flight.remove(request.group.id)  # first, for the client may use it again once it reads the answer
+        # Before writing: a client may reuse an id once it has read its result.
+        self._ids_in_flight.remove(request.group.id)
         await self._write(request.group.id, outcome, held)
 
     async def _write(self, group_id: str, outcome: result_pb2.GroupResult | Failure, held: Held) -> None:
-        """Write one answer; each waits until there is room for it on the way to the client."""
+        """Write one response, waiting for HTTP/2 flow control."""
         response = service_pb2.AnalyzeGroupsResponse(group_id=group_id)
         if isinstance(outcome, Failure):
             self._call.refused(outcome)
@@ -186,7 +187,7 @@ class GroupStream:
 
 
 def _read_analysis(message: analysis_pb2.Analysis) -> Analysis | InvalidRequest:
-    """An analysis, or what is wrong with it."""
+    """Check and convert an analysis; an invalid one is returned as its error."""
     try:
         wire.check(service_pb2.AnalyzeGroupsRequest(analysis=message))
     except InvalidRequest as error:

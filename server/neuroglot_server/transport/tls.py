@@ -1,4 +1,4 @@
-"""TLS: the server's certificate, read again when its files change; and the name in a client's certificate."""
+"""TLS: the server's certificate, reloaded when its files change; and the common name in a client's certificate."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from neuroglot_server.config.file_changes import FileChanges
 _logger = logging.getLogger(__name__)
 
 _WARN_BEFORE_EXPIRY = timedelta(days=14)
-_MOST_PARSED_CERTIFICATES = 1024
+_MAX_PARSED_CERTIFICATES = 1024
 
 _Parsed = TypeVar("_Parsed")
 
 
 class CertificateError(NeuroglotError):
-    """Files for TLS that cannot be read, or do not belong together."""
+    """TLS files cannot be read, or do not belong together."""
 
 
 class _Contents(NamedTuple):
-    """The files' contents in PEM form, checked.
+    """Validated contents of the TLS files, as PEM.
 
     Attributes:
-        certificate: the server's, and those between it and the authority.
+        certificate: the server's certificate chain, without the root.
         key: its private key.
-        client_ca: authorities that clients' certificates are checked against; None where none is asked for.
-        expires: when the first certificate of the chain expires.
+        client_ca: authorities that client certificates are verified against; None where clients need none.
+        expires: the earliest expiry in the chain.
     """
 
     certificate: bytes
@@ -53,28 +53,28 @@ class _Contents(NamedTuple):
 
 
 class ServerTls:
-    """The credentials of a server's port, which follow the files: new connections use what the files hold now.
+    """Credentials of a server's port that follow the files: new connections use the files' present contents.
 
-    While new files are broken, connections go on with the last sound ones, and the log says why.
+    While the files are invalid, new connections use the last valid contents, and the log has the reason.
 
     Attributes:
-        credentials: what a port is opened with. Hold this object for as long as the port is open.
+        credentials: gRPC credentials for the port. Keep this object for as long as the port is open.
     """
 
     def __init__(self, files: Certificates, expires_at: Callable[[datetime], None] | None = None) -> None:
         """Read the files.
 
         Args:
-            files: in PEM form.
-            expires_at: is told when the certificate expires, now and whenever it is replaced, on any thread.
+            files: PEM files.
+            expires_at: called with the certificate's expiry, now and at each reload, on any thread.
 
         Raises:
-            CertificateError: a file cannot be read, or the key is another certificate's.
+            CertificateError: a file cannot be read, or the key does not match the certificate.
         """
         self._files = files
         self._expires_at = expires_at
         self._changes = FileChanges(file for file in files if file is not None)
-        self._lock = Lock()  # handshakes ask from threads of gRPC
+        self._lock = Lock()  # gRPC calls `_replacement` from its own threads, at handshakes
         contents = _read(files)
         self._note_expiry(contents)
         self.credentials = grpc.dynamic_ssl_server_credentials(
@@ -84,7 +84,7 @@ class ServerTls:
         )
 
     def _replacement(self) -> grpc.ServerCertificateConfiguration | None:
-        """What the next handshakes use; None for what they used before."""
+        """Return the configuration for the next handshakes; None to keep the present one."""
         with self._lock:
             if not self._changes.found():
                 return None
@@ -93,7 +93,7 @@ class ServerTls:
             except CertificateError as error:
                 _logger.error("%s: the server keeps its previous certificate", error)
                 return None
-            _logger.info("read %s again", self._files.certificate)
+            _logger.info("reloaded %s", self._files.certificate)
             self._note_expiry(contents)
             return contents.configuration
 
@@ -120,7 +120,7 @@ def _read(files: Certificates) -> _Contents:
     """Read the files and check that they belong together.
 
     Raises:
-        CertificateError: a file cannot be read, or the key is another certificate's.
+        CertificateError: a file cannot be read, or the key does not match the certificate.
     """
     try:
         certificate, key = files.certificate.read_bytes(), files.key.read_bytes()
@@ -135,15 +135,15 @@ def _read(files: Certificates) -> _Contents:
         raise CertificateError(
             f"{files.key} is not the key of the first certificate in {files.certificate}: give the files of one server"
         )
-    return _Contents(certificate, key, client_ca, min(one.not_valid_after_utc for one in chain))
+    return _Contents(certificate, key, client_ca, min(link.not_valid_after_utc for link in chain))
 
 
 def _parsed(file: Path | None, expected: str, parse: Callable[[bytes], _Parsed], content: bytes) -> _Parsed:
-    """What a file holds.
+    """Parse the content of a file.
 
     Raises:
-        CertificateError: something else than expected; the parser's reasons are its ValueError, its TypeError for a
-            key with a password, and UnsupportedAlgorithm.
+        CertificateError: the file does not hold what is expected; parsers raise ValueError, TypeError for a key with a
+            password, or UnsupportedAlgorithm.
     """
     try:
         return parse(content)
@@ -152,15 +152,15 @@ def _parsed(file: Path | None, expected: str, parse: Callable[[bytes], _Parsed],
         raise CertificateError(f"{file} does not hold {expected} in PEM form: {reason}") from None
 
 
-@lru_cache(_MOST_PARSED_CERTIFICATES)
+@lru_cache(_MAX_PARSED_CERTIFICATES)
 def common_name(certificate: bytes) -> str:
-    """The common name of a client's certificate; empty where it has none, several, or one with unprintable characters.
+    """Return the common name of a client's certificate; empty for none, several, or unprintable characters.
 
-    The name is read from the certificate itself: gRPC's own property ends at the first NUL, so that the certificate of
-    "alice<NUL>.example.org" would pass for alice's.
+    The name is read from the certificate itself: gRPC's own property ends at the first NUL, so a certificate for
+    "alice<NUL>.example.org" would pass as alice's.
 
     Args:
-        certificate: in PEM form, as gRPC has it in `auth_context` under `x509_pem_cert`.
+        certificate: PEM, as in gRPC's `auth_context` under `x509_pem_cert`.
     """
     try:
         subject = x509.load_pem_x509_certificate(certificate).subject

@@ -376,17 +376,17 @@ def test_a_small_difference_that_is_no_rounding_counts() -> None:
 
 def test_the_default_conversion_is_said_to_equal_its_twin_only_at_threshold_0() -> None:
     contexts = {
-        "the same there": Context(LANGUAGES),
+        "conversion and twin are equivalent": Context(LANGUAGES),
         "above the threshold 0.5": Context(LANGUAGES, Options(thresholds=(0.5,))),
         "becomes 2.5": Context(LANGUAGES, Options(convert_to=2.5)),
         "becomes the mean over the languages": Context(LANGUAGES, Options(convert_to=MEAN)),
     }
-    for said, context in contexts.items():
+    for expected, context in contexts.items():
         fold = ConversionAccuracy(context)
         fold.add(EXAMPLES[0].result)
         words = fold.definition() + fold.caption()
-        assert said in words
-        assert ("the same there" in words) == (said == "the same there")
+        assert expected in words
+        assert ("conversion and twin are equivalent" in words) == (expected == "conversion and twin are equivalent")
 
 
 def test_conversions_and_twins_differ_in_the_value_alone() -> None:

@@ -94,19 +94,17 @@ def test_tables_have_names_of_their_own() -> None:
 def test_mixed_sets_of_languages_are_refused() -> None:
     study = study_of(EXAMPLES[:2])
     (fewer,) = examples_of(LANGUAGES[:3], 1)
-    with pytest.raises(
-        AnalysisError, match=r"group 'S0/0' has the languages en, ru, th, and this analysis is of en, ru"
-    ):
+    with pytest.raises(AnalysisError, match=r"group 'S0/0' has the languages en, ru, th; expected en, ru"):
         study.add(fewer.result)
-    with pytest.raises(AnalysisError, match="does not merge with one of en, ru, th, zh"):
+    with pytest.raises(AnalysisError, match=r"cannot merge .* expected en, ru, th, zh"):
         study.merge(study_of([], LANGUAGES[:3]))
 
 
 def test_a_group_counts_once() -> None:
     study = study_of(EXAMPLES[:3])
-    with pytest.raises(AnalysisError, match=r"group 'S0/2' is counted already"):
+    with pytest.raises(AnalysisError, match=r"group 'S0/2' was added before"):
         study.add(EXAMPLES[2].result)
-    with pytest.raises(AnalysisError, match=r"group 'S0/1' is counted already"):
+    with pytest.raises(AnalysisError, match=r"group 'S0/1' was added before"):
         study.merge(study_of(EXAMPLES[1:2]))
     assert study.groups == 3
 
@@ -114,7 +112,7 @@ def test_a_group_counts_once() -> None:
 def test_results_of_another_model_are_refused() -> None:
     study = study_of(EXAMPLES[:2])
     *_, other = examples_of(count=4, layers=1)
-    with pytest.raises(AnalysisError, match="results of two models"):
+    with pytest.raises(AnalysisError, match="results of different models"):
         study.add(other.result)
 
 
@@ -130,10 +128,10 @@ def test_a_result_without_a_variant_is_refused() -> None:
 def test_nothing_has_no_tables_and_no_figures() -> None:
     study = study_of([])
     for fold in study.folds.values():
-        with pytest.raises(AnalysisError, match="no group result was added"):
+        with pytest.raises(AnalysisError, match="has no results: add a group result first"):
             fold.tables()
         if isinstance(fold, Analysis):
-            with pytest.raises(AnalysisError, match="no group result was added"):
+            with pytest.raises(AnalysisError, match="has no results: add a group result first"):
                 fold.figure()
 
 

@@ -61,7 +61,7 @@ def complete(order: Sequence[int], cuts: Sequence[int]) -> tuple[dict[str, Misma
         for place in order[start:end]:
             given_out += part.add(RESULTS[place])
         given_out += whole.merge(part)
-    assert not whole.waiting
+    assert not whole.incomplete
     found = {group.group_id: group for group in given_out}
     return found, len(given_out) - len(found)
 
@@ -81,7 +81,7 @@ def test_a_group_that_failed_leaves_those_that_need_it_out() -> None:
     shuffled = random.Random(0).sample(RESULTS[1:], 13)
     found = [group for result in shuffled for group in mismatching.add(result)]
     assert len(found) == 14 - 4
-    assert len(mismatching.waiting) == 4
+    assert len(mismatching.incomplete) == 4
 
 
 def test_rows_are_taken_by_their_language_whatever_their_order_in_the_result() -> None:
@@ -96,7 +96,7 @@ def test_rows_are_taken_by_their_language_whatever_their_order_in_the_result() -
     mismatching = [Mismatching(rotation(EXAMPLES, LANGUAGES)) for _ in range(2)]
     for one, first in zip(mismatching, (RESULTS[0], GroupResult(message)), strict=True):
         list(one.add(first))
-    assert mismatching[0].waiting == mismatching[1].waiting
+    assert mismatching[0].incomplete == mismatching[1].incomplete
 
 
 def test_answers_without_active_neurons_are_refused() -> None:

@@ -153,7 +153,7 @@ def test_repeating_neurons_keep_their_type_in_every_example() -> None:
     assert table["overlap_neurons"].sum() > 0
     inactive = table.xs("non-activated", level="type")
     kept = 100 * inactive["overlap_neurons"].sum() / (inactive["average_percent"].sum() * NEURONS / 100)
-    assert f"{kept:.1f} % are so in all" in repeating.caption()
+    assert f"{kept:.1f} % are non-activated in all" in repeating.caption()
 
 
 def test_dead_neurons_are_inactive_at_every_token_of_one_prompt_or_of_all() -> None:
@@ -314,12 +314,14 @@ def test_encoder_and_decoder_are_counted_apart() -> None:
         decoder = both[both["component"] == "decoder"].reset_index(drop=True)
         pd.testing.assert_frame_equal(decoder, alone.folds[name].table())
     assert len(analysis(study, "thresholds").figure().axes) == 2 * len(THRESHOLDS)
-    assert "start token alone" in analysis(study, "dead").caption()
+    assert "start token only" in analysis(study, "dead").caption()
 
 
 @pytest.mark.parametrize("subset", [("en",), (), ("en", "en"), ("en", "de")])
 def test_a_subset_is_two_or_more_of_the_languages(subset: tuple[str, ...]) -> None:
-    with pytest.raises(AnalysisError, match=r"no set of languages .* name two or more of en, ru, th, zh, each once"):
+    with pytest.raises(
+        AnalysisError, match=r"invalid subset of languages .* expected two or more of en, ru, th, zh, each once"
+    ):
         Context(LANGUAGES, Options(subsets=(subset,)))
 
 

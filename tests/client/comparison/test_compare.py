@@ -108,7 +108,9 @@ def test_layers_keep_their_index_and_get_a_depth(three: tuple[ComparedRun, ...])
     assert large["relative_depth"].tolist() == [0, 0.25, 0.5, 0.75, 1]
     comparison = TypesAcrossRuns(three)
     assert "relative depth" in comparison.caption()
-    assert "true index" in TypesAcrossRuns(named(three[0].run, opened(three[0].run.folder.parent / "d"))).caption()
+    assert (
+        "aligned by index" in TypesAcrossRuns(named(three[0].run, opened(three[0].run.folder.parent / "d"))).caption()
+    )
     assert [len(axes.get_lines()) for axes in comparison.figure().axes] == [4, 4, 4, 4]  # two: encoder and decoder
 
 
@@ -173,18 +175,18 @@ def test_runs_about_other_examples_stand_side_by_side_only(three: tuple[Compared
     seed = opened(tmp_path / "seed", lambda one: replace(one, seed=7))
     first, *others = named(three[0].run, fewer, task, seed)
     reasons = [unpaired(first, one) for one in others]
-    assert "other examples" in reasons[0]
-    assert "another task, xnli" in reasons[1]
-    assert "another seed" in reasons[2]
+    assert "different examples" in reasons[0]
+    assert "its task is xnli instead of" in reasons[1]
+    assert "a different seed" in reasons[2]
     assert not DifferencesAcrossRuns.possible([first, *others])
     assert TypesAcrossRuns.possible([first, *others])
-    with pytest.raises(AnalysisError, match="of these runs 1 have it"):
+    with pytest.raises(AnalysisError, match=r"needs two or more runs with the analysis .*; got 1"):
         DifferencesAcrossRuns([first, *others])
 
 
 def test_what_does_not_compare_is_refused(tmp_path: Path) -> None:
     one = opened(tmp_path / "one", count=3)
-    with pytest.raises(AnalysisError, match="1 run does not compare"):
+    with pytest.raises(AnalysisError, match="cannot compare 1 run"):
         open_runs([one.folder])
     with pytest.raises(AnalysisError, match="is given twice"):
         open_runs([one.folder, tmp_path / "one" / ".." / "one"])

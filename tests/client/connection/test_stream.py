@@ -59,7 +59,7 @@ def test_an_id_that_comes_twice_is_refused(serve, scripted, groups: list[ng.Grou
 
 @pytest.mark.parametrize(("in_flight", "expected"), [(None, 4), (1, 1), (3, 3), (50, 4)])
 def test_no_more_is_sent_ahead_than_the_server_takes(serve, scripted, in_flight: int | None, expected: int) -> None:
-    gate, read = threading.Event(), []
+    release, read = threading.Event(), []
 
     class Waits(scripted):
         def analyze_groups(self, request_iterator, context):
@@ -74,7 +74,7 @@ def test_no_more_is_sent_ahead_than_the_server_takes(serve, scripted, in_flight:
 
             reader = threading.Thread(target=read_on)
             reader.start()
-            gate.wait(10)
+            release.wait(10)
             answered = 0
             while reader.is_alive() or answered < len(held):
                 if answered < len(held):
@@ -93,7 +93,7 @@ def test_no_more_is_sent_ahead_than_the_server_takes(serve, scripted, in_flight:
         time.sleep(0.1)
         assert len(read) == expected
         assert next(taken) == expected, "and no more is made"
-        gate.set()
+        release.set()
         consumer.join(10)
     assert len(collected) == 12
 

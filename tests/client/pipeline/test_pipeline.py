@@ -160,7 +160,9 @@ def test_a_task_without_answers_has_the_analyses_of_types(model: ng.Model, tmp_p
     assert not {"accuracy", "effects", "conversions", "effective_scores", "answers"} & set(choose((), answers=False))
     study = ng.analyses.run(model, task(unanswered), tmp_path / "run", limit=3, analyses=["dead"]).study
     assert (study.groups, list(study.folds)) == (3, ["dead"])
-    with pytest.raises(AnalysisError, match="accuracy is about answers, and the groups of this task have none"):
+    with pytest.raises(
+        AnalysisError, match="analysis 'accuracy' needs gold answers and the groups of this task have none"
+    ):
         ng.analyses.run(model, task(unanswered), tmp_path / "refused", analyses=["accuracy"])
     assert not (tmp_path / "refused").exists()
 
@@ -183,5 +185,5 @@ def test_a_task_whose_answers_could_not_be_kept_is_refused(
 
 def test_the_page_of_the_analyses_is_made_from_their_classes() -> None:
     assert (ROOT / "docs" / "analyses.md").read_text(encoding="utf-8") == reference(), (
-        "write it anew: python -m neuroglot.analyses.reference > docs/analyses.md"
+        "regenerate it: python -m neuroglot.analyses.reference > docs/analyses.md"
     )

@@ -35,8 +35,8 @@ SET = ng.NeuronSet.from_indices([(0, 1), (2, 4)], component="decoder", layers=3,
 
 
 def analysis(group: ng.Group = GROUP, **asked: object) -> analysis_pb2.Analysis:
-    wanted = AnalysisOptions(**asked)
-    return analysis_message(wanted, predict=wanted.predicts(group))
+    options = AnalysisOptions(**asked)
+    return analysis_message(options, predict=options.predicts(group))
 
 
 def expect(intervention: ng.Intervention, text: str) -> None:

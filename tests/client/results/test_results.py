@@ -160,7 +160,7 @@ def test_top_contributors_are_those_of_the_first_threshold_at_all() -> None:
 
 def test_an_encoder_has_no_effective_scores() -> None:
     answer = group_result(component_result("encoder", threshold_result(effective_score=None)))
-    with pytest.raises(ng.NotInResultError, match=r"an encoder has no effective scores: .* look at the decoder's"):
+    with pytest.raises(ng.NotInResultError, match=r"an encoder has no effective scores: .* use those of the decoder"):
         _ = answer.types.effective_score
 
 

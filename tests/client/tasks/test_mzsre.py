@@ -179,9 +179,9 @@ def test_the_same_edit_twice_is_a_duplicate_and_the_same_question_is_one_cluster
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{}", "is no JSON array: it begins with '{}'"),
-        ("", "is no JSON array: it begins with ''"),
-        ('[\n{"en": {},\n', ":2: is not JSON: .*; nothing behind it is read"),
+        ("{}", "is not a JSON array: it begins with '{}'"),
+        ("", "is not a JSON array: it begins with ''"),
+        ('[\n{"en": {},\n', ":2: is not JSON: .*; the rest of the file is not read"),
         ("[\n1\n2]", ":2: is not followed by a comma"),
     ],
 )
@@ -200,5 +200,5 @@ def test_broken_json_lines_are_told(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is not and has not what was expected: give a folder with mzsre_test_"):
+    with pytest.raises(DataError, match="has no MzsRE files: give a folder with mzsre_test_"):
         ng.tasks.mzsre(tmp_path)

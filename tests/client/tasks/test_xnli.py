@@ -111,7 +111,7 @@ def test_the_official_file_gives_the_same_groups_as_the_folder(pair_ids: bool, t
 
 
 def test_a_language_without_a_wording_is_asked_with_the_english_one_alone(tmp_path: Path) -> None:
-    with pytest.raises(AnalysisError, match="'xnli' has no wording in ar: leave the language out, or ask with the"):
+    with pytest.raises(AnalysisError, match="'xnli' has no wording in ar: leave the language out, or use the English"):
         ng.tasks.xnli(official(tmp_path), languages=("ar", "de"), template_language="own")
 
 

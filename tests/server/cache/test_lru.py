@@ -1,4 +1,4 @@
-"""What is kept: within its space, and what is used before what was seen once."""
+"""The LRU cache stays within its capacity, and evicts results seen once before results used again."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def result(kilobytes: int) -> StepResult:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 40), st.booleans()), max_size=60))
-def test_the_space_is_never_exceeded_and_what_is_found_is_what_was_kept(asked: list[tuple[int, int, bool]]) -> None:
+def test_the_capacity_is_never_exceeded_and_hits_return_what_was_put(operations: list[tuple[int, int, bool]]) -> None:
     cache = Cache(32 * KILOBYTE)
     last: dict[int, StepResult] = {}
-    for key, size, looks in asked:
+    for key, size, looks in operations:
         if looks:
             assert cache.get(key) in (None, last.get(key))
         else:
@@ -30,7 +30,7 @@ def test_the_space_is_never_exceeded_and_what_is_found_is_what_was_kept(asked: l
         assert 0 <= cache.nbytes <= 32 * KILOBYTE
 
 
-def test_what_is_used_again_outlives_any_number_of_results_that_are_seen_once() -> None:
+def test_results_used_again_survive_a_scan_of_results_seen_once() -> None:
     cache = Cache(64 * KILOBYTE)
     cache.put("template", result(8))
     assert cache.get("template") is not None
@@ -41,7 +41,7 @@ def test_what_is_used_again_outlives_any_number_of_results_that_are_seen_once() 
     assert cache.get(999) is not None
 
 
-def test_what_was_used_long_ago_gives_way_in_the_end() -> None:
+def test_results_not_used_recently_are_evicted_in_the_end() -> None:
     cache = Cache(64 * KILOBYTE)
     for number in range(50):
         cache.put(number, result(8))
@@ -50,14 +50,14 @@ def test_what_was_used_long_ago_gives_way_in_the_end() -> None:
     assert cache.get(49) is not None
 
 
-def test_results_without_arrays_take_up_space_too() -> None:
+def test_results_without_arrays_count_towards_the_capacity() -> None:
     cache = Cache(16 * KILOBYTE)
     for number in range(1000):
         cache.put(number, StepResult(finite=False))
     assert sum(cache.get(number) is not None for number in range(1000)) < 20
 
 
-def test_what_somebody_holds_is_found_though_it_was_dropped() -> None:
+def test_evicted_results_are_found_while_referenced() -> None:
     cache = Cache(16 * KILOBYTE)
     held = {"small": result(8), "larger than all the space": result(40)}
     for key in held:
@@ -71,7 +71,7 @@ def test_what_somebody_holds_is_found_though_it_was_dropped() -> None:
     assert not any(cache.get(key) for key in ("small", "larger than all the space"))
 
 
-def test_what_is_found_with_somebody_is_kept_again() -> None:
+def test_a_hit_on_an_evicted_result_caches_it_again() -> None:
     cache = Cache(16 * KILOBYTE)
     held = result(8)
     cache.put("key", held)
@@ -84,7 +84,7 @@ def test_what_is_found_with_somebody_is_kept_again() -> None:
     assert "key" in cache
 
 
-def test_nothing_is_kept_where_there_is_no_space() -> None:
+def test_nothing_is_cached_at_capacity_0() -> None:
     cache = Cache(0)
     cache.put("key", result(0))
     assert cache.get("key") is None

@@ -1,4 +1,4 @@
-"""What is run once, for whom, and what comes out then: nothing else than without."""
+"""Step cache and single flight: what runs once, for which tenants, with the same results as without a cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neuroglot.definitions.packing import pack_bits, unpack_codes
-from neuroglot_server.cache.step_cache import Whole
+from neuroglot_server.cache.step_cache import WholeStep
 from neuroglot_server.core import (
     Analysis,
     ByNeuron,
@@ -53,23 +53,23 @@ PROMPTS = st.lists(st.tuples(st.integers(0, 70), st.lists(TOKENS, min_size=1, ma
 
 def prompts_of(*prompts: tuple[int, ...], answer: str = "") -> Group:
     answers = (answer,) if answer else ()
-    return Group("group", tuple(Row(f"row {place}", prompt, answers) for place, prompt in enumerate(prompts)))
+    return Group("group", tuple(Row(f"row {index}", prompt, answers) for index, prompt in enumerate(prompts)))
 
 
 def numbered(length: int, first: int = 0) -> tuple[int, ...]:
-    """Tokens, none of which is special."""
+    """Token ids, none of which is special; another `first` gives other tokens."""
     return tuple(4 + (7 * number + first) % 316 for number in range(length))
 
 
 class Pair:
-    """One bundle, with a cache and without, on one event loop."""
+    """Two models of one bundle on one event loop, with and without a cache."""
 
     def __init__(self, bundle: Path) -> None:
         self.runner = asyncio.Runner()
         self.models = [Model.load(bundle, "random", Settings(threads=1, cache_bytes=space)) for space in (200_000, 0)]
 
     def ask(self, groups: list[Group], analysis: Analysis) -> list[list[GroupResult]]:
-        """What each of the two answers to groups that come at once."""
+        """The results of each model for concurrent groups."""
 
         async def at_once(model: Model) -> list[GroupResult]:
             return await asyncio.gather(*(model.analyze(group, analysis) for group in groups))
@@ -96,25 +96,25 @@ def assert_same(left: GroupResult, right: GroupResult) -> None:
         different = unpack_codes(mine.type_map, shape) != unpack_codes(theirs.type_map, shape)
         assert np.count_nonzero(different) <= theirs.near_threshold
     for mine_of, theirs_of in zip(left.variants, right.variants, strict=True):
-        for said, expected in zip(mine_of.predictions, theirs_of.predictions, strict=True):
-            assert said.token_ids == expected.token_ids
-            assert said.gold_log_probability == pytest.approx(expected.gold_log_probability, abs=1e-5)
-            assert said.choice_log_probabilities == pytest.approx(expected.choice_log_probabilities, abs=1e-5)
+        for predicted, expected in zip(mine_of.predictions, theirs_of.predictions, strict=True):
+            assert predicted.token_ids == expected.token_ids
+            assert predicted.gold_log_probability == pytest.approx(expected.gold_log_probability, abs=1e-5)
+            assert predicted.choice_log_probabilities == pytest.approx(expected.choice_log_probabilities, abs=1e-5)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(groups=st.lists(PROMPTS, min_size=1, max_size=2), first=st.integers(0, 2))
-def test_answers_are_those_without_a_cache(pair: Pair, groups: list[list[tuple[int, list[int]]]], first: int) -> None:
+def test_results_match_those_without_a_cache(pair: Pair, groups: list[list[tuple[int, list[int]]]], first: int) -> None:
     common = numbered(70, first)
-    asked = []
+    requests = []
     for prompts in groups:
         group = prompts_of(*(common[:length] + tuple(own) for length, own in prompts), answer="Paris")
-        asked.append(replace(group, rows=tuple(row._replace(choices=("Paris", "Rom")) for row in group.rows)))
-    for with_cache, without in zip(*pair.ask(asked, ANALYSIS), strict=True):
+        requests.append(replace(group, rows=tuple(row._replace(choices=("Paris", "Rom")) for row in group.rows)))
+    for with_cache, without in zip(*pair.ask(requests, ANALYSIS), strict=True):
         assert_same(with_cache, without)
 
 
-def test_the_same_tokens_after_others_are_not_the_same(pair: Pair) -> None:
+def test_equal_blocks_after_different_prefixes_are_not_shared(pair: Pair) -> None:
     one, other = numbered(BLOCK, 50), numbered(BLOCK, 60)
     left, right = numbered(BLOCK + 5, 70), numbered(BLOCK + 5, 80)
     for group in (prompts_of(one + left, other + right), prompts_of(one + right, other + left)):
@@ -125,7 +125,7 @@ def test_the_same_tokens_after_others_are_not_the_same(pair: Pair) -> None:
 def tokens_run(
     bundle: Path, ask: Callable[[Model], Awaitable[object]], settings: Settings | None = None
 ) -> tuple[Recorder, object]:
-    """What ran when a fresh model was asked something, and the answer."""
+    """Run requests on a fresh model; return what its observer recorded, and the results."""
     recorder = Recorder()
 
     async def run() -> object:
@@ -141,15 +141,15 @@ async def once(model: Model) -> GroupResult:
 
 @pytest.fixture
 def alone(bloom_bundle: Path) -> int:
-    """How many tokens one request takes."""
+    """How many tokens one request runs."""
     return tokens_run(bloom_bundle, once)[0].tokens
 
 
 @pytest.mark.parametrize("causal", CAUSAL)
-def test_prompts_share_what_is_alike_in_the_block_in_which_they_part(
+def test_prompts_that_fork_inside_a_block_share_its_first_tokens(
     causal: str, random_model: Callable[[str], RandomModel]
 ) -> None:
-    """As long as they share a whole block before it; and no other tenant shares it."""
+    """If they share a whole block before it, and within a tenant only."""
     bundle = random_model(causal).bundle
     common = numbered(2 * BLOCK + 6)
     prompts = [common + numbered(length, first) for length, first in ((20, 40), (20, 80), (4, 120))]
@@ -161,7 +161,7 @@ def test_prompts_share_what_is_alike_in_the_block_in_which_they_part(
         for group, tenant in [*zip(groups, "aaaa", strict=True), (groups[0], "b")]:
             before = recorder.tokens
             answers.append(await model.analyze(group, Analysis(prediction=Prediction()), Caller(tenant)))
-            await asyncio.sleep(0)  # observers are told after who waits for the answer
+            await asyncio.sleep(0)  # the observer is notified after the caller
             runs.append(recorder.tokens - before)
         return answers
 
@@ -177,12 +177,12 @@ def test_prompts_share_what_is_alike_in_the_block_in_which_they_part(
     spared = [0, len(common), len(common), 0, 0]
     assert runs == [tokens + more - less for tokens, more, less in zip([*whole, whole[0]], gold, spared, strict=True)]
     for got, expected in zip(shared, asyncio.run(run(None, Settings(threads=1, cache_bytes=0))), strict=True):
-        (said,), (known,) = got.variants[0].predictions, expected.variants[0].predictions
-        assert said.gold_log_probability == pytest.approx(known.gold_log_probability, abs=1e-5)
+        (cached,), (uncached,) = got.variants[0].predictions, expected.variants[0].predictions
+        assert cached.gold_log_probability == pytest.approx(uncached.gold_log_probability, abs=1e-5)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_what_was_asked_before_runs_nothing(family: str, random_model: Callable[[str], RandomModel]) -> None:
+def test_a_repeated_request_runs_nothing(family: str, random_model: Callable[[str], RandomModel]) -> None:
     bundle = random_model(family).bundle
 
     async def twice(model: Model) -> tuple[GroupResult, GroupResult]:
@@ -195,24 +195,24 @@ def test_what_was_asked_before_runs_nothing(family: str, random_model: Callable[
     assert sum(recorder.hits.values()) == sum(recorder.misses.values()) == recorder.tokens
 
 
-def test_what_many_ask_at_once_runs_once(bloom_bundle: Path, alone: int) -> None:
+def test_concurrent_equal_requests_run_once(bloom_bundle: Path, alone: int) -> None:
     async def at_once(model: Model) -> set[tuple[str, ...]]:
         results = await asyncio.gather(*(once(model) for _ in range(8)))
         return {tuple(one.text for one in result.variants[0].predictions) for result in results}
 
-    recorder, said = tokens_run(bloom_bundle, at_once)
+    recorder, texts = tokens_run(bloom_bundle, at_once)
     assert recorder.tokens == alone
-    assert isinstance(said, set)
-    assert len(said) == 1
+    assert isinstance(texts, set)
+    assert len(texts) == 1
 
 
-def test_variants_of_others_run_beside_one_baseline(bloom_bundle: Path, alone: int) -> None:
+def test_groups_with_different_variants_share_one_baseline(bloom_bundle: Path, alone: int) -> None:
     bits = [np.random.default_rng(draw).random((3, 96)) < 0.5 for draw in range(8)]
     single = replace(PREDICTED, prediction=Prediction())
 
     async def at_once(model: Model) -> None:
         await model.analyze(CAPITALS, single)
-        await asyncio.sleep(0)  # observers are told after who waits for the answer
+        await asyncio.sleep(0)  # the observer is notified after the caller
         recorder.runs.clear()
         await asyncio.gather(
             *(
@@ -241,7 +241,7 @@ def test_variants_of_others_run_beside_one_baseline(bloom_bundle: Path, alone: i
     assert recorder.tokens == 8 * answers
 
 
-def test_a_common_beginning_runs_once_in_a_group_and_in_the_next(bloom_bundle: Path) -> None:
+def test_a_shared_prefix_runs_once_in_a_group_and_in_the_next(bloom_bundle: Path) -> None:
     common = numbered(4 * BLOCK)
 
     def group(first: int) -> Group:
@@ -257,27 +257,27 @@ def test_a_common_beginning_runs_once_in_a_group_and_in_the_next(bloom_bundle: P
     assert recorder.hits["prefix"] == 11 * len(common)
 
 
-def test_prompts_that_share_little_wait_for_nobody(bloom_bundle: Path) -> None:
+def test_prompts_that_share_little_do_not_wait_for_each_other(bloom_bundle: Path) -> None:
     common = numbered(BLOCK)
     group = prompts_of(*(common + numbered(40, first) for first in (50, 60, 70)))
     recorder, _ = tokens_run(bloom_bundle, lambda model: model.analyze(group, Analysis(prediction=Prediction())))
     assert [run.rows for run in recorder.runs] == [3]
 
 
-def test_where_nothing_forks_one_pass_is_enough(bloom_bundle: Path) -> None:
+def test_without_forks_one_pass_is_enough(bloom_bundle: Path) -> None:
     group = prompts_of(*(numbered(40, first) for first in (50, 60, 70)))
     recorder, _ = tokens_run(bloom_bundle, lambda model: model.analyze(group, Analysis()))
     assert [(run.rows, run.tokens) for run in recorder.runs] == [(3, 120)]
 
 
-def test_where_nothing_is_kept_a_common_beginning_is_not_run_by_itself(bloom_bundle: Path) -> None:
+def test_without_a_cache_a_shared_prefix_is_not_run_separately(bloom_bundle: Path) -> None:
     group = prompts_of(*((*numbered(4 * BLOCK), row) for row in (9, 10, 11)))
     settings = Settings(threads=1, cache_bytes=0)
     recorder, _ = tokens_run(bloom_bundle, lambda model: model.analyze(group, Analysis()), settings)
     assert [(run.rows, run.tokens) for run in recorder.runs] == [(3, 3 * (4 * BLOCK + 1))]
 
 
-def test_nothing_is_shared_where_nothing_is_kept(bloom_bundle: Path, alone: int) -> None:
+def test_without_a_cache_concurrent_requests_share_nothing(bloom_bundle: Path, alone: int) -> None:
     async def at_once(model: Model) -> None:
         await asyncio.gather(once(model), once(model))
 
@@ -285,7 +285,7 @@ def test_nothing_is_shared_where_nothing_is_kept(bloom_bundle: Path, alone: int)
     assert recorder.tokens == 2 * alone
 
 
-def test_what_does_not_fit_into_the_cache_is_still_handed_to_those_that_wait(bloom_bundle: Path, alone: int) -> None:
+def test_waiting_requests_get_results_that_do_not_fit_into_the_cache(bloom_bundle: Path, alone: int) -> None:
     async def at_once(model: Model) -> None:
         await asyncio.gather(once(model), once(model))
 
@@ -294,7 +294,7 @@ def test_what_does_not_fit_into_the_cache_is_still_handed_to_those_that_wait(blo
 
 
 @pytest.mark.parametrize(("shared", "times"), [(False, 2), (True, 1)])
-def test_tenants_do_not_see_each_others_prompts_unless_the_model_is_shared(
+def test_tenants_share_results_only_with_a_shared_cache(
     bloom_bundle: Path, alone: int, shared: bool, times: int
 ) -> None:
     async def two_tenants(model: Model) -> None:
@@ -305,8 +305,8 @@ def test_tenants_do_not_see_each_others_prompts_unless_the_model_is_shared(
     assert recorder.tokens == times * alone
 
 
-def test_interactive_requests_do_not_wait_for_bulk_ones_but_bulk_for_them(bloom_bundle: Path) -> None:
-    group = prompts_of(*(numbered(40, first) for first in (50, 60, 70)))  # which need not be tokenized first
+def test_interactive_requests_do_not_wait_for_bulk_flights_but_bulk_requests_do(bloom_bundle: Path) -> None:
+    group = prompts_of(*(numbered(40, first) for first in (50, 60, 70)))  # token ids need no tokenization
 
     def asking(*priorities: Priority) -> Callable[[Model], Awaitable[object]]:
         return lambda model: asyncio.gather(
@@ -318,7 +318,7 @@ def test_interactive_requests_do_not_wait_for_bulk_ones_but_bulk_for_them(bloom_
     assert interactive_first < bulk_first
 
 
-def test_those_that_wait_run_it_themselves_when_the_first_is_cancelled(bloom_bundle: Path) -> None:
+def test_waiting_requests_run_the_steps_if_the_first_is_cancelled(bloom_bundle: Path) -> None:
     expected = asyncio.run(_once(bloom_bundle))
 
     async def cancelled_first(model: Model) -> GroupResult:
@@ -343,7 +343,7 @@ async def _once(bundle: Path) -> GroupResult:
         return await once(model)
 
 
-def test_a_cancelled_waiter_leaves_the_first_alone(bloom_bundle: Path, alone: int) -> None:
+def test_cancelling_a_waiting_request_does_not_affect_the_first(bloom_bundle: Path, alone: int) -> None:
     async def cancelled_second(model: Model) -> None:
         first = asyncio.create_task(once(model))
         second = asyncio.create_task(once(model))
@@ -357,12 +357,12 @@ def test_a_cancelled_waiter_leaves_the_first_alone(bloom_bundle: Path, alone: in
     assert recorder.tokens == alone
 
 
-def test_what_interventions_change_before_the_last_token_is_never_kept(bloom_bundle: Path) -> None:
+def test_prefills_under_interventions_are_never_cached(bloom_bundle: Path) -> None:
     changed = replace(ANALYSIS, variants=ANALYSIS.variants[1:], prediction=Prediction())
 
     async def twice(model: Model) -> int:
         await model.analyze(CAPITALS, changed)
-        await asyncio.sleep(0)  # observers are told after who waits for the answer
+        await asyncio.sleep(0)  # the observer is notified after the caller
         recorder.runs.clear()
         result = await model.analyze(CAPITALS, changed)
         return sum(row.prompt_tokens - 1 + len(row.gold_token_ids) for row in result.rows)
@@ -389,9 +389,9 @@ def test_what_interventions_change_before_the_last_token_is_never_kept(bloom_bun
         ("keep", True),
     ],
 )
-def test_a_step_is_known_by_all_that_is_wanted_of_it(field: str, value: object) -> None:
+def test_a_steps_key_includes_all_requested_results(field: str, value: object) -> None:
     step = RowStep((5, 7))
     other = step._replace(**{field: value})
-    whole = [Whole("decoder", (1, 5), one).links[0].key for one in (step, step._replace(), other)]
+    whole = [WholeStep("decoder", (1, 5), one).links[0].key for one in (step, step._replace(), other)]
     assert whole[0] == whole[1] is not None
     assert whole[2] != whole[0]

@@ -23,8 +23,8 @@ def test_addresses_are_read_and_written(text: str, host: str, port: int) -> None
 
 
 @pytest.mark.parametrize("text", ["", "50051", ":50051", "host", "host:", "host:x", "::1:50051", "host:-1", "host:٣"])
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(AddressError, match=re.escape(f"{text!r} is no address: give HOST:PORT")):
+def test_malformed_addresses_are_refused(text: str) -> None:
+    with pytest.raises(AddressError, match=re.escape(f"{text!r} is not an address: give HOST:PORT")):
         Address.parse(text)
 
 
@@ -47,11 +47,11 @@ def test_a_port_that_does_not_exist_is_refused() -> None:
         ("localhost.example.org:1", False),
     ],
 )
-def test_what_only_this_machine_can_reach(text: str, loopback: bool) -> None:
+def test_loopback_addresses(text: str, loopback: bool) -> None:
     assert Address.parse(text).is_loopback is loopback
 
 
-def test_a_port_that_is_taken_is_said_to_be() -> None:
+def test_a_port_that_is_taken_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = Address("127.0.0.1", taken.getsockname()[1])
         with pytest.raises(AddressError, match=f"{address} is taken, another program listens there"):
@@ -64,6 +64,6 @@ def test_an_address_of_another_machine_is_refused() -> None:
         Address("192.0.2.1", 0).check_free()
 
 
-def test_a_name_that_is_none_is_refused() -> None:
+def test_an_unknown_host_name_is_refused() -> None:
     with pytest.raises(AddressError, match=r"'no\.such\.host\.invalid' has no address"):
         Address("no.such.host.invalid", 0).check_free()

@@ -67,9 +67,9 @@ def test_a_file_is_read_with_its_paths_relative_to_it(tmp_path: Path) -> None:
         ("batch_tokens = 0", "batch_tokens is 0: 0 is not in the range x>=1"),
         ("grace = -1.0", "grace is -1.0: -1.0 is not in the range"),
         ("insecure = 'no'", 'insecure is "no", expected true or false'),
-        ("queue_bytes = '3 parsecs'", "queue_bytes is \"3 parsecs\": '3 parsecs' is no size"),
+        ("queue_bytes = '3 parsecs'", "queue_bytes is \"3 parsecs\": '3 parsecs' is not a size"),
         ("address = 50051", "address is 50051, expected a text"),
-        ("address = 'nowhere'", "address is \"nowhere\": 'nowhere' is no address: give HOST:PORT"),
+        ("address = 'nowhere'", "address is \"nowhere\": 'nowhere' is not an address: give HOST:PORT"),
         ("log_level = 'loud'", "is not one of 'debug', 'info'"),
         ("models = 3", "models is 3, expected tables"),
         ("[models]\nfirst = 'bundle'", 'models.first is "bundle", expected a table [models.first]'),
@@ -82,12 +82,10 @@ def test_a_file_is_read_with_its_paths_relative_to_it(tmp_path: Path) -> None:
             "[models.first]\nbundle = 'b'\nbatch_tokens = 'x'",
             'models.first.batch_tokens is "x", expected a whole number',
         ),
-        ("batch_tokens", "is no TOML"),
+        ("batch_tokens", "is not valid TOML"),
     ],
 )
-def test_what_is_wrong_is_said_with_the_key_the_file_and_what_is_allowed(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_errors_name_the_file_the_key_and_what_is_expected(tmp_path: Path, text: str, message: str) -> None:
     file = written(tmp_path, text)
     with pytest.raises(ConfigurationError) as caught:
         read(file)
@@ -95,7 +93,7 @@ def test_what_is_wrong_is_said_with_the_key_the_file_and_what_is_allowed(
     assert message in str(caught.value)
 
 
-def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:
+def test_flags_override_the_environment_which_overrides_the_file(tmp_path: Path) -> None:
     file = written(tmp_path, "batch_tokens = 1\nqueue_tokens = 1\nrow_tokens = 11\ninsecure = true")
     environment = {"NEUROGLOT_BATCH_TOKENS": "2", "NEUROGLOT_QUEUE_TOKENS": "2", "NEUROGLOT_CONFIG": str(file)}
     result = printed("--batch-tokens", 3, "--no-insecure", environment=environment)
@@ -109,7 +107,7 @@ def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path: Path
     assert sources["threads = 0"] == "default"
 
 
-def test_what_is_printed_configures_a_server_in_the_same_way(tmp_path: Path) -> None:
+def test_the_printed_configuration_gives_the_same_configuration(tmp_path: Path) -> None:
     bundle = tmp_path / "given"
     first = printed(bundle, "--config", written(tmp_path, FULL))
     again = printed("--config", written(tmp_path, first.output))
@@ -124,7 +122,7 @@ def test_what_is_printed_configures_a_server_in_the_same_way(tmp_path: Path) -> 
     }
 
 
-def test_a_wrong_file_and_a_wrong_variable_are_said_in_one_line(tmp_path: Path) -> None:
+def test_errors_of_the_file_and_of_variables_are_one_line(tmp_path: Path) -> None:
     result = printed("--config", written(tmp_path, "threads = -1"))
     assert result.exit_code == 1
     assert result.stderr == f"Error: {tmp_path / 'neuroglot.toml'}: threads is -1: -1 is not in the range x>=0.\n"
@@ -149,7 +147,7 @@ def test_every_setting_can_be_set_and_reaches_the_model() -> None:
     assert with_settings(changed, {"batch_tokens": 5}).limits == changed.limits
 
 
-def test_without_anything_to_serve_it_says_so() -> None:
+def test_nothing_to_serve_is_a_usage_error() -> None:
     result = CliRunner().invoke(main, ["serve"])
     assert result.exit_code == 2
     assert "there is nothing to serve: give a BUNDLE" in result.stderr

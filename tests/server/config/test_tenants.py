@@ -24,7 +24,7 @@ def hashes(*tokens: NewToken) -> str:
     return ", ".join(f'"{token.sha256}"' for token in tokens)
 
 
-def test_a_token_is_a_tenant_s_and_the_file_has_only_its_hash(tmp_path: Path) -> None:
+def test_a_token_identifies_its_tenant_and_the_file_has_only_its_hash(tmp_path: Path) -> None:
     file = written(
         tmp_path,
         f"""
@@ -43,7 +43,7 @@ def test_a_token_is_a_tenant_s_and_the_file_has_only_its_hash(tmp_path: Path) ->
     assert (alice.name, alice.quota, alice.may_manage_models) == ("alice", Quota(1000, 60_000), True)
     bob = tenants.of_token(BOB.token)
     assert (bob.name, bob.quota, bob.may_manage_models) == ("bob", Quota(), False)
-    assert tenants.of_token(ALICE.sha256) is None  # whoever reads the file cannot come in with what stands there
+    assert tenants.of_token(ALICE.sha256) is None  # the hash in the file is not accepted as a token
     assert tenants.of_token("") is None
     assert tenants.named("carol") == Tenant("carol")
 
@@ -67,26 +67,26 @@ def test_tokens_are_new_each_time_and_their_hash_is_plain_sha256() -> None:
         ("[tenants.alice]\nqueue_tokens = true", "tenants.alice.queue_tokens is True"),
         ("[tenants.alice]\nmay_manage_models = 'yes'", "expected true or false"),
         ("[tenants]\nalice = 1", "tenants.alice is 1, expected a table"),
-        ("[tenants", "is no TOML"),
+        ("[tenants", "is not valid TOML"),
         (
             f"[tenants.a]\ntoken_sha256 = [{hashes(BOB)}]\n[tenants.b]\ntoken_sha256 = [{hashes(BOB)}]",
-            "a and b have one token",
+            "a and b have the same token",
         ),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     file = written(tmp_path, text)
     with pytest.raises(TenantsError, match=re.escape(message)) as caught:
         Tenants(file)
     assert str(file) in str(caught.value)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TenantsError, match=r"cannot read .*missing: No such file"):
         Tenants(tmp_path / "missing")
 
 
-def test_a_change_holds_at_once_and_a_broken_file_changes_nothing(
+def test_changes_apply_at_once_and_an_invalid_file_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(file_changes, "_SECONDS_BETWEEN_CHECKS", 0.0)
@@ -105,7 +105,7 @@ def test_a_change_holds_at_once_and_a_broken_file_changes_nothing(
         file.unlink()
         assert tenants.of_token(BOB.token).name == "bob"
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert [("is no TOML" in line, "cannot read" in line) for line in errors] == [(True, False), (False, True)]
+    assert [("is not valid TOML" in line, "cannot read" in line) for line in errors] == [(True, False), (False, True)]
 
     replacement = tmp_path / "new"
     replacement.write_text(f"[tenants.alice]\ntoken_sha256 = [{hashes(ALICE)}]")

@@ -1,4 +1,4 @@
-"""Requests are bounded before anything is made of them, and every bound is in GetModel."""
+"""Request limits are checked before parsing, and every limit is in GetModel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SERVICE = service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"]
 
 
 def kinds(kind: Descriptor, seen: set[str]) -> Iterator[Descriptor]:
-    """A message and those that may be inside of it, each once."""
+    """Yield the descriptors of a message and its nested messages, each once."""
     if kind.full_name not in seen:
         seen.add(kind.full_name)
         yield kind
@@ -54,7 +54,7 @@ def test_every_list_and_every_text_of_a_request_has_a_bound() -> None:
 
 @pytest.mark.parametrize("count", [limits.FIELDS - 2, limits.FIELDS - 1])
 def test_fields_are_counted_at_any_depth_before_they_are_parsed(count: int) -> None:
-    raw = delimited(1, b"m") + delimited(3, b"\x10\x01" * count)  # `type_map`, again and again
+    raw = delimited(1, b"m") + delimited(3, b"\x10\x01" * count)  # `type_map`, repeatedly
     if 2 + count <= limits.FIELDS:
         assert wire.parse(service_pb2.AnalyzeGroupRequest, raw).analysis.type_map
     else:
@@ -65,13 +65,13 @@ def test_fields_are_counted_at_any_depth_before_they_are_parsed(count: int) -> N
 @pytest.mark.parametrize(
     "raw", [b"\x0b\x0c", b"\x1a\x05\x10", b"\x80" * 20 + b"\x01", b"\x1a\x02\x2a\x05", b"\x0d\x00"]
 )
-def test_what_the_count_cannot_read_is_refused_as_what_protobuf_cannot(raw: bytes) -> None:
-    with pytest.raises(InvalidRequest, match=r"no neuroglot\.v1\.AnalyzeGroupRequest"):
+def test_malformed_content_is_refused_by_the_count_as_by_protobuf(raw: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=r"do not parse as neuroglot\.v1\.AnalyzeGroupRequest"):
         wire.parse(service_pb2.AnalyzeGroupRequest, raw)
 
 
 @pytest.mark.parametrize("hostile", [one for one in HOSTILE if one.field], ids=lambda one: one.name)
-def test_the_violation_names_what_is_too_much(bloom_bundle: Path, hostile: Hostile) -> None:
+def test_the_violation_names_the_field_that_is_too_large(bloom_bundle: Path, hostile: Hostile) -> None:
     async def ask() -> dict[str, str]:
         async with serving(load(bloom_bundle)) as live:
             with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -1,4 +1,4 @@
-"""Fields of a serialised message are counted as protobuf would find them."""
+"""Counting the fields of a serialised message agrees with protobuf."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ def test_the_fields_of_a_graph_are_counted(family: str, random_model: Callable[[
         b"\x3a\xff\xff\xff\xff",
     ],
 )
-def test_what_is_no_message_is_refused(content: bytes) -> None:
+def test_malformed_messages_are_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"field|number"):
         count_fields(content, onnx.ModelProto.DESCRIPTOR, 2**20)

@@ -66,14 +66,14 @@ def cost(tokens: int, size: int = 0) -> Cost:
 
 
 def stream(tenant: str = "", priority: Priority = BULK, quota: Quota | None = None) -> Caller:
-    """A caller whose groups wait."""
+    """A caller whose requests wait, as the groups of a stream."""
     return Caller(tenant, priority, quota or Quota(), waits=True)
 
 
 async def refuse(
     admission: Admission, request: Cost, caller: Caller = ANYONE, match: str = "the queue is full"
 ) -> float:
-    """How long a request is told to stay away."""
+    """Seconds after which a refused request may retry."""
     with pytest.raises(QueueFull, match=match) as full:
         async with admission.admit(request, caller):
             pass
@@ -81,7 +81,7 @@ async def refuse(
 
 
 class Waiting:
-    """Requests that wait until `admission` admits them, and then stay in flight until they are let go."""
+    """Requests that wait for admission, and then stay in flight until `leave`."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
@@ -90,7 +90,7 @@ class Waiting:
         self.leaving: dict[str, asyncio.Event] = {}
 
     async def come(self, name: str, tokens: int, caller: Caller) -> None:
-        """Ask, and come back when the request waits or is in flight."""
+        """Send a request, and return when it waits or is in flight."""
         before = self.admission.waiting + len(self.order)
         self.leaving[name] = asyncio.Event()
         self.tasks[name] = asyncio.create_task(self._stay(name, tokens, caller))
@@ -102,16 +102,16 @@ class Waiting:
             await self.leaving[name].wait()
 
     async def leave(self, *names: str) -> None:
-        """Let requests go, one after the other."""
+        """End requests, one after the other."""
         for name in names:
             self.leaving[name].set()
             await self.tasks[name]
 
     async def all_leave(self) -> list[str]:
-        """Let each go once it is in flight; in which order they were admitted."""
-        for place in range(len(self.tasks)):
-            await until(lambda place=place: len(self.order) > place)
-            await self.leave(self.order[place])
+        """End each request once it is in flight; return the order of admission."""
+        for index in range(len(self.tasks)):
+            await until(lambda index=index: len(self.order) > index)
+            await self.leave(self.order[index])
         return self.order
 
 
@@ -146,14 +146,14 @@ async def test_a_request_itself_is_held_at_eight_times_its_length() -> None:
 
 
 @in_loop
-async def test_what_requests_of_a_tenant_hold_together_counts_once() -> None:
+async def test_bytes_that_requests_of_a_tenant_share_count_once() -> None:
     admission = Admission(cost(10**6, 100))
     shares = {b"prompt": 40, b"other": 20}
     async with AsyncExitStack() as first, AsyncExitStack() as second:
         await first.enter_async_context(admission.admit(cost(1, 70), Caller("a"), shares))
         await refuse(admission, cost(1, 31), Caller("a"))
         await second.enter_async_context(admission.admit(cost(1, 50), Caller("a"), {b"prompt": 40}))
-        await first.aclose()  # 40 that the second still holds, and 10 of its own
+        await first.aclose()  # the second request still holds 40, and 10 of its own
         await refuse(admission, cost(1, 51), Caller("a"))
         async with admission.admit(cost(1, 50), Caller("a")):
             pass
@@ -162,7 +162,7 @@ async def test_what_requests_of_a_tenant_hold_together_counts_once() -> None:
 
 
 @in_loop
-async def test_what_another_tenant_or_another_priority_holds_counts_again() -> None:
+async def test_bytes_are_not_shared_between_tenants_or_priorities() -> None:
     shares = {b"prompt": 40}
     for other in (Caller("b"), Caller("a", BULK)):
         admission = Admission(cost(10**6, 100))
@@ -184,7 +184,7 @@ async def test_a_request_that_could_never_fit_in_memory_is_invalid() -> None:
 
 
 @in_loop
-async def test_a_request_that_fails_gives_its_room_back() -> None:
+async def test_a_request_that_fails_releases_its_capacity() -> None:
     admission = tokens(100)
     for _ in range(3):
         with pytest.raises(KeyError):
@@ -220,12 +220,12 @@ async def test_the_observer_is_told_what_is_admitted_and_what_is_in_flight() -> 
 
 
 @in_loop
-async def test_it_says_when_the_last_has_left(caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_waits_until_no_request_is_in_flight(caplog: pytest.LogCaptureFixture) -> None:
     admission = tokens(100)
     await admission.emptied(1.0)
     async with admission.admit(cost(1), ANYONE):
         await admission.emptied(0.01)
-        assert "1 requests have not left" in caplog.text
+        assert "1 requests are still in flight" in caplog.text
         waiting = asyncio.create_task(admission.emptied(10.0))
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -286,7 +286,7 @@ async def test_a_tenant_is_charged_no_more_a_minute_than_its_quota() -> None:
 
 
 @in_loop
-async def test_a_new_quota_holds_at_once() -> None:
+async def test_a_new_quota_applies_at_once() -> None:
     admission = Admission(cost(10**6), clock=Clock())
     async with admission.admit(cost(60), Caller("a", quota=Quota(tokens_per_minute=60))):
         pass
@@ -306,7 +306,7 @@ async def test_the_wait_that_a_refusal_names_is_what_it_takes_at_the_speed_so_fa
 
 
 @in_loop
-async def test_a_request_is_refused_before_it_is_planned_where_even_less_than_it_takes_is() -> None:
+async def test_a_request_is_refused_before_planning_if_a_lower_bound_of_its_cost_does_not_fit() -> None:
     admission = tokens(100)
     admission.require_room(cost(100), ANYONE)
     async with admission.admit(cost(90), ANYONE):
@@ -318,7 +318,7 @@ async def test_a_request_is_refused_before_it_is_planned_where_even_less_than_it
 
 
 @in_loop
-async def test_after_a_refusal_others_of_the_tenant_are_refused_unplanned_until_a_request_leaves() -> None:
+async def test_after_a_refusal_requests_of_the_tenant_are_refused_before_planning_until_a_request_leaves() -> None:
     admission = tokens(100)
     async with admission.admit(cost(50), ANYONE):
         async with admission.admit(cost(40), ANYONE):
@@ -331,12 +331,12 @@ async def test_after_a_refusal_others_of_the_tenant_are_refused_unplanned_until_
 
 
 @in_loop
-async def test_small_requests_find_room_beside_slow_ones_though_a_large_one_was_refused() -> None:
+async def test_small_requests_are_admitted_beside_slow_ones_after_a_large_one_was_refused() -> None:
     clock = Clock()
     admission = Admission(cost(100), clock=clock)
     async with admission.admit(cost(80), ANYONE):
         await refuse(admission, cost(30), ANYONE)
-        admission.require_room(cost(1), ANYONE)  # there is plenty of room
+        admission.require_room(cost(1), ANYONE)  # the capacity suffices
         async with admission.admit(cost(15), ANYONE):
             seconds = await refuse(admission, cost(30), ANYONE)
             with pytest.raises(QueueFull, match="the queue is full"):
@@ -355,7 +355,7 @@ async def test_the_groups_of_a_tenant_are_admitted_in_the_order_in_which_they_ca
 
 
 @in_loop
-async def test_tenants_are_admitted_in_turn_whatever_each_has_waiting() -> None:
+async def test_tenants_are_admitted_in_turn_however_many_requests_each_has_waiting() -> None:
     waiting = Waiting(tokens(80))
     for name in ("a1", "a2", "a3", "a4", "a5", "b1", "b2"):
         await waiting.come(name, 50, stream(name[0]))
@@ -396,14 +396,14 @@ async def test_interactive_requests_go_before_bulk_and_do_not_starve_it() -> Non
     waiting = Waiting(tokens(80))
     await waiting.come("first", 80, stream(priority=Priority.INTERACTIVE))
     await waiting.come("bulk", 60, stream("a"))
-    for place in range(12):
-        await waiting.come(f"{place}", 60, stream("b", Priority.INTERACTIVE))
+    for index in range(12):
+        await waiting.come(f"{index}", 60, stream("b", Priority.INTERACTIVE))
     order = await waiting.all_leave()
     assert order.index("bulk") == 9, "the first, eight interactive ones, and then the bulk one"
 
 
 @in_loop
-async def test_a_quota_that_is_used_up_holds_back_its_own_tenant_alone() -> None:
+async def test_a_quota_that_is_used_up_blocks_its_own_tenant_only() -> None:
     waiting = Waiting(tokens(80))
     quota = Quota(queue_tokens=30)
     for name in ("a1", "a2"):
@@ -416,7 +416,7 @@ async def test_a_quota_that_is_used_up_holds_back_its_own_tenant_alone() -> None
 
 
 @in_loop
-async def test_a_group_sleeps_until_the_minute_of_its_tenant_allows() -> None:
+async def test_a_group_waits_until_the_rate_of_its_tenant_allows() -> None:
     waiting = Waiting(tokens(10**6))
     caller = stream("a", quota=Quota(tokens_per_minute=60_000))
     await waiting.come("a1", 60_000, caller)
@@ -429,8 +429,8 @@ async def test_a_group_sleeps_until_the_minute_of_its_tenant_allows() -> None:
 
 
 @in_loop
-async def test_a_request_by_itself_waits_until_its_tenant_has_its_share() -> None:
-    """One tenant's streams fill the capacity, and another one's calls wait for their half of it, no more."""
+async def test_a_unary_request_waits_while_its_tenant_is_below_its_share() -> None:
+    """One tenant's streams fill the capacity; another tenant's calls wait up to half of it, and are refused above."""
     admission = tokens(80)
     waiting = Waiting(admission)
     for name in "abcd":
@@ -446,7 +446,7 @@ async def test_a_request_by_itself_waits_until_its_tenant_has_its_share() -> Non
 
 
 @in_loop
-async def test_a_request_by_itself_of_more_than_its_share_waits_where_its_tenant_has_nothing_else() -> None:
+async def test_a_unary_request_above_its_share_waits_if_its_tenant_has_no_other() -> None:
     waiting = Waiting(tokens(80))
     await waiting.come("small", 10, stream("a"))
     await waiting.come("large", 75, Caller("b"))
@@ -455,7 +455,7 @@ async def test_a_request_by_itself_of_more_than_its_share_waits_where_its_tenant
 
 
 @in_loop
-async def test_a_request_that_is_cancelled_while_it_waits_holds_back_nobody() -> None:
+async def test_a_request_that_is_cancelled_while_it_waits_blocks_no_other() -> None:
     waiting = Waiting(tokens(80))
     await waiting.come("first", 30, stream())
     await waiting.come("large", 70, stream())
@@ -468,12 +468,12 @@ async def test_a_request_that_is_cancelled_while_it_waits_holds_back_nobody() ->
 
 
 @in_loop
-async def test_a_request_that_is_cancelled_as_it_is_admitted_gives_its_room_back() -> None:
+async def test_a_request_that_is_cancelled_as_it_is_admitted_releases_its_capacity() -> None:
     recorder = Recorder()
     waiting = Waiting(Admission(cost(80), recorder))
     async with waiting.admission.admit(cost(70), stream()):
         await waiting.come("waits", 60, stream())
-    waiting.tasks["waits"].cancel()  # it was admitted just now, and its task has not run since
+    waiting.tasks["waits"].cancel()  # just admitted, and its task has not run since
     with pytest.raises(asyncio.CancelledError):
         await waiting.tasks["waits"]
     assert not waiting.order
@@ -481,15 +481,15 @@ async def test_a_request_that_is_cancelled_as_it_is_admitted_gives_its_room_back
 
 
 @in_loop
-async def test_requests_that_wait_fail_when_the_model_goes_down() -> None:
+async def test_waiting_requests_fail_when_the_model_shuts_down() -> None:
     admission = tokens(80)
     waiting = Waiting(admission)
     for name in ("in flight", "waits"):
         await waiting.come(name, 70, stream())
     admission.drain()
-    with pytest.raises(ModelClosed, match="going down"):
+    with pytest.raises(ModelClosed, match="shutting down"):
         await waiting.tasks["waits"]
-    with pytest.raises(ModelClosed, match="going down"):
+    with pytest.raises(ModelClosed, match="shutting down"):
         async with admission.admit(cost(70), stream()):
             pass
     await waiting.leave("in flight")
@@ -514,7 +514,7 @@ def test_a_stale_speed_is_forgotten() -> None:
     assert speed.seconds(100) == pytest.approx(1, rel=0.01), "nothing was to be done meanwhile"
 
 
-def test_a_bucket_fills_continuously_and_no_further_than_to_the_brim() -> None:
+def test_a_bucket_refills_continuously_up_to_its_capacity() -> None:
     clock = Clock()
     bucket = Bucket(120, clock)
     bucket.take(120)

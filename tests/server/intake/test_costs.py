@@ -1,4 +1,4 @@
-"""What groups hold: variants are split so that it fits, and nothing else changes."""
+"""Memory of groups: splitting variants into parts bounds it and does not change results."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ ALL = ByNeuron("", 1, 10, bytes([255, 3]))
 
 def under(*actions: Action) -> tuple[Variant, ...]:
     """One variant for each action."""
-    return tuple(Variant(str(place), (Intervention(ALL, action),)) for place, action in enumerate(actions))
+    return tuple(Variant(str(index), (Intervention(ALL, action),)) for index, action in enumerate(actions))
 
 
 GENERATED = Analysis(prediction=Prediction(generate=True), variants=under(Scale(2.0), Add(1.0)))
 
 
 def held(costs: Costs, rows: list[tuple[EncodedRow, bool]]) -> int:
-    """Keys and values: of what is generated, a token more than are run, and of prompts that are read anew."""
-    return sum(100 * (1 + (6 if row.gold else 16) + anew * len(row.prompt)) for row, anew in rows)
+    """Bytes of keys and values: of generated tokens, one more than are run, and of prompts whose prefill is re-run."""
+    return sum(100 * (1 + (6 if row.gold else 16) + rerun * len(row.prompt)) for row, rerun in rows)
 
 
 @given(
@@ -57,20 +57,20 @@ def held(costs: Costs, rows: list[tuple[EncodedRow, bool]]) -> int:
     group=st.integers(1, 50_000),
     part=st.integers(1, 20_000),
 )
-def test_parts_hold_everything_in_its_order_and_no_more_than_they_may(
+def test_parts_cover_everything_in_order_within_the_limits(
     count: int, changed: list[tuple[EncodedRow, bool]], group: int, part: int
 ) -> None:
     costs = Costs([SIZES], group, part, COMPONENTS)
     variants, rows = costs.variants(ROWS, GENERATED, count), costs.rows(ROWS, GENERATED, changed)
-    assert [place for one in variants for place in range(count)[one]] == list(range(count))
-    assert [place for one in rows for place in range(len(changed))[one]] == list(range(len(changed)))
-    for one in variants:
-        assert one.stop - one.start <= 1 or (one.stop - one.start) * len(ROWS) * 2 * SIZES.edits <= part
-    for one in rows:
-        assert one.stop - one.start <= 1 or held(costs, changed[one]) <= part
+    assert [index for part_of in variants for index in range(count)[part_of]] == list(range(count))
+    assert [index for part_of in rows for index in range(len(changed))[part_of]] == list(range(len(changed)))
+    for part_of in variants:
+        assert part_of.stop - part_of.start <= 1 or (part_of.stop - part_of.start) * len(ROWS) * 2 * SIZES.edits <= part
+    for part_of in rows:
+        assert part_of.stop - part_of.start <= 1 or held(costs, changed[part_of]) <= part
 
 
-def test_long_prompts_leave_less_room_for_variants_and_the_group_fits_still() -> None:
+def test_long_prompts_make_smaller_parts_of_variants_and_the_group_still_fits() -> None:
     short, long = (EncodedRow("en", (1,) * length, (5,), True, ("a",)) for length in (10, 400))
     for row in (short, long):
         costs = Costs([SIZES], 50_000, 10_000, COMPONENTS)
@@ -78,7 +78,7 @@ def test_long_prompts_leave_less_room_for_variants_and_the_group_fits_still() ->
     assert len(costs.variants([long], GENERATED, 64)) > len(costs.variants([short], GENERATED, 64))
 
 
-def test_a_group_of_many_variants_takes_no_more_than_one_of_enough() -> None:
+def test_the_memory_of_a_group_stops_growing_with_its_variants() -> None:
     costs = Costs([SIZES], 10**6, 5_000, COMPONENTS)
     sizes = [costs.bytes(ROWS, GENERATED, [False] * count) for count in (0, 1, 31, 32, 400)]
     assert sizes[0] < sizes[1] < sizes[2]
@@ -95,14 +95,14 @@ def test_a_group_of_many_variants_takes_no_more_than_one_of_enough() -> None:
         ((Scale(2.0), Add(1.0)), 40 + 40),
     ],
 )
-def test_a_mask_is_as_large_as_what_is_done_with_it(actions: tuple[Action, ...], of_row: int) -> None:
+def test_the_size_of_edits_depends_on_the_actions(actions: tuple[Action, ...], of_row: int) -> None:
     costs = Costs([SIZES], 10**6, 4_000, COMPONENTS)
     analysis = Analysis(prediction=Prediction(), variants=under(*actions))
     assert costs.variants(ROWS, analysis, 10**6)[0].stop == 4_000 // (len(ROWS) * of_row)
 
 
 @pytest.mark.parametrize("generate", [False, True])
-def test_many_variants_run_in_parts_as_they_do_together(bloom_bundle: Path, generate: bool) -> None:
+def test_many_variants_in_parts_have_the_results_of_one_part(bloom_bundle: Path, generate: bool) -> None:
     random = np.random.default_rng(7)
     variants = tuple(
         Variant(

@@ -16,7 +16,7 @@ from tests.checkpoints import SENTENCES
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer of T5's form: pieces that begin with `▁`, and `</s>` at the end."""
+    """A tokenizer like T5's: pieces that begin with `▁`, and `</s>` at the end."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
@@ -61,7 +61,7 @@ PROMPT = "The capital of France is"
 END = 1
 
 
-def test_neither_truncation_nor_padding_of_the_file_is_done(text: Text) -> None:
+def test_truncation_and_padding_of_the_file_are_disabled(text: Text) -> None:
     found = ids(text, PROMPT * 3)
     assert len(found) > 8
     assert found[-1] == END
@@ -95,8 +95,8 @@ def test_token_ids_are_taken_as_they_are_and_the_answer_is_encoded_the_same(text
     assert (row.prompt, row.gold, row.joint) == ((5, 6, 7), ids(text, "Paris")[:-1], True)
 
 
-def test_a_causal_answer_goes_on_from_its_prompt(file: Path, tmp_path: Path) -> None:
-    """With the same tokenizer, less what it puts behind every text."""
+def test_a_causal_answer_continues_its_prompt(file: Path, tmp_path: Path) -> None:
+    """With the same tokenizer, without the `</s>` that it appends."""
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
     tokenizer.save(str(tmp_path / "tokenizer.json"))

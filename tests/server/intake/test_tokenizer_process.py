@@ -1,4 +1,4 @@
-"""A tokenizer runs in a process of its own: what it cannot bear ends that process, and nothing else."""
+"""The tokenizer process: exceeding its limits ends this process only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.server.live import until
 
 
 def file_of(folder: Path, **parts: Any) -> Path:
-    """A tokenizer of words, with parts that a test wants."""
+    """A tokenizer of words, with the given parts."""
     tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "b": 2}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     for name, part in parts.items():
@@ -33,12 +33,12 @@ def file_of(folder: Path, **parts: Any) -> Path:
 
 
 def growing(of: str, times: int) -> normalizers.Normalizer:
-    """Makes 16 of a letter, so many times."""
+    """A normalizer that replaces a letter by 16, `times` times in a row."""
     return normalizers.Sequence([normalizers.Replace(of, of * 16)] * times)
 
 
 def slow(of: str) -> pre_tokenizers.PreTokenizer:
-    """Tries in vain all ways to cut a run of a letter."""
+    """A pattern that backtracks over all ways to split a run of a letter."""
     return pre_tokenizers.Split(Regex(f"({of}|{of}{of})+y"), "isolated")
 
 
@@ -62,9 +62,9 @@ def test_a_tokenizer_that_explodes_is_not_served(tmp_path: Path, parts: dict[str
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", "\x00"])
-def test_what_is_no_tokenizer_is_said(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / TOKENIZER).write_text(content)
-    with pytest.raises(BundleError, match=r"is no tokenizer .*export the model again"):
+    with pytest.raises(BundleError, match=r"is not a tokenizer .*export the model again"):
         Text.load(tmp_path / TOKENIZER, encoder_decoder=False)
 
 
@@ -83,7 +83,7 @@ def test_a_tokenizer_of_more_tokens_than_the_model_has_is_not_served(tmp_path: P
         ({"pre_tokenizer": slow("z")}, {}, "failed"),
     ],
 )
-def test_a_text_that_the_tokenizer_cannot_bear_ends_its_process_and_the_next_one_is_tokenized(
+def test_a_text_that_exceeds_the_limits_ends_the_process_and_the_next_text_is_tokenized(
     tmp_path: Path, parts: dict[str, Any], limits: dict[str, float], reason: str
 ) -> None:
     async def ask() -> None:
@@ -129,13 +129,13 @@ def test_tenants_take_turns() -> None:
         tasks[1].cancel()
         turns.leave()
         await asyncio.wait(tasks)
-        await turns.wait("last")  # nobody is in
+        await turns.wait("last")  # the lock is free
         return order
 
     assert asyncio.run(run()) == ["ann", "bob", "cy", "ann", "bob"]
 
 
-def test_who_waits_when_the_model_closes_is_told(tmp_path: Path) -> None:
+def test_pending_requests_fail_when_the_model_closes(tmp_path: Path) -> None:
     async def ask() -> list[object]:
         texts = tokenizing(file_of(tmp_path, normalizer=normalizers.Sequence([normalizers.NFD()] * 20)))
         waiting = [asyncio.create_task(texts.encode([("b " * 8000, True)] * 100)) for _ in range(3)]
@@ -159,7 +159,7 @@ with start_in_thread(sys.argv[1:]):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes of a process in Linux's /proc")
 @pytest.mark.parametrize("ending", [signal.SIGKILL, None])
 def test_the_process_ends_with_its_server(bloom_bundle: Path, ending: signal.Signals | None) -> None:
-    """However the server ends: killed, or by itself when its standard input does."""
+    """However the server ends: killed, or by itself when its standard input is closed."""
     with subprocess.Popen(
         [sys.executable, "-c", _SERVER, str(bloom_bundle)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as server:

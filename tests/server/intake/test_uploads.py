@@ -1,4 +1,4 @@
-"""Uploaded sets of neurons: kept by content, each tenant's apart, and found wherever a selection names them."""
+"""Uploaded neuron sets: named by content, separate per tenant, and resolved in nested selections."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def neurons(*layers: int) -> ByNeuron:
 
 
 AROUND = 512
-"""What a set counts for beside its bits."""
+"""Overhead of a set beside its bits, in bytes."""
 
 
-def room_for(count: int, bits: int = 1) -> int:
-    """Room for so many sets of so many bytes."""
+def bytes_of(count: int, bits: int = 1) -> int:
+    """Bytes of `count` sets with `bits` bytes of bits each."""
     return count * (AROUND + bits)
 
 
-def test_what_was_uploaded_is_found_by_a_name_that_follows_from_its_content() -> None:
+def test_an_upload_is_found_by_a_hash_of_its_content() -> None:
     uploads = Uploads(10_000, 10_000)
     first, second = uploads.add("", neurons(1, 2)), uploads.add("", neurons(2, 1))
     assert uploads.resolve("", first) == neurons(1, 2)
@@ -57,8 +57,8 @@ def test_tenants_do_not_see_each_others_sets() -> None:
     assert uploads.resolve("bob", name) == uploads.resolve("ann", name)
 
 
-def test_the_sets_that_were_not_used_for_longest_are_dropped() -> None:
-    uploads = Uploads(10_000, room_for(3))
+def test_the_least_recently_used_sets_are_evicted() -> None:
+    uploads = Uploads(10_000, bytes_of(3))
     one, two, three = (uploads.add("", neurons(bits)) for bits in (1, 2, 3))
     uploads.resolve("", one)
     uploads.add("", neurons(2))  # again
@@ -69,7 +69,7 @@ def test_the_sets_that_were_not_used_for_longest_are_dropped() -> None:
         uploads.resolve("", three)
 
 
-def test_a_set_that_is_larger_than_all_the_room_is_kept_alone() -> None:
+def test_a_set_that_is_larger_than_the_limit_is_kept_alone() -> None:
     uploads = Uploads(3, 3)
     small, large = uploads.add("", neurons(1)), uploads.add("", neurons(1, 2, 3, 4))
     assert uploads.resolve("", large) == neurons(1, 2, 3, 4)
@@ -77,12 +77,12 @@ def test_a_set_that_is_larger_than_all_the_room_is_kept_alone() -> None:
         uploads.resolve("", small)
 
 
-def test_a_tenant_does_not_push_out_what_others_keep_in_their_share() -> None:
-    uploads = Uploads(room_for(6), room_for(4))
+def test_a_tenant_does_not_evict_sets_of_others_within_their_share() -> None:
+    uploads = Uploads(bytes_of(6), bytes_of(4))
     anns = [uploads.add("ann", neurons(bits)) for bits in (1, 2)]
     for bits in range(100):
         uploads.add("bob", neurons(bits))
-    cys = [uploads.add("cy", neurons(bits)) for bits in (5, 6)]  # of bob's four two have to go
+    cys = [uploads.add("cy", neurons(bits)) for bits in (5, 6)]  # evicts two of bob's four sets
     for tenant, names in (("ann", anns), ("cy", cys)):
         for name in names:
             uploads.resolve(tenant, name)
@@ -106,7 +106,7 @@ def test_names_are_replaced_at_any_depth() -> None:
     assert with_uploads(analysis, sets.__getitem__) == expected
 
 
-def test_a_name_that_is_not_known_is_said() -> None:
+def test_an_unknown_name_is_refused() -> None:
     analysis = Analysis(variants=(Variant("v", (Intervention(Union((ByUpload("x"),)), Deactivate()),)),))
     with pytest.raises(UploadNotFound, match="'x'"):
         with_uploads(analysis, lambda name: Uploads(1, 1).resolve("", name))

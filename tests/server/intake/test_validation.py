@@ -68,7 +68,7 @@ ANALYSIS = Analysis(prediction=Prediction(), variants=(Variant("v", (DEACTIVATE,
 
 
 def violations(group: Group = GROUP, analysis: Analysis = ANALYSIS, model: ModelDescription = MODEL) -> dict[str, str]:
-    """Fields and descriptions of what is refused; empty where nothing is."""
+    """Violations by field; empty if the request is valid."""
     try:
         check(group, analysis, model)
     except InvalidRequest as error:
@@ -84,7 +84,7 @@ def selecting(selection: Selection) -> Analysis:
     return intervening(Intervention(selection, Deactivate()))
 
 
-def test_what_is_right_passes() -> None:
+def test_valid_requests_pass() -> None:
     selection = Difference((Union((SHARED, NEURONS)), Intersection((Control(SHARED, ControlKind.RANDOM), NEURONS))))
     intervention = Intervention(selection, Convert(), layers=(0, 23), component="decoder")
     assert violations(GROUP, intervening(intervention)) == {}
@@ -165,7 +165,7 @@ def test_groups_that_are_refused(rows: tuple[Row, ...], field: str, says: str) -
         (
             replace(ANALYSIS, effective_score=EffectiveScore(ScoreTarget.GOLD_MINUS_DISTRACTOR)),
             "group.rows[0].distractor",
-            "is empty, but effective scores are wanted relative to it",
+            "is empty, but scores relative to it are requested",
         ),
         (replace(ANALYSIS, prediction=Prediction(True, 0)), "analysis.prediction.max_tokens", "is less than 1"),
         (replace(ANALYSIS, prediction=None), "analysis.prediction", "is missing, and variants are compared by"),
@@ -215,17 +215,17 @@ def test_variants_that_are_refused(variants: list[Variant], field: str, says: st
         (
             replace(DEACTIVATE, action=Convert(0.5, mean_of_active=True)),
             "convert.value",
-            "is 0.5, but the mean of active is asked for: leave one out",
+            "is 0.5, but the mean of active is requested: leave one out",
         ),
         (
             replace(DEACTIVATE, action=Override(0, (1.0,))),
             "override.values",
-            "has 1 numbers, one a neuron, but the selection does not name its neurons",
+            "has 1 numbers, one per neuron, but the selection does not name its neurons",
         ),
         (
             replace(DEACTIVATE, action=Scale(0, (1.0,)), selection=Union((THREE,))),
             "scale.values",
-            "has 1 numbers, one a neuron, but the selection does not name its neurons",
+            "has 1 numbers, one per neuron, but the selection does not name its neurons",
         ),
         (
             replace(DEACTIVATE, action=Add(0, (1.0, 2.0)), selection=THREE),
@@ -296,7 +296,7 @@ def test_a_single_row_has_no_types_to_choose_by(selection: Selection, field: str
     assert "send two languages or more" in next(iter(found.values()))
 
 
-def test_of_several_components_one_must_be_named() -> None:
+def test_the_component_must_be_named_if_there_are_several() -> None:
     assert violations(analysis=selecting(replace(NEURONS, component="decoder")), model=ENCODER_DECODER) == {}
     (description,) = violations(analysis=selecting(NEURONS), model=ENCODER_DECODER).values()
     assert description == "is empty, and 'bloom' has more than one: name encoder or decoder"
@@ -314,7 +314,7 @@ def test_a_selection_of_too_many_selections_is_refused() -> None:
 def test_effective_scores_of_no_answer_are_refused() -> None:
     found = violations(Group("", (ES,)), Analysis(effective_score=EffectiveScore()))
     assert found == {
-        "analysis.effective_score": "is asked for, but no row has an answer: give answers, or leave it out"
+        "analysis.effective_score": "is requested, but no row has an answer: give answers, or leave it out"
     }
 
 
@@ -376,7 +376,7 @@ def test_the_message_is_one_line_that_names_the_first_field() -> None:
         check(Group("g", (EN._replace(prompt=""), ES._replace(label=""))), Analysis(), MODEL)
 
 
-def test_everything_that_is_wrong_is_named_at_once_but_not_without_end() -> None:
+def test_all_violations_are_reported_at_once_up_to_a_limit() -> None:
     group = Group("g", (EN._replace(label=""), ES._replace(prompt="")))
     found = violations(group, replace(ANALYSIS, thresholds=(math.inf,), variants=(Variant("baseline", ()),)))
     assert list(found) == [

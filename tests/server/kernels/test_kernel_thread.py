@@ -105,10 +105,10 @@ def test_requests_fail_when_the_thread_is_closed() -> None:
 ENDING = """
 import asyncio, sys, threading, time
 from pathlib import Path
-from neuroglot.bundle import TOKENIZER
+from neuroglot.definitions.bundle import TOKENIZER
 from neuroglot_server.core import ModelClosed
-from neuroglot_server.kernel_thread import KernelThread
-from neuroglot_server.tokenizing import TokenizerProcess, Tokenizing
+from neuroglot_server.kernels.kernel_thread import KernelThread
+from neuroglot_server.intake.tokenizer_process import TokenizerProcess, Tokenizing
 
 def pieces():
     yield

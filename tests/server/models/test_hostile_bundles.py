@@ -1,4 +1,4 @@
-"""Whatever a bundle says, it is served right or refused in one line, and the server goes on."""
+"""A hostile bundle is served correctly or refused with a one-line error, and the server keeps running."""
 
 from __future__ import annotations
 

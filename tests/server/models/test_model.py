@@ -179,7 +179,7 @@ def test_interventions_do_what_hooks_in_transformers_do(
 
 
 def test_convert_by_default_zeroes_what_is_inactive_at_threshold_zero(bloom_bundle: Path) -> None:
-    """The next float above 0 is as good as 0: the definition's own twin."""
+    """The next float above 0 has the same effect as 0, which the definition uses."""
     everywhere = ByType(tuple(NeuronType))
     converted = variant_of(Convert(), everywhere)
     cut = Variant("cut", (Intervention(everywhere, Convert(0.0)),))
@@ -195,7 +195,7 @@ def test_variants_by_type_use_the_first_threshold(bloom_bundle: Path, activation
     assert result.variants[1].predictions[0].selected_neurons == members
 
 
-def test_a_variant_that_changes_nothing_says_what_the_baseline_says(bloom_bundle: Path) -> None:
+def test_a_variant_without_effect_predicts_the_same_as_the_baseline(bloom_bundle: Path) -> None:
     nothing = ByNeuron("decoder", LAYERS, NEURONS, pack_bits(np.zeros((LAYERS, NEURONS), dtype=np.bool_)))
     baseline, same = analyze(bloom_bundle, CAPITALS, with_variants(variant_of(Deactivate(), nothing))).variants
     assert same.predictions == baseline.predictions
@@ -212,7 +212,7 @@ def test_a_control_in_every_row_deactivates_as_many_active_neurons(bloom_bundle:
         assert of_control.selected_active_neurons == of_control.selected_neurons == of_type.selected_active_neurons
 
 
-def test_a_variant_that_overflows_fails_alone(bloom_bundle: Path) -> None:
+def test_a_variant_that_overflows_does_not_affect_the_others(bloom_bundle: Path) -> None:
     shared = ByType((NeuronType.PARTIAL_SHARED,))
     huge = Variant("huge", (Intervention(shared, Override(3e38)),))
     modest = variant_of(Override(2.5))
@@ -236,7 +236,7 @@ def assert_same(got: Sequence[RowPrediction], expected: Sequence[RowPrediction])
         )
 
 
-def test_the_answer_does_not_depend_on_who_asks_beside(bloom_bundle: Path, tokenizer: Tokenizer) -> None:
+def test_results_do_not_depend_on_concurrent_requests(bloom_bundle: Path, tokenizer: Tokenizer) -> None:
     random = np.random.default_rng(0)
     requests: list[tuple[Group, Analysis]] = []
     for index, scope in enumerate((*Scope, *Scope)):
@@ -272,7 +272,7 @@ def test_the_answer_does_not_depend_on_who_asks_beside(bloom_bundle: Path, token
 
 
 class Spoken(NamedTuple):
-    """A prompt after which the model says two different tokens, the first of them a word."""
+    """A prompt after which the model generates two different tokens, the first of them a word."""
 
     prompt: tuple[int, ...]
     word: str
@@ -329,10 +329,12 @@ def test_generation_stops_at_a_newline_and_four_tokens_past_the_answer(
         Row("none", spoken.prompt),
     )
     analysis = Analysis(prediction=Prediction(generate=True, max_tokens=3))
-    said = [one.token_ids for one in analyze(bloom_bundle, Group("", rows), analysis).variants[0].predictions]
+    generated = [
+        prediction.token_ids for prediction in analyze(bloom_bundle, Group("", rows), analysis).variants[0].predictions
+    ]
     gold = len(tokenizer.encode("Paris").ids)
-    assert [len(ids) for ids in said] == [5, gold + 4, 3]
-    assert said[0][:3] == said[1][:3] == said[2]
+    assert [len(ids) for ids in generated] == [5, gold + 4, 3]
+    assert generated[0][:3] == generated[1][:3] == generated[2]
     newline = changed_bundle(bloom_bundle, tmp_path / "breaks", newline=spoken.second)
     broken = analyze(newline, Group("", rows[-1:]), analysis).variants[0].predictions[0]
     assert broken.token_ids == (spoken.first, spoken.second)
@@ -340,7 +342,7 @@ def test_generation_stops_at_a_newline_and_four_tokens_past_the_answer(
 
 
 def test_what_is_generated_does_not_depend_on_the_gold_answer(bloom_bundle: Path, tokenizer: Tokenizer) -> None:
-    """Gold answers that begin with what the model says are not generated anew, but it must not show."""
+    """Generation reuses the pass over gold tokens that the model agrees with, with the same result."""
     random = np.random.default_rng(2)
     rows = tuple(Row(f"{index}", tuple(random.integers(4, 320, 6).tolist())) for index in range(64))
     analysis = Analysis(prediction=Prediction(generate=True, max_tokens=7))
@@ -370,7 +372,7 @@ def test_one_row_has_activity_and_predictions_but_no_types(bloom_bundle: Path) -
     assert result.variants[0].predictions[0].exact is False
 
 
-def test_nothing_but_counts_comes_back_unasked(bloom_bundle: Path, everything: GroupResult) -> None:
+def test_only_counts_are_returned_by_default(bloom_bundle: Path, everything: GroupResult) -> None:
     result = analyze(bloom_bundle, CAPITALS, Analysis())
     assert result.variants == ()
     (threshold,) = result.components[0].thresholds
@@ -386,7 +388,7 @@ def test_scores_without_generation_are_those_with_it(bloom_bundle: Path, everyth
         assert (scored.exact, scored.token_ids, scored.text, scored.matches) == (generated.exact, (), "", None)
 
 
-def test_token_ids_are_run_as_they_are(bloom_bundle: Path, everything: GroupResult, prompts: list[list[int]]) -> None:
+def test_token_ids_are_run_unchanged(bloom_bundle: Path, everything: GroupResult, prompts: list[list[int]]) -> None:
     rows = tuple(row._replace(prompt=tuple(prompt)) for row, prompt in zip(CAPITALS.rows, prompts, strict=True))
     result = analyze(bloom_bundle, Group("FR", rows), EVERYTHING)
     assert result.components[0].thresholds[0].type_map == everything.components[0].thresholds[0].type_map

@@ -72,7 +72,7 @@ def with_model(
     asyncio.run(limited())
 
 
-def test_what_operators_hear_adds_up(bloom_bundle: Path) -> None:
+def test_observed_counts_add_up(bloom_bundle: Path) -> None:
     listener = Listener()
 
     async def test(model: Model) -> None:
@@ -87,7 +87,7 @@ def test_what_operators_hear_adds_up(bloom_bundle: Path) -> None:
         assert len(batch.queue_seconds) == batch.rows
 
 
-def test_few_bytes_a_batch_make_small_batches_and_the_same_answers(bloom_bundle: Path) -> None:
+def test_a_small_batch_bytes_makes_small_batches_and_the_same_results(bloom_bundle: Path) -> None:
     answers: list[GroupResult] = []
     largest = []
     for batch_bytes in (2**29, 120_000):
@@ -106,21 +106,21 @@ def test_few_bytes_a_batch_make_small_batches_and_the_same_answers(bloom_bundle:
     ]
 
 
-def test_rows_are_as_long_as_a_batch_has_bytes_for(bloom_bundle: Path) -> None:
+def test_batch_bytes_limit_the_length_of_rows(bloom_bundle: Path) -> None:
     async def test(model: Model) -> None:
-        most = model.description.limits.tokens_per_row
-        assert 0 < most < 60
-        longest = Group("", (Row("a", (5,) * (most - 1), ("a",), ""), Row("b", (6,) * most)))
-        assert (await model.analyze(longest, Analysis())).rows[1].prompt_tokens == most
-        with pytest.raises(InvalidRequest, match=f"at most {most} together"):
-            await model.analyze(Group("", (Row("a", (5,) * (most + 1)),)), Analysis())
+        limit = model.description.limits.tokens_per_row
+        assert 0 < limit < 60
+        longest = Group("", (Row("a", (5,) * (limit - 1), ("a",), ""), Row("b", (6,) * limit)))
+        assert (await model.analyze(longest, Analysis())).rows[1].prompt_tokens == limit
+        with pytest.raises(InvalidRequest, match=f"at most {limit} together"):
+            await model.analyze(Group("", (Row("a", (5,) * (limit + 1)),)), Analysis())
 
     with_model(bloom_bundle, dataclasses.replace(ONE_THREAD, batch_bytes=60_000), test)
-    with pytest.raises(BundleError, match="may take up 100 bytes, and not even one token fits into that: raise"):
+    with pytest.raises(BundleError, match="is limited to 100 bytes, expected enough for one token: raise"):
         Model.load(bloom_bundle, "tight", dataclasses.replace(ONE_THREAD, batch_bytes=100))
 
 
-def test_a_group_that_can_never_be_held_is_refused(bloom_bundle: Path) -> None:
+def test_a_group_larger_than_the_queue_is_refused(bloom_bundle: Path) -> None:
     async def test(model: Model) -> None:
         with pytest.raises(InvalidRequest, match=r"expected at most 0.0 MiB \(queue_bytes\)"):
             await model.analyze(CAPITALS, PREDICTING)
@@ -128,9 +128,9 @@ def test_a_group_that_can_never_be_held_is_refused(bloom_bundle: Path) -> None:
     with_model(bloom_bundle, dataclasses.replace(ONE_THREAD, queue_bytes=1000), test)
 
 
-def test_a_tenant_is_held_to_its_quota_and_others_are_not(bloom_bundle: Path) -> None:
+def test_a_tenants_quota_does_not_limit_other_tenants(bloom_bundle: Path) -> None:
     async def test(model: Model) -> None:
-        group = Group("ids", (Row("en", (5,) * 50), Row("es", (6,) * 50)))  # which need not be tokenized first
+        group = Group("ids", (Row("en", (5,) * 50), Row("es", (6,) * 50)))  # token ids need no tokenization
         bounded = Caller("bounded", quota=Quota(queue_tokens=150))
         first = asyncio.create_task(model.analyze(group, Analysis(), bounded))
         await asyncio.sleep(0)
@@ -144,20 +144,20 @@ def test_a_tenant_is_held_to_its_quota_and_others_are_not(bloom_bundle: Path) ->
     with_model(bloom_bundle, ONE_THREAD, test)
 
 
-def test_an_interactive_group_comes_back_before_the_bulk_that_was_there_first(bloom_bundle: Path) -> None:
+def test_an_interactive_group_overtakes_earlier_bulk_groups(bloom_bundle: Path) -> None:
     async def test(model: Model) -> None:
         bulk = [
             asyncio.create_task(model.analyze(CAPITALS, PREDICTING, Caller("bulk", Priority.BULK))) for _ in range(16)
         ]
         await asyncio.sleep(0)
-        await model.analyze(CAPITALS, PREDICTING, Caller("somebody"))
+        await model.analyze(CAPITALS, PREDICTING, Caller("other"))
         assert sum(task.done() for task in bulk) < 8
         await asyncio.gather(*bulk)
 
     with_model(bloom_bundle, dataclasses.replace(ONE_THREAD, batch_tokens=200), test)
 
 
-def test_a_model_that_is_drained_ends_what_has_begun_and_refuses_the_rest(bloom_bundle: Path) -> None:
+def test_a_drained_model_completes_started_requests_and_refuses_the_rest(bloom_bundle: Path) -> None:
     listener = Listener()
 
     async def test(model: Model) -> None:
@@ -172,7 +172,7 @@ def test_a_model_that_is_drained_ends_what_has_begun_and_refuses_the_rest(bloom_
     with_model(bloom_bundle, ONE_THREAD, test, listener)
 
 
-def test_closing_a_model_in_the_middle_of_its_work_ends_it_all(bloom_bundle: Path) -> None:
+def test_closing_a_busy_model_ends_all_requests(bloom_bundle: Path) -> None:
     async def test(model: Model) -> None:
         tasks = [asyncio.create_task(model.analyze(CAPITALS, PREDICTING)) for _ in range(20)]
         await asyncio.sleep(0.01)
@@ -186,7 +186,7 @@ def test_closing_a_model_in_the_middle_of_its_work_ends_it_all(bloom_bundle: Pat
     with_model(bloom_bundle, ONE_THREAD, test)
 
 
-def test_a_model_says_when_it_hangs(bloom_bundle: Path) -> None:
+def test_a_model_reports_hangs(bloom_bundle: Path) -> None:
     changes: list[bool] = []
 
     async def test() -> None:
@@ -205,7 +205,7 @@ def test_a_model_says_when_it_hangs(bloom_bundle: Path) -> None:
 
 
 def test_keys_and_values_of_the_same_prompts_are_counted_once(bloom_bundle: Path) -> None:
-    """Two requests fit where they ask about the same long prompts, and do not where the prompts differ."""
+    """Two requests fit into the queue if they have the same long prompts, but not if the prompts differ."""
 
     def long(word: str) -> Group:
         return Group(word, tuple(Row(row.label, f"{word} " + row.prompt * 9) for row in CAPITALS.rows))
@@ -222,7 +222,7 @@ def test_keys_and_values_of_the_same_prompts_are_counted_once(bloom_bundle: Path
         size = 2**10
         while not await admitted(size, long("one")):
             size += size // 8
-        size += size // 2  # of a group as large, half fits beside it
+        size += size // 2  # only half of a second group of this size fits in addition
         assert await admitted(size, long("one"), dataclasses.replace(long("one"), id="again"))
         assert not await admitted(size, long("one"), long("two"))
 

@@ -1,4 +1,4 @@
-"""Models come and go while others, and they themselves, are asked."""
+"""Models are loaded, replaced and unloaded while requests run on them and on others."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ async def listed(live: Live) -> list[str]:
 
 
 async def status(live: Live, model: str) -> int:
-    asked = health_pb2.HealthCheckRequest(service=health_name(model))
-    return (await health_pb2_grpc.HealthStub(live.channel).Check(asked)).status
+    request = health_pb2.HealthCheckRequest(service=health_name(model))
+    return (await health_pb2_grpc.HealthStub(live.channel).Check(request)).status
 
 
 @pytest.fixture
 def bundles(bloom_bundle: Path, tmp_path: Path) -> Path:
-    """A folder with two bundles, a damaged one, a link that leads outside, and something that is no bundle."""
+    """A folder with two bundles, a damaged one, a link to the outside, and a folder that is not a bundle."""
     folder = tmp_path / "bundles"
     shutil.copytree(bloom_bundle, folder / "one")
     shutil.copytree(bloom_bundle, folder / "family" / "two")
@@ -85,14 +85,14 @@ def test_models_are_loaded_and_unloaded_under_traffic(bloom_bundle: Path, bundle
     asyncio.run(conversation())
 
 
-def test_what_runs_on_a_model_ends_though_it_is_unloaded_and_nothing_new_begins(bloom_bundle: Path) -> None:
+def test_an_unloaded_model_completes_running_requests_and_accepts_no_new_ones(bloom_bundle: Path) -> None:
     async def conversation() -> None:
         model = load(bloom_bundle, kind=Finishing)
         async with serving(model) as live:
             stream = live.stub.AnalyzeGroups()
             await stream.write(service_pb2.AnalyzeGroupsRequest(model=NAME, group=group("a")))
             alone = asyncio.ensure_future(live.stub.AnalyzeGroup(request()))
-            await until(lambda: model.inside == 2)
+            await until(lambda: model.in_flight == 2)
             unloading = asyncio.ensure_future(live.stub.UnloadModel(service_pb2.UnloadModelRequest(model=NAME)))
             await until(lambda: not live.registry.models)
             await stream.write(service_pb2.AnalyzeGroupsRequest(group=group("b")))
@@ -116,12 +116,12 @@ def _plain_group() -> tuple[object, object]:
     return Group("x", (Row("en", "The capital"),)), Analysis()
 
 
-def test_a_model_is_replaced_at_one_stroke(bloom_bundle: Path, bundles: Path) -> None:
+def test_a_model_is_replaced_atomically(bloom_bundle: Path, bundles: Path) -> None:
     async def conversation() -> None:
         old = load(bloom_bundle, kind=Finishing)
         async with serving(old, bundles_folder=bundles) as live:
             running = asyncio.ensure_future(live.stub.AnalyzeGroup(request()))
-            await until(lambda: old.inside == 1)
+            await until(lambda: old.in_flight == 1)
             await live.stub.LoadModel(service_pb2.LoadModelRequest(bundle="one", name=NAME))
             assert await listed(live) == [NAME]
             assert (await live.stub.AnalyzeGroup(request(group_id="new"))).result.group_id == "new"
@@ -178,7 +178,7 @@ def test_without_a_folder_nothing_can_be_loaded(bloom_bundle: Path) -> None:
     asyncio.run(conversation())
 
 
-def test_loading_goes_on_without_the_one_who_asked_and_what_is_late_is_closed(bloom_bundle: Path) -> None:
+def test_loading_continues_without_its_caller_and_a_late_model_is_closed(bloom_bundle: Path) -> None:
     async def conversation() -> None:
         slow = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -213,7 +213,7 @@ def test_loading_goes_on_without_the_one_who_asked_and_what_is_late_is_closed(bl
     asyncio.run(conversation())
 
 
-def test_a_load_that_takes_too_long_fails_and_what_comes_of_it_is_closed(bloom_bundle: Path) -> None:
+def test_a_load_that_takes_too_long_fails_and_its_model_is_closed(bloom_bundle: Path) -> None:
     async def conversation() -> None:
         go = threading.Event()
         closed = []
@@ -265,7 +265,7 @@ def test_a_check_that_takes_too_long_fails_the_load(bloom_bundle: Path) -> None:
     asyncio.run(conversation())
 
 
-def test_closing_waits_no_longer_than_a_moment_for_a_load(bloom_bundle: Path) -> None:
+def test_close_waits_for_a_load_for_a_limited_time(bloom_bundle: Path) -> None:
     async def conversation() -> None:
         go = threading.Event()
 
@@ -287,7 +287,7 @@ def test_closing_waits_no_longer_than_a_moment_for_a_load(bloom_bundle: Path) ->
     asyncio.run(conversation())
 
 
-def test_health_is_red_while_a_pass_hangs(bloom_bundle: Path) -> None:
+def test_a_model_is_unhealthy_while_a_pass_hangs(bloom_bundle: Path) -> None:
     class Hanging(Finishing):
         stuck = False
 
@@ -319,14 +319,14 @@ def test_health_is_red_while_a_pass_hangs(bloom_bundle: Path) -> None:
 def test_a_model_that_is_being_checked_is_closed_with_the_registry(bloom_bundle: Path) -> None:
     checked = 0
 
-    async def check_for_ever(model: Model) -> None:
+    async def check_forever(model: Model) -> None:
         nonlocal checked
         while True:
             await check_probe(model)
             checked += 1
 
     async def conversation() -> None:
-        registry = Registry(lambda folder, name, _: Model.load(folder, name, Settings(threads=1)), check_for_ever)
+        registry = Registry(lambda folder, name, _: Model.load(folder, name, Settings(threads=1)), check_forever)
         loading = asyncio.create_task(registry.load(bloom_bundle, NAME))
         await until(lambda: checked > 1)
         assert not registry.models

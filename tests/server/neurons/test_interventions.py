@@ -56,7 +56,7 @@ def edits_of(
 
 
 def applied(edit: Edit | None, activations: np.ndarray) -> np.ndarray:
-    """What the graph makes of activations `[layers, neurons]` under an edit."""
+    """Apply an edit to activations `[layers, neurons]` as the graph does."""
     if edit is None:
         return activations
     changed = activations.copy()
@@ -72,14 +72,14 @@ A = ACTIVATIONS[0]
     ("action", "value"),
     [(Deactivate(), 0.0), (Override(7.5), 7.5), (Scale(-3.0), -6.0), (Add(0.5), 2.5), (Convert(9.0), 2.0)],
 )
-def test_actions_change_the_chosen_neuron_alone(action: Action, value: float) -> None:
+def test_actions_change_only_the_selected_neuron(action: Action, value: float) -> None:
     (edits, _) = edits_of([on(action, (0, 2))], [BASELINE], FLOAT)
     expected = A.copy()
     expected[0, 2] = value
     assert (applied(edits.of("decoder").at, A) == expected).all()
 
 
-def test_one_number_a_neuron_is_in_the_order_of_layers_and_of_neurons() -> None:
+def test_values_per_neuron_are_ordered_by_layer_and_neuron() -> None:
     neurons = [(1, 2), (0, 0), (1, 1)]
     for action, expected in (
         (Override(0, (5.0, 6.0, 7.0)), [[5.0, A[0, 1], 2.0], [A[1, 0], 6.0, 7.0]]),
@@ -91,12 +91,12 @@ def test_one_number_a_neuron_is_in_the_order_of_layers_and_of_neurons() -> None:
         assert other.of("decoder").at is edits.of("decoder").at, "rows share an edit that is the same"
 
 
-def test_numbers_belong_to_the_whole_set_where_layers_narrow_it() -> None:
+def test_values_per_neuron_refer_to_the_set_before_the_restriction_to_layers() -> None:
     (edits, _) = edits_of([on(Override(0, (5.0, 6.0, 7.0)), (0, 0), (1, 1), (1, 2), layers=(1,))], [BASELINE], FLOAT)
     assert applied(edits.of("decoder").at, A).tolist() == [A[0].tolist(), [A[1, 0], 6.0, 7.0]]
 
 
-def test_a_number_a_neuron_of_one_component_leaves_the_other_alone() -> None:
+def test_values_per_neuron_of_one_component_do_not_edit_the_other() -> None:
     selection = ByNeuron("decoder", 2, 3, pack_bits(np.ones((2, 3), dtype=np.bool_)))
     intervention = Intervention(selection, Add(0, (1.0,) * 6))
     (edits, _) = edits_of([intervention], [ENCODER, DECODER], FLOAT)
@@ -130,7 +130,7 @@ def test_convert_follows_the_threshold_of_the_baseline() -> None:
     assert applied(first.of("decoder").at, A).tolist() == [[1.0, above_it, 2.0], [A[1, 0], above_it, 4.0]]
 
 
-def test_convert_changes_what_is_inactive_in_the_row() -> None:
+def test_convert_changes_the_neurons_that_are_inactive_in_the_row() -> None:
     first, second = edits_of([on(Convert(9.0), (0, 0), (0, 1), (0, 2), (1, 1))], [BASELINE], FLOAT)
     assert applied(first.of("decoder").at, A).tolist() == [[1.0, 9.0, 2.0], [A[1, 0], 9.0, 4.0]]
     assert applied(second.of("decoder").at, A).tolist() == [[1.0, A[0, 1], 9.0], [A[1, 0], A[1, 1], 4.0]]
@@ -146,14 +146,14 @@ def test_convert_without_a_value_goes_just_above_the_threshold(dtype: type[np.fl
     assert not np.float32(np.nextafter(value, dtype(-math.inf))) > np.float32(threshold)
 
 
-def test_of_two_on_one_neuron_the_later_one_holds() -> None:
+def test_the_later_of_two_interventions_on_one_neuron_wins() -> None:
     (edits, _) = edits_of([on(Scale(2.0), (0, 0), (0, 1)), on(Add(5.0), (0, 0), (1, 2))], [BASELINE], FLOAT)
     assert applied(edits.of("decoder").at, A).tolist() == [[6.0, 2 * A[0, 1], 2.0], [A[1, 0], A[1, 1], 9.0]]
     assert edits.selected == 3
     assert edits.selected_active == 2
 
 
-def test_scopes_say_at_which_positions_each_intervention_acts() -> None:
+def test_interventions_act_at_the_positions_of_their_scope() -> None:
     interventions = [
         on(Add(1.0), (0, 0)),
         on(Add(2.0), (0, 1), scope=Scope.ALL_PROMPT_TOKENS),
@@ -201,7 +201,7 @@ def test_each_component_is_changed_by_its_own_baseline() -> None:
 
 
 @pytest.mark.parametrize(("component", "selected"), [("encoder", 3), ("decoder", 5)])
-def test_a_component_that_is_named_is_changed_alone(component: str, selected: int) -> None:
+def test_only_a_named_component_is_edited(component: str, selected: int) -> None:
     shared = ByType((NeuronType.ALL_SHARED, NeuronType.SPECIFIC))
     (edits, _) = edits_of([Intervention(shared, Deactivate(), component=component)], [ENCODER, DECODER], FLOAT)
     for baseline in (ENCODER, DECODER):
@@ -209,14 +209,14 @@ def test_a_component_that_is_named_is_changed_alone(component: str, selected: in
     assert edits.selected == selected
 
 
-def test_a_row_where_nothing_is_chosen_is_left_alone() -> None:
+def test_a_row_without_selected_neurons_is_not_edited() -> None:
     first, second = edits_of([on(Convert(1.0), (0, 1))], [BASELINE], FLOAT)
     assert first.anywhere
     assert not second.anywhere
     assert (second.selected, second.selected_active) == (1, 1)
 
 
-def test_edits_are_of_the_models_type() -> None:
+def test_edits_have_the_models_dtype() -> None:
     (edits, _) = edits_of([on(Add(1.0), (0, 0)), on(Scale(0.5), (0, 1))], [BASELINE], np.dtype(np.float16))
     assert edits.of("decoder").at is not None
     assert edits.of("decoder").at.mask.dtype == edits.of("decoder").at.override.dtype == np.float16
@@ -225,7 +225,7 @@ def test_edits_are_of_the_models_type() -> None:
 @pytest.mark.parametrize(
     ("action", "adds"), [(Deactivate(), False), (Convert(1.0), True), (Override(0.0), False), (Add(1.0), True)]
 )
-def test_what_keeps_or_drops_a_neuron_is_a_switch(action: Action, adds: bool) -> None:
+def test_masks_of_0_and_1_are_boolean(action: Action, adds: bool) -> None:
     (edits, _) = edits_of([on(action, (0, 1))], [BASELINE], FLOAT)
     edit = edits.of("decoder").at
     assert edit is not None

@@ -36,7 +36,7 @@ SPECIFIC = ByType((NeuronType.SPECIFIC,))
 
 
 def baseline_of(labels: tuple[str, ...] = LABELS, group_id: str = "g", seed: int = 0) -> Baseline:
-    """Random activations, 0.4 of them active, of each row by its label, so that a row can stand in another group."""
+    """Random activations, 40 % active. Each row depends on its label alone, so it is the same in every group."""
     drawn = [np.random.default_rng([seed, *label.encode()]).random((LAYERS, NEURONS)) for label in labels]
     activations = (0.4 - np.stack(drawn)).astype(np.float32)
     return Baseline("decoder", group_id, labels, activations, activations * 3, NORMS)
@@ -54,7 +54,7 @@ def chosen_by(selection: Selection, baseline: Baseline) -> Members:
 
 
 def chosen(selection: Selection, baseline: Baseline) -> list[set[tuple[int, int]]]:
-    """The chosen (layer, neuron) of every row."""
+    """The selected (layer, neuron) pairs of every row."""
     found = np.broadcast_to(chosen_by(selection, baseline), baseline.activity.shape)
     return [set(zip(*map(np.ndarray.tolist, np.nonzero(of_row)), strict=True)) for of_row in found]
 
@@ -62,8 +62,10 @@ def chosen(selection: Selection, baseline: Baseline) -> list[set[tuple[int, int]
 def test_by_type_chooses_the_neurons_of_any_of_the_types() -> None:
     baseline = baseline_of()
     codes = baseline.codes
-    wanted = {(layer, neuron) for layer in range(LAYERS) for neuron in range(NEURONS) if codes[layer, neuron] in (1, 3)}
-    assert chosen(ByType((NeuronType.ALL_SHARED, NeuronType.SPECIFIC)), baseline) == [wanted] * len(LABELS)
+    expected = {
+        (layer, neuron) for layer in range(LAYERS) for neuron in range(NEURONS) if codes[layer, neuron] in (1, 3)
+    }
+    assert chosen(ByType((NeuronType.ALL_SHARED, NeuronType.SPECIFIC)), baseline) == [expected] * len(LABELS)
 
 
 def test_set_algebra() -> None:
@@ -75,7 +77,7 @@ def test_set_algebra() -> None:
     assert chosen(Difference((a,)), baseline) == chosen(a, baseline)
 
 
-def test_neurons_of_another_component_are_none() -> None:
+def test_neurons_of_another_component_select_nothing() -> None:
     elsewhere = dataclasses.replace(explicit((0, 1)), component="encoder")
     assert chosen(elsewhere, baseline_of()) == [set()] * len(LABELS)
 
@@ -97,11 +99,11 @@ def test_a_control_of_everything_active_is_everything_active() -> None:
     assert (chosen_by(Control(everything, ControlKind.RANDOM_ACTIVE), baseline) == baseline.activity).all()
 
 
-def test_controls_depend_on_the_group_the_row_the_draw_and_the_seed_and_on_nothing_else() -> None:
+def test_controls_depend_only_on_group_row_draw_and_seed() -> None:
     control = Control(explicit((0, 1), (0, 2), (1, 0), (2, 5)), ControlKind.RANDOM)
     once = chosen(control, baseline_of())
     assert chosen(control, baseline_of()) == once
-    # In other company, in another place of the group, with other activity.
+    # With other rows, at another index of the group, with other activations.
     assert chosen(control, baseline_of(("zh", "de", "en"), seed=7))[2] == once[0]
     assert len({frozenset(of_row) for of_row in once}) == len(LABELS)
     for other in (dataclasses.replace(control, draw=1), dataclasses.replace(control, seed=1)):
@@ -109,12 +111,12 @@ def test_controls_depend_on_the_group_the_row_the_draw_and_the_seed_and_on_nothi
     assert chosen(control, baseline_of(group_id="h"))[0] != once[0]
 
 
-def test_the_ids_of_seed_draw_group_and_row_do_not_run_into_each_other() -> None:
+def test_seed_draw_group_and_row_are_hashed_unambiguously() -> None:
     control = Control(explicit((0, 1), (0, 2), (0, 3)), ControlKind.RANDOM)
     assert chosen(control, baseline_of(("n", "x"), group_id="ge"))[0] != chosen(control, baseline_of(("en", "x")))[0]
 
 
-def test_a_draw_is_the_same_for_ever() -> None:
+def test_a_draw_never_changes() -> None:
     """Resumed and repeated analyses must find the controls of the first run, in any version of numpy."""
     control = Control(explicit((0, 1), (0, 2), (2, 5)), ControlKind.RANDOM, draw=3, seed=2**64 - 1)
     assert chosen(control, baseline_of())[0] == {(0, 28), (0, 40), (2, 7)}
@@ -142,7 +144,7 @@ def test_top_contributors_are_those_of_the_definition_row_by_row(by: ByContribut
             assert {neuron for at, neuron in found if at == layer} == top
 
 
-def test_a_number_of_top_contributors_comes_before_a_share() -> None:
+def test_top_k_takes_precedence_over_top_fraction() -> None:
     found = chosen_by(ByContribution(0.5, top_k=2), baseline_of())
     assert (found.sum(axis=-1) == 2).all()
     assert found[:, :, :].tolist() == chosen_by(ByContribution(2 / NEURONS), baseline_of()).tolist()
@@ -157,8 +159,8 @@ def masses(found: np.ndarray, baseline: Baseline) -> np.ndarray:
 def test_a_control_of_mass_draws_neurons_until_their_contributions_add_up(of: ByType, draw: int) -> None:
     baseline = baseline_of()
     found = chosen_by(Control(of, ControlKind.RANDOM_MASS, draw), baseline)
-    wanted = masses(chosen_by(of, baseline), baseline)
-    # The random order is that of the controls of a size: each of them begins the next larger one.
+    target = masses(chosen_by(of, baseline), baseline)
+    # The random order is that of the controls by size: each is a subset of the next larger one.
     order = [
         chosen_by(Control(explicit(*((0, n) for n in range(k))), ControlKind.RANDOM, draw), baseline) for k in range(51)
     ]
@@ -166,10 +168,10 @@ def test_a_control_of_mass_draws_neurons_until_their_contributions_add_up(of: By
         sums = [masses(drawn, baseline)[row, 0] for drawn in order]
         k = found[row, 0].sum()
         assert (found[row, 0] == order[k][row, 0]).all()
-        assert abs(sums[k] - wanted[row, 0]) == min(abs(one - wanted[row, 0]) for one in sums)
+        assert abs(sums[k] - target[row, 0]) == min(abs(mass - target[row, 0]) for mass in sums)
 
 
-def test_a_control_of_the_mass_of_nothing_is_nothing_and_of_everything_all_that_contributes() -> None:
+def test_a_mass_control_of_nothing_is_empty_and_of_everything_has_all_contributors() -> None:
     baseline = baseline_of()
     assert not chosen_by(Control(explicit(), ControlKind.RANDOM_MASS), baseline).any()
     everything = chosen_by(Control(ByType(tuple(NeuronType)), ControlKind.RANDOM_MASS), baseline)
@@ -185,9 +187,9 @@ def test_the_mass_that_is_drawn_is_within_half_of_one_contribution(
 ) -> None:
     places = np.broadcast_to(np.arange(contributions.shape[-1], dtype=np.uint64), contributions.shape)
     priorities = np.random.default_rng(seed).permuted(places, axis=-1)
-    wanted = share * contributions.sum(axis=-1, dtype=np.float64)
-    counts = counts_of_mass(priorities, contributions, wanted)
+    target = share * contributions.sum(axis=-1, dtype=np.float64)
+    counts = counts_of_mass(priorities, contributions, target)
     drawn = lowest(priorities, np.ones_like(contributions, dtype=np.bool_), counts)
     assert (drawn.sum(axis=-1) == counts).all()
-    gap = np.abs(np.where(drawn, contributions, 0).sum(axis=-1, dtype=np.float64) - wanted)
+    gap = np.abs(np.where(drawn, contributions, 0).sum(axis=-1, dtype=np.float64) - target)
     assert (gap <= contributions.max(axis=-1) / 2 + 1e-9).all()

@@ -1,4 +1,4 @@
-"""Raw activations: those of transformers, of what was asked for, however little room there is."""
+"""Raw activations match those of transformers, for every request and every batch size."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_all_positions_are_those_of_transformers(
 
 @pytest.mark.parametrize("family", [family for family in CONFIGS if family not in ENCODER_DECODERS])
 @pytest.mark.parametrize("positions", [(), (-1,), (39, 3, -40, 3), (5, 6)])
-def test_little_room_changes_nothing(
+def test_small_batches_do_not_change_the_values(
     family: str, positions: tuple[int, ...], random_model: Callable[[str], RandomModel]
 ) -> None:
     bundle = random_model(family).bundle
@@ -65,17 +65,17 @@ def test_little_room_changes_nothing(
         neurons = [1, 5, 60] if layer.values.shape[1] == 3 else range(layer.values.shape[1])
         expected = everything[layer.layer].values[np.ix_(chosen, neurons)]
         np.testing.assert_allclose(layer.values, expected, atol=1e-5)
-    all_fit = family == "xglm" and positions == (39, 3, -40, 3)  # in one piece for each capture, just so
+    all_fit = family == "xglm" and positions == (39, 3, -40, 3)  # each capture just fits into one chunk
     assert len(cramped.runs) > 2 or all_fit
 
 
-def test_what_comes_after_the_last_position_is_not_run(bloom_bundle: Path) -> None:
+def test_tokens_after_the_last_requested_position_are_not_run(bloom_bundle: Path) -> None:
     recorder = Recorder()
     captured(bloom_bundle, Capture(positions=(3, 7)), recorder=recorder)
     assert recorder.tokens == 8
 
 
-def test_a_prompt_without_such_a_position_is_refused(bloom_bundle: Path) -> None:
+def test_positions_outside_the_prompt_are_refused(bloom_bundle: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"it has 40 tokens \(0 to 39, or -40 to -1 from its end\)") as refusal:
         captured(bloom_bundle, Capture(positions=(0, 40, -41)))
     assert [violation.field for violation in refusal.value.violations] == ["positions[1]", "positions[2]"]
@@ -86,7 +86,7 @@ def test_the_encoder_of_an_encoder_decoder_must_be_named(random_model: Callable[
         captured(random_model("mt0").bundle, Capture())
 
 
-def test_a_capture_that_is_left_leaves_the_house(bloom_bundle: Path) -> None:
+def test_an_abandoned_capture_frees_its_capacity(bloom_bundle: Path) -> None:
     async def leave(model: Model) -> None:
         layers = model.capture(ROW, Capture(), ANYONE)
         await anext(layers)

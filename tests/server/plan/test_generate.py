@@ -1,4 +1,4 @@
-"""Continuations, token by token: the analysis' own and transformers' greedy ones, and text that is always whole."""
+"""Streamed generation matches the analysis and transformers' greedy decoding; its text has only whole characters."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def generated(
 
 @pytest.mark.parametrize("scope", [None, *Scope], ids=str)
 @pytest.mark.parametrize("family", CONFIGS)
-def test_continuations_are_those_of_transformers_with_hooks(
+def test_generated_tokens_match_transformers_with_hooks(
     family: str, scope: Scope | None, random_model: Callable[[str], RandomModel]
 ) -> None:
     _, checkpoint, bundle = random_model(family)
@@ -78,16 +78,16 @@ def test_continuations_are_those_of_transformers_with_hooks(
         selection = ByNeuron("decoder", *neurons.shape, pack_bits(neurons))
         interventions = (Intervention(selection, Deactivate(), scope=scope),)
         changes = [Change(neurons, torch.zeros_like, scope.before_last, scope.generated)]
-    said = generated(bundle, interventions)
-    tokens = [token.id for token in said]
+    streamed = generated(bundle, interventions)
+    tokens = [token.id for token in streamed]
     assert tokens == reference.greedy(model, prompt, changes, 12, {EOS})
     logits = reference.logits(model, prompt, tokens[:-1], changes)
     expected = [definitions.log_probability(row, token) for row, token in zip(logits, tokens, strict=True)]
-    assert [token.log_probability for token in said] == pytest.approx(expected, abs=TOLERANCE)
+    assert [token.log_probability for token in streamed] == pytest.approx(expected, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("family", ["bloom", "mt0"])
-def test_continuations_are_those_of_the_analysis(family: str, random_model: Callable[[str], RandomModel]) -> None:
+def test_generated_tokens_match_the_analysis(family: str, random_model: Callable[[str], RandomModel]) -> None:
     bundle = random_model(family).bundle
     top = ByContribution(top_fraction=0.5)
     changes = {
@@ -104,48 +104,48 @@ def test_continuations_are_those_of_the_analysis(family: str, random_model: Call
             result = await model.analyze(Group("", (ROW,)), analysis)
             for variant in result.variants:
                 parts = (changes[variant.name],) if variant.name in changes else ()
-                said = [token async for token in model.generate(ROW, parts, 0.0, 9, past_newlines=False)]
-                assert tuple(token.id for token in said) == variant.predictions[0].token_ids
-                assert "".join(token.text for token in said).strip() == variant.predictions[0].text
+                streamed = [token async for token in model.generate(ROW, parts, 0.0, 9, past_newlines=False)]
+                assert tuple(token.id for token in streamed) == variant.predictions[0].token_ids
+                assert "".join(token.text for token in streamed).strip() == variant.predictions[0].text
 
     asyncio.run(both())
 
 
-def test_eos_ends_a_continuation_and_is_not_given(bloom_bundle: Path, tmp_path: Path) -> None:
+def test_eos_ends_generation_and_is_not_yielded(bloom_bundle: Path, tmp_path: Path) -> None:
     tokens = [token.id for token in generated(bloom_bundle)]
-    place = next(place for place in range(1, len(tokens)) if tokens[place] not in tokens[:place])
-    ended = changed_bundle(bloom_bundle, tmp_path / "bundle", eos=tokens[place])
-    assert [token.id for token in generated(ended)] == tokens[:place]
+    index = next(index for index in range(1, len(tokens)) if tokens[index] not in tokens[:index])
+    ended = changed_bundle(bloom_bundle, tmp_path / "bundle", eos=tokens[index])
+    assert [token.id for token in generated(ended)] == tokens[:index]
 
 
-def test_a_newline_ends_a_continuation_unless_it_goes_on(bloom_bundle: Path, tmp_path: Path) -> None:
+def test_a_newline_ends_generation_unless_past_newlines(bloom_bundle: Path, tmp_path: Path) -> None:
     tokens = [token.id for token in generated(bloom_bundle)]
-    place = next(place for place in range(1, len(tokens)) if tokens[place] not in tokens[:place])
-    ended = changed_bundle(bloom_bundle, tmp_path / "bundle", newline=tokens[place])
+    index = next(index for index in range(1, len(tokens)) if tokens[index] not in tokens[:index])
+    ended = changed_bundle(bloom_bundle, tmp_path / "bundle", newline=tokens[index])
     row = Row("en", tuple(Tokenizer.from_file(str(bloom_bundle / "tokenizer.json")).encode(str(ROW.prompt)).ids))
-    assert [token.id for token in generated(ended, past_newlines=False, row=row)] == tokens[: place + 1]
+    assert [token.id for token in generated(ended, past_newlines=False, row=row)] == tokens[: index + 1]
     assert [token.id for token in generated(ended, row=row)] == tokens
 
 
-def test_types_cannot_be_asked_for_in_a_single_row(bloom_bundle: Path) -> None:
+def test_selections_by_type_are_refused_for_a_single_row(bloom_bundle: Path) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         generated(bloom_bundle, (Intervention(ByType((NeuronType.ALL_SHARED,)), Deactivate()),))
     assert refusal.value.violations[0].field.startswith("interventions[0].selection")
 
 
-def test_a_continuation_that_cannot_fit_is_refused(bloom_bundle: Path) -> None:
+def test_a_generation_that_exceeds_the_row_limit_is_refused(bloom_bundle: Path) -> None:
     with pytest.raises(InvalidRequest, match="up to 100000 more for the answer") as refusal:
         generated(bloom_bundle, max_tokens=100_000)
     assert refusal.value.violations[0].field == "row.text"
 
 
-def test_numbers_that_overflow_end_a_continuation_with_an_error(bloom_bundle: Path) -> None:
+def test_overflow_ends_generation_with_an_error(bloom_bundle: Path) -> None:
     everything = ByNeuron("", 3, 96, b"\xff" * 36)
     with pytest.raises(NotFinite, match="logits that are not finite after 0 tokens"):
         generated(bloom_bundle, (Intervention(everything, Override(3e38)),))
 
 
-def test_a_continuation_that_is_left_frees_its_place(bloom_bundle: Path) -> None:
+def test_an_abandoned_generation_frees_its_capacity(bloom_bundle: Path) -> None:
     async def leave(model: Model) -> None:
         tokens = model.generate(ROW, (), 0.0, 64, True, ANYONE)
         await anext(tokens)
@@ -168,7 +168,7 @@ def test_a_continuation_that_is_left_frees_its_place(bloom_bundle: Path) -> None
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_the_texts_of_tokens_join_to_the_text_of_all_and_hold_whole_characters(
+def test_streamed_texts_join_to_the_decoded_text_and_hold_whole_characters(
     family: str, random_model: Callable[[str], RandomModel]
 ) -> None:
     text = Text.load(random_model(family).bundle / "tokenizer.json", encoder_decoder=False)

@@ -1,4 +1,4 @@
-"""What a group's baseline says beside types, and what is chosen by it, against transformers and the definitions."""
+"""Contributions, controls and selections that depend on a group's baseline, against transformers and definitions."""
 
 from __future__ import annotations
 
@@ -100,25 +100,25 @@ def threshold_results(result: GroupResult) -> tuple[ThresholdResult, ...]:
     return result.components[-1].thresholds
 
 
-@pytest.mark.parametrize("wanted", [Contribution(neurons=7), Contribution(0.5, top_k=9, raw=True, neurons=NEURONS)])
-def test_contributions_and_the_largest_of_them_at_every_threshold(
-    wanted: Contribution, bloom_bundle: Path, activations: np.ndarray, lengths: np.ndarray
+@pytest.mark.parametrize("options", [Contribution(neurons=7), Contribution(0.5, top_k=9, raw=True, neurons=NEURONS)])
+def test_contributions_and_leading_neurons_at_every_threshold(
+    options: Contribution, bloom_bundle: Path, activations: np.ndarray, lengths: np.ndarray
 ) -> None:
-    values = lengths if wanted.raw else lengths / lengths.sum(axis=-1, keepdims=True)
-    k = wanted.top_k or 5
-    asked = Analysis(THRESHOLDS, contribution=wanted, active_bitmaps=True)
-    for place, found in enumerate(threshold_results(analyze(bloom_bundle, CAPITALS, asked))):
+    values = lengths if options.raw else lengths / lengths.sum(axis=-1, keepdims=True)
+    k = options.top_k or 5
+    analysis = Analysis(THRESHOLDS, contribution=options, active_bitmaps=True)
+    for index, found in enumerate(threshold_results(analyze(bloom_bundle, CAPITALS, analysis))):
         contribution = found.contribution
         assert contribution is not None
         assert contribution.top_k == k
         assert contribution.leading is not None
-        assert len(contribution.top_bitmaps) == (len(CAPITALS.rows) if place == 0 else 0)
+        assert len(contribution.top_bitmaps) == (len(CAPITALS.rows) if index == 0 else 0)
         codes = definitions.type_codes(activations, found.threshold)
         for row, layer in np.ndindex(values.shape[:2]):
             of_layer = values[row, layer]
             best_first = np.argsort(-of_layer)
             top = set(best_first[:k].tolist())
-            if place == 0:
+            if index == 0:
                 bits = unpack_bits(contribution.top_bitmaps[row], (LAYERS, NEURONS))
                 assert set(np.flatnonzero(bits[layer]).tolist()) == top
             for code, members in enumerate(definitions.types(activations, found.threshold)[layer].values()):
@@ -126,13 +126,13 @@ def test_contributions_and_the_largest_of_them_at_every_threshold(
                 total = sum(of_layer[neuron] for neuron in members)
                 np.testing.assert_allclose(contribution.sums[row, layer, code], total, rtol=1e-4, atol=1e-5)
             leading = contribution.leading.neurons[row, layer]
-            assert len(set(leading.tolist())) == wanted.neurons
-            np.testing.assert_allclose(of_layer[leading], of_layer[best_first[: wanted.neurons]], rtol=1e-4)
+            assert len(set(leading.tolist())) == options.neurons
+            np.testing.assert_allclose(of_layer[leading], of_layer[best_first[: options.neurons]], rtol=1e-4)
             np.testing.assert_allclose(contribution.leading.values[row, layer], of_layer[leading], rtol=1e-4, atol=1e-6)
             assert (contribution.leading.codes[row, layer] == codes[layer, leading]).all()
 
 
-def test_top_contributors_are_counted_and_not_sent_without_bitmaps(bloom_bundle: Path) -> None:
+def test_top_contributors_are_only_counted_without_bitmaps(bloom_bundle: Path) -> None:
     (found,) = threshold_results(analyze(bloom_bundle, CAPITALS, Analysis(contribution=Contribution())))
     assert found.contribution is not None
     assert found.contribution.top_bitmaps == ()
@@ -165,7 +165,7 @@ def test_top_contributors_are_chosen_in_each_row_by_its_own_baseline(
         (Add(0, NUMBERS), lambda number: lambda a: a + number),
     ],
 )
-def test_one_number_a_neuron(
+def test_actions_with_one_value_per_neuron(
     action: Action,
     of: Callable[[float], Callable[[torch.Tensor], torch.Tensor]],
     bloom_bundle: Path,
@@ -174,9 +174,9 @@ def test_one_number_a_neuron(
 ) -> None:
     result = analyze(bloom_bundle, CAPITALS, replace(PREDICTED, variants=(variant("v", neurons(PLACES), action),)))
     changes = []
-    for place, number in zip(PLACES, NUMBERS, strict=True):
+    for position, number in zip(PLACES, NUMBERS, strict=True):
         alone = np.zeros((LAYERS, NEURONS), dtype=np.bool_)
-        alone[place] = True
+        alone[position] = True
         changes.append(Change(alone, of(number)))
     moved = []
     for row in ROWS:
@@ -210,10 +210,10 @@ def test_convert_to_the_mean_of_the_active_rows(
         assert prediction.selected_neurons == LAYERS * NEURONS
 
 
-def test_what_was_uploaded_is_chosen_by_its_name(bloom_bundle: Path) -> None:
+def test_uploaded_neurons_are_selected_by_name(bloom_bundle: Path) -> None:
     chosen = neurons(PLACES)
 
-    def asked_for(selection: Selection) -> Analysis:
+    def analysis_of(selection: Selection) -> Analysis:
         actions = {"off": Deactivate(), "set": Override(0, NUMBERS)}
         return replace(PREDICTED, variants=tuple(variant(name, selection, action) for name, action in actions.items()))
 
@@ -222,24 +222,24 @@ def test_what_was_uploaded_is_chosen_by_its_name(bloom_bundle: Path) -> None:
         async with served(bloom_bundle) as model:
             name = await model.upload(chosen, ann)
             assert await model.upload(replace(chosen, component="decoder"), ann) == name, "the same neurons"
-            said, uploaded = [
-                await model.analyze(CAPITALS, asked_for(selection), ann) for selection in (chosen, ByUpload(name))
+            explicit, uploaded = [
+                await model.analyze(CAPITALS, analysis_of(selection), ann) for selection in (chosen, ByUpload(name))
             ]
-            for one, other in zip(said.variants, uploaded.variants, strict=True):
+            for one, other in zip(explicit.variants, uploaded.variants, strict=True):
                 for mine, theirs in zip(one.predictions, other.predictions, strict=True):
                     assert mine.gold_log_probability == pytest.approx(theirs.gold_log_probability, abs=1e-5)
             with pytest.raises(UploadNotFound, match=name):
-                await model.analyze(CAPITALS, asked_for(ByUpload(name)), bob)
+                await model.analyze(CAPITALS, analysis_of(ByUpload(name)), bob)
             with pytest.raises(InvalidRequest, match="expected the 3 layers of 96"):
                 await model.upload(replace(chosen, layers=2), ann)
-            few = asked_for(ByUpload(await model.upload(neurons(PLACES[:2]), ann)))
+            few = analysis_of(ByUpload(await model.upload(neurons(PLACES[:2]), ann)))
             with pytest.raises(InvalidRequest, match=r"override.values: has 6 numbers.*each of the 2 neurons"):
                 await model.analyze(CAPITALS, few, ann)
 
     asyncio.run(ask())
 
 
-def test_draws_of_every_control_differ_from_each_other_and_are_the_same_again(bloom_bundle: Path) -> None:
+def test_draws_of_every_control_differ_and_are_reproducible(bloom_bundle: Path) -> None:
     variants = tuple(
         variant(f"{kind} {draw}", Control(ByContribution(0.2), kind, draw, seed=7), Deactivate())
         for kind in ControlKind

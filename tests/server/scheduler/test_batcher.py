@@ -363,7 +363,7 @@ def test_a_step_that_can_never_run_is_refused_at_once_with_the_limit(gate: Gate)
 
 
 def test_components_share_a_thread_and_its_turns(gate: Gate) -> None:
-    """Whoever came first has the first turn, and what waits meanwhile runs in one batch."""
+    """The first request runs first, and the requests that queue meanwhile run in one batch."""
 
     async def test() -> None:
         worker = Worker()
@@ -444,7 +444,7 @@ def test_draining_refuses_what_has_not_begun_and_goes_on_with_the_rest(gate: Gat
                 too_late = asyncio.create_task(batcher.run([scored(7)], Timing()))
                 await until(lambda: batcher.waiting == 10)
                 worker.drain()
-                with pytest.raises(ModelClosed, match="has not come to this request"):
+                with pytest.raises(ModelClosed, match="has not started this request"):
                     await too_late
                 with pytest.raises(ModelClosed):
                     await batcher.run([scored(8)], Timing())

@@ -21,7 +21,7 @@ INTERACTIVE, BULK = Priority.INTERACTIVE, Priority.BULK
 BUDGET = Budget(tokens=64, bytes=5000, sizes=Sizes(key_values=7, activations=31, edits=62, logits=101))
 
 
-def lane(tokens: int = 64, component: str = "decoder", budget: Budget | None = None) -> ComponentQueue:
+def queue(tokens: int = 64, component: str = "decoder", budget: Budget | None = None) -> ComponentQueue:
     def run(steps: Sequence[RowStep]) -> list[StepResult]:
         raise AssertionError("nothing runs here")
 
@@ -38,7 +38,7 @@ class House:
 
     def add(
         self,
-        lane: ComponentQueue,
+        queue: ComponentQueue,
         tenant: str,
         extents: Sequence[Extent | int],
         priority: Priority = INTERACTIVE,
@@ -49,7 +49,7 @@ class House:
         caller = Caller(tenant, priority)
         submission = Submission(caller, begun, [None] * len(extents), len(extents), self.loop.create_future())
         self.queue.add(
-            lane,
+            queue,
             [
                 QueueEntry(
                     RowStep((5,), past),
@@ -95,20 +95,20 @@ def lengths(batch: Batch) -> list[int]:
 
 def test_steps_of_the_oldest_ones_length_go_with_it() -> None:
     with house() as one:
-        one.add(lane(9), "", [3, 30, 1, 3, 29, 3])
+        one.add(queue(9), "", [3, 30, 1, 3, 29, 3])
         assert lengths(one.take()) == [3, 3, 3]
         assert lengths(one.take()) == [30], "the oldest is not left behind, and larger than the batch it runs alone"
 
 
 def test_a_group_of_short_prompts_is_one_batch() -> None:
     with house() as one:
-        one.add(lane(512), "", [6, 16, 9, 12, 7, 14, 11, 10, 15, 8])
+        one.add(queue(512), "", [6, 16, 9, 12, 7, 14, 11, 10, 15, 8])
         assert len(one.take().rows) == 10
 
 
 def test_equals_are_taken_in_the_order_in_which_they_came() -> None:
     with house() as one:
-        only = lane(12)
+        only = queue(12)
         first, second = one.add(only, "", [3] * 3), one.add(only, "", [3] * 3)
         rows = one.take().rows
         assert [waiting.submission for waiting in rows] == [first, first, first, second]
@@ -117,7 +117,7 @@ def test_equals_are_taken_in_the_order_in_which_they_came() -> None:
 
 def test_two_tenants_get_half_each_however_many_steps_they_have() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         one.add(only, "many", [1, 2, 3, 4, 5] * 400, BULK)
         one.add(only, "few", [5, 4] * 40, BULK)
         given: Counter[str] = Counter()
@@ -131,7 +131,7 @@ def test_two_tenants_get_half_each_however_many_steps_they_have() -> None:
 
 def test_tenants_get_the_same_though_their_steps_cannot_share_batches() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         one.add(only, "short", [1] * 2000)
         one.add(only, "long", [30] * 60)
         one.add(only, "mixed", [1, 30] * 200)
@@ -143,7 +143,7 @@ def test_tenants_get_the_same_though_their_steps_cannot_share_batches() -> None:
 
 def test_room_that_one_tenant_leaves_is_filled_by_another() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         one.add(only, "many", [4] * 100)
         one.add(only, "few", [4])
         batch = one.take()
@@ -152,7 +152,7 @@ def test_room_that_one_tenant_leaves_is_filled_by_another() -> None:
 
 def test_who_was_away_is_owed_nothing_and_who_worked_alone_owes_nothing() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         one.add(only, "alone", [1] * 2000)
         for _ in range(20):
             one.take()
@@ -173,7 +173,7 @@ def test_who_was_away_is_owed_nothing_and_who_worked_alone_owes_nothing() -> Non
 
 def test_who_was_alone_and_had_all_it_asked_for_at_once_owes_nothing() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         for _ in range(100):
             one.add(only, "alone", [1] * 60)
             assert len(one.take().rows) == 60
@@ -187,7 +187,7 @@ def test_who_was_alone_and_had_all_it_asked_for_at_once_owes_nothing() -> None:
 
 def test_interactive_steps_overtake_bulk() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         one.add(only, "bulk", [8] * 100, BULK)
         one.take()
         asked = one.add(only, "somebody", [8, 8])
@@ -199,7 +199,7 @@ def test_interactive_steps_overtake_bulk() -> None:
 def test_batches_of_bulk_are_short_while_interactive_requests_come() -> None:
     """The next one waits for the batch that runs."""
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         one.add(only, "bulk", [8] * 100, BULK)
         assert len(one.take().rows) == 8
         one.add(only, "somebody", [8])
@@ -209,7 +209,7 @@ def test_batches_of_bulk_are_short_while_interactive_requests_come() -> None:
 
 def test_interactive_steps_share_their_batches_fully() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         for tenant in "abcdefgh":
             one.add(only, tenant, [8])
         assert len(one.take().rows) == 8
@@ -217,7 +217,7 @@ def test_interactive_steps_share_their_batches_fully() -> None:
 
 def test_bulk_is_not_starved_by_interactive_steps() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         one.add(only, "bulk", [30] * 20, BULK)
         one.take(seconds=2)
         headed = []
@@ -231,7 +231,7 @@ def test_bulk_is_not_starved_by_interactive_steps() -> None:
 
 def test_bulk_that_has_just_come_is_patient() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         one.add(only, "bulk", [30], BULK)
         one.take(seconds=1)
         one.now = 1000.0
@@ -242,7 +242,7 @@ def test_bulk_that_has_just_come_is_patient() -> None:
 
 def test_each_component_has_batches_of_its_own_in_the_same_turns() -> None:
     with house() as one:
-        encoder, decoder = lane(64, "encoder"), lane(64, "decoder")
+        encoder, decoder = queue(64, "encoder"), queue(64, "decoder")
         one.add(encoder, "many", [8] * 200)
         one.add(decoder, "few", [1] * 200)
         one.add(decoder, "many", [1] * 10)
@@ -257,7 +257,7 @@ def test_each_component_has_batches_of_its_own_in_the_same_turns() -> None:
 
 def test_what_has_begun_goes_before_what_has_not() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         one.add(only, "", [30] * 4)
         begun = one.add(only, "", [1] * 64, begun=True)
         one.add(only, "", [1] * 30)
@@ -268,7 +268,7 @@ def test_what_has_begun_goes_before_what_has_not() -> None:
 
 def test_what_little_has_begun_is_joined_by_what_has_not() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         fresh = one.add(only, "", [2] * 100)
         begun = one.add(only, "", [2] * 4, begun=True)
         rows = one.take().rows
@@ -277,7 +277,7 @@ def test_what_little_has_begun_is_joined_by_what_has_not() -> None:
 
 def test_a_request_that_has_not_begun_does_not_wait_for_all_generations_to_end() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         one.add(only, "", [30, 30])
         one.add(only, "", [30, 30])
         headed = []
@@ -289,7 +289,7 @@ def test_a_request_that_has_not_begun_does_not_wait_for_all_generations_to_end()
 
 def test_only_batches_at_the_expense_of_another_request_are_counted() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         for _ in range(20):
             one.add(only, "", [1] * 8, begun=True)
             one.take()
@@ -300,7 +300,7 @@ def test_only_batches_at_the_expense_of_another_request_are_counted() -> None:
 
 def test_batches_at_the_expense_of_a_request_that_had_its_turn_are_counted_no_more() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         one.add(only, "", [30, 30])
         for _ in range(8):
             one.add(only, "", [1] * 8, begun=True)
@@ -313,7 +313,7 @@ def test_batches_at_the_expense_of_a_request_that_had_its_turn_are_counted_no_mo
 
 def test_what_has_begun_overtakes_neither_other_tenants_nor_what_is_urgent() -> None:
     with house() as one:
-        only = lane(64)
+        only = queue(64)
         one.add(only, "begun", [30] * 40, begun=True)
         one.add(only, "new", [30] * 40)
         given: Counter[str] = Counter()
@@ -327,7 +327,7 @@ def test_what_has_begun_overtakes_neither_other_tenants_nor_what_is_urgent() -> 
 
 def test_what_is_dropped_is_gone_and_the_rest_stays_in_order() -> None:
     with house() as one:
-        only = lane(12)
+        only = queue(12)
         one.add(only, "a", [3, 2])
         gone = one.add(only, "a", [3, 3, 2, 9])
         last = one.add(only, "a", [3])
@@ -343,7 +343,7 @@ def test_what_is_dropped_is_gone_and_the_rest_stays_in_order() -> None:
 
 def test_choosing_among_thousands_of_steps_is_quick() -> None:
     with house() as one:
-        only = lane(4096)
+        only = queue(4096)
         for index in range(64):
             extents = [Extent(1 + index % 6, past, scored=1) for past in range(5, 37)]
             one.add(only, f"tenant {index % 8}", extents, BULK)
@@ -381,8 +381,8 @@ ARRIVALS = st.tuples(
 def test_every_step_runs_once_within_the_budget_unless_it_was_dropped(
     arrivals: list[tuple[str, Priority, str, list[Extent], int, bool, bool]],
 ) -> None:
-    """Whoever comes, however urgently, in whatever order, batches in between, and some of them leaving again."""
-    lanes = {name: lane(component=name, budget=BUDGET) for name in ("encoder", "decoder")}
+    """Random arrivals of both priorities, with batches in between and some requests leaving the queue."""
+    queues = {name: queue(component=name, budget=BUDGET) for name in ("encoder", "decoder")}
     with house() as one:
         ran: Counter[tuple[int, int]] = Counter()
         expected: Counter[tuple[int, int]] = Counter()
@@ -399,7 +399,7 @@ def test_every_step_runs_once_within_the_budget_unless_it_was_dropped(
             ran.update((named[waiting.submission], waiting.place) for waiting in batch.rows)
 
         for tenant, priority, component, extents, batches, leaves, begun in arrivals:
-            submission = one.add(lanes[component], tenant, extents, priority, begun=begun)
+            submission = one.add(queues[component], tenant, extents, priority, begun=begun)
             named[submission] = next(numbers)
             for _ in range(batches):
                 if len(one.queue):
@@ -419,7 +419,7 @@ def test_every_step_runs_once_within_the_budget_unless_it_was_dropped(
 
 def test_forks_of_one_prompt_run_together_and_their_prompt_counts_once() -> None:
     sizes = Sizes(key_values=1, layers=10)
-    decoder = lane(budget=Budget(tokens=100, bytes=760, sizes=sizes))
+    decoder = queue(budget=Budget(tokens=100, bytes=760, sizes=sizes))
     pasts = [KeyValues((np.zeros((2, 1, 100, 1), np.float32),)) for _ in range(3)]
     fork = Extent(1, past=100)
     with house() as it:

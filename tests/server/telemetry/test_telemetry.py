@@ -1,4 +1,4 @@
-"""What whoever runs a server sees of it: numbers, lines of the log, spans; and what they must not see."""
+"""Metrics, health, logs and spans of a server, and what must not be in them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def monitored(metrics: Metrics, address: Address = ANY_PORT) -> AbstractContextM
 
 
 def fetched(address: Address, path: str) -> tuple[int, str]:
-    """The status and the body of an answer."""
+    """The status and the body of a response."""
     try:
         with urllib.request.urlopen(f"http://{address}{path}", timeout=5) as answer:
             return answer.status, answer.read().decode()
@@ -60,7 +60,7 @@ def fetched(address: Address, path: str) -> tuple[int, str]:
 
 
 def numbers(address: Address) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """What Prometheus would read."""
+    """The metrics that Prometheus would scrape."""
     _, text = fetched(address, "/metrics")
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -69,7 +69,7 @@ def numbers(address: Address) -> dict[tuple[str, frozenset[tuple[str, str]]], fl
     }
 
 
-def test_numbers_are_those_of_the_calls_and_batches_that_ran(bloom_bundle: Path, tmp_path: Path) -> None:
+def test_metrics_are_those_of_the_calls_and_batches_that_ran(bloom_bundle: Path, tmp_path: Path) -> None:
     token = new_token()
     (tmp_path / "tokens").write_text(f'[tenants.alice]\ntoken_sha256 = ["{token.sha256}"]')
     alice = (("authorization", f"Bearer {token.token}"),)
@@ -105,7 +105,7 @@ def test_numbers_are_those_of_the_calls_and_batches_that_ran(bloom_bundle: Path,
     assert value("neuroglot_queue_depth_tokens", **of_model) == 0
     tokens = value("neuroglot_tokens_total", tenant="alice", **of_model)
     assert tokens > 0
-    assert tokens % 3 == 0  # the same group, thrice
+    assert tokens % 3 == 0  # the same group, three times
     batches = value("neuroglot_batch_seconds_count", **part)
     assert batches > 0
     assert value("neuroglot_batch_rows_count", **part) == batches
@@ -133,7 +133,7 @@ def test_a_batch_counts_as_what_it_was() -> None:
     assert get("neuroglot_model_up", {"model": "n"}) is None
 
 
-def test_numbers_at_an_address_that_is_taken() -> None:
+def test_metrics_at_an_address_that_is_taken() -> None:
     with (
         monitored(Metrics()) as taken,
         pytest.raises(AddressError, match=f"cannot serve metrics on {taken}: Address already in use"),
@@ -178,7 +178,7 @@ def test_refusals_are_counted_by_tenant_and_reason_in_calls_and_on_streams(bloom
 
 
 def test_tenants_beyond_a_thousand_are_counted_together() -> None:
-    """With clients' certificates any common name is a tenant, and each would be a series for ever."""
+    """With client certificates any common name is a tenant, and each would add series."""
     metrics = Metrics()
     for number in range(1500):
         metrics.refused(f"tenant-{number}", "QueueFull")
@@ -230,7 +230,7 @@ class Hanging(Model):
         return self.hangs
 
 
-def test_healthz_is_red_before_the_start_while_all_hangs_and_while_going_down(bloom_bundle: Path) -> None:
+def test_healthz_is_503_before_the_start_while_all_models_hang_and_during_shutdown(bloom_bundle: Path) -> None:
     metrics = Metrics()
     seen: list[tuple[int, str]] = []
 
@@ -251,7 +251,7 @@ def test_healthz_is_red_before_the_start_while_all_hangs_and_while_going_down(bl
 
     with monitored(metrics) as address:
         asyncio.run(conversation(address))
-        assert fetched(address, "/other") == (404, "there are /metrics and /healthz\n")
+        assert fetched(address, "/other") == (404, "unknown path, expected /metrics or /healthz\n")
     assert seen == [
         (503, "the server is starting\n"),
         (200, "ok\n"),
@@ -301,15 +301,15 @@ def test_every_answer_and_every_line_has_the_request_s_name_and_no_line_a_prompt
     assert not [prompt for prompt in PROMPTS.values() if prompt in caplog.text]
 
 
-def test_a_call_that_is_cut_off_is_noted_as_such(bloom_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cancelled_call_is_logged_as_cancelled(bloom_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def conversation() -> None:
         model = load(bloom_bundle, kind=Held)
         async with serving(model) as live:
             assert await live.stub.AnalyzeGroup(request(), timeout=0.3).code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            await until(lambda: model.inside == 0)
+            await until(lambda: model.in_flight == 0)
             call = live.stub.AnalyzeGroup(request())
             asked = asyncio.ensure_future(call.code())
-            await until(lambda: model.inside == 1)
+            await until(lambda: model.in_flight == 1)
             call.cancel()
             await asked
             await until(lambda: len(lines()) == 2)
@@ -330,7 +330,7 @@ def spans() -> Iterator[tuple[Tracing, InMemorySpanExporter]]:
     tracing.close()
 
 
-def test_spans_go_on_with_the_caller_s_trace(bloom_bundle: Path, spans: tuple[Tracing, InMemorySpanExporter]) -> None:
+def test_spans_continue_the_caller_s_trace(bloom_bundle: Path, spans: tuple[Tracing, InMemorySpanExporter]) -> None:
     tracing, exporter = spans
 
     async def conversation() -> None:
@@ -397,8 +397,8 @@ def test_without_its_packages_tracing_is_refused(bloom_bundle: Path, monkeypatch
         asyncio.run(run(deployment, asyncio.Event(), lambda _: None))
 
 
-def test_the_program_writes_json_and_serves_numbers(bloom_bundle: Path) -> None:
-    """All of it together, as a program: environment, metrics, log and a clean end."""
+def test_the_program_writes_json_and_serves_metrics(bloom_bundle: Path) -> None:
+    """End to end, as a program: environment, metrics, log and a clean exit."""
     command = [sys.executable, "-m", "neuroglot", "serve", str(bloom_bundle), "--address", "127.0.0.1:0"]
     flags = ["--metrics-address", "127.0.0.1:0", "--log-format", "json", "--threads", "1"]
     process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

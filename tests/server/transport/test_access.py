@@ -1,4 +1,4 @@
-"""Who may call: tokens, certificates, and what the address says about both."""
+"""Authentication: tokens, certificates, quotas, and which addresses need them."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def request() -> service_pb2.AnalyzeGroupRequest:
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ((), "this server asks for a token: send it as metadata, `authorization: Bearer TOKEN`"),
-        ((("authorization", "Basic abc"),), "asks for a token"),
-        (bearer("ng_guessed"), "the token is not known here"),
-        (bearer(ALICE.sha256), "the token is not known here"),
+        ((), "this server requires a token: send it as metadata, `authorization: Bearer TOKEN`"),
+        ((("authorization", "Basic abc"),), "requires a token"),
+        (bearer("ng_guessed"), "unknown token"),
+        (bearer(ALICE.sha256), "unknown token"),
     ],
 )
-def test_without_a_known_token_nothing_is_answered(
+def test_calls_without_a_known_token_are_refused(
     bloom_bundle: Path, tokens: Path, metadata: tuple[tuple[str, str], ...], message: str
 ) -> None:
     async def conversation() -> None:
@@ -78,17 +78,18 @@ def test_without_a_known_token_nothing_is_answered(
     asyncio.run(conversation())
 
 
-def test_a_token_says_for_whom_and_within_which_quota(bloom_bundle: Path, tokens: Path) -> None:
+def test_a_token_identifies_the_tenant_and_its_quota(bloom_bundle: Path, tokens: Path) -> None:
     async def conversation() -> Watched:
         model = load(bloom_bundle, kind=Watched)
         async with serving(model, access=Access(Tenants(tokens))) as live:
-            asked = service_pb2.GetModelRequest(model=NAME)
+            get_model = service_pb2.GetModelRequest(model=NAME)
             limits = [
-                (await live.stub.GetModel(asked, metadata=bearer(who.token))).model.limits for who in (ALICE, BOB)
+                (await live.stub.GetModel(get_model, metadata=bearer(token.token))).model.limits
+                for token in (ALICE, BOB)
             ]
             assert [limit.tenant_queue_tokens for limit in limits] == [5000, 0]
             assert [limit.tenant_tokens_per_minute for limit in limits] == [60000, 0]
-            assert [limit.tenant_calls for limit in limits] == [3, 256], "by default half of what the server takes"
+            assert [limit.tenant_calls for limit in limits] == [3, 256], "the default is half of the server's limit"
             named = (*bearer(ALICE.token), ("x-request-id", "mine-1"))
             await live.stub.AnalyzeGroup(request(), metadata=named)
             bulk = service_pb2.AnalyzeGroupRequest(model=NAME, group=group(), priority=service_pb2.PRIORITY_BULK)
@@ -104,46 +105,46 @@ def test_a_token_says_for_whom_and_within_which_quota(bloom_bundle: Path, tokens
             )
             return model
 
-    alice, *bobs = asyncio.run(conversation()).callers
-    assert (alice.tenant, alice.quota, alice.priority, alice.request_id) == (
+    from_alice, *from_bob = asyncio.run(conversation()).callers
+    assert (from_alice.tenant, from_alice.quota, from_alice.priority, from_alice.request_id) == (
         "alice",
         Quota(5000, 60000, 3),
         Priority.INTERACTIVE,
         "mine-1",
     )
-    assert [(bob.tenant, bob.quota) for bob in bobs] == [("bob", Quota())] * 3
-    assert [bob.priority for bob in bobs] == [Priority.BULK, Priority.BULK, Priority.INTERACTIVE]
+    assert [(caller.tenant, caller.quota) for caller in from_bob] == [("bob", Quota())] * 3
+    assert [caller.priority for caller in from_bob] == [Priority.BULK, Priority.BULK, Priority.INTERACTIVE]
 
 
-def test_a_tenant_has_its_share_of_the_calls_and_leaves_the_others_theirs(bloom_bundle: Path, tokens: Path) -> None:
+def test_calls_of_a_tenant_are_limited_and_leave_capacity_for_others(bloom_bundle: Path, tokens: Path) -> None:
     async def conversation() -> None:
         access, limits = Access(Tenants(tokens)), TransportLimits(calls=5)
         async with serving(load(bloom_bundle), access=access, limits=limits) as live:
 
-            async def refused(who: NewToken) -> str:
+            async def refused(token: NewToken) -> str:
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await live.stub.ListModels(service_pb2.ListModelsRequest(), metadata=bearer(who.token))
+                    await live.stub.ListModels(service_pb2.ListModelsRequest(), metadata=bearer(token.token))
                 answer = said(caught.value)
                 assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
                 assert answer.retry_seconds == 1.0
                 return answer.message
 
-            def stream(who: NewToken) -> grpc.aio.StreamStreamCall:
-                return live.stub.AnalyzeGroups(metadata=bearer(who.token))
+            def stream(token: NewToken) -> grpc.aio.StreamStreamCall:
+                return live.stub.AnalyzeGroups(metadata=bearer(token.token))
 
-            async def running(who: NewToken, group_id: str) -> grpc.aio.StreamStreamCall:
-                call = stream(who)
+            async def running(token: NewToken, group_id: str) -> grpc.aio.StreamStreamCall:
+                call = stream(token)
                 await call.write(service_pb2.AnalyzeGroupsRequest(model=NAME, group=group(group_id)))
-                assert (await call.read()).group_id == group_id  # and so it is inside
+                assert (await call.read()).group_id == group_id  # so it is counted as running
                 return call
 
             of_alice = [await running(ALICE, str(number)) for number in range(3)]
-            assert "3 calls of yours are running" in await refused(ALICE)
+            assert "3 calls of this tenant are running" in await refused(ALICE)
             of_bob = [await running(BOB, str(number)) for number in range(2)]
-            assert "5 calls are running" in await refused(BOB), "the server's own bound comes first"
+            assert "5 calls are running" in await refused(BOB), "the server's own limit comes first"
             await of_alice[0].done_writing()
             assert await of_alice[0].code() is grpc.StatusCode.OK
-            assert "2 calls of yours are running" in await refused(BOB)
+            assert "2 calls of this tenant are running" in await refused(BOB)
             await live.stub.ListModels(service_pb2.ListModelsRequest(), metadata=bearer(ALICE.token))
             for call in (*of_alice[1:], *of_bob):
                 call.cancel()
@@ -151,15 +152,15 @@ def test_a_tenant_has_its_share_of_the_calls_and_leaves_the_others_theirs(bloom_
     asyncio.run(conversation())
 
 
-def test_a_tenant_has_its_tokens_of_a_minute_and_leaves_the_others_theirs(bloom_bundle: Path, tokens: Path) -> None:
+def test_tokens_per_minute_are_limited_per_tenant(bloom_bundle: Path, tokens: Path) -> None:
     tokens.write_text(tokens.read_text().replace("60000", "100"))
 
     async def conversation() -> None:
         access = Access(Tenants(tokens))
         async with serving(load(bloom_bundle, Settings(threads=1, cache_bytes=0)), access=access) as live:
 
-            def ask(who: NewToken) -> grpc.aio.UnaryUnaryCall:
-                return live.stub.AnalyzeGroup(request(), metadata=bearer(who.token))
+            def ask(token: NewToken) -> grpc.aio.UnaryUnaryCall:
+                return live.stub.AnalyzeGroup(request(), metadata=bearer(token.token))
 
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 for _ in range(100):
@@ -175,25 +176,27 @@ def test_a_tenant_has_its_tokens_of_a_minute_and_leaves_the_others_theirs(bloom_
     asyncio.run(conversation())
 
 
-def test_a_token_that_is_withdrawn_or_new_counts_without_a_restart(bloom_bundle: Path, tokens: Path) -> None:
-    """And what is in the middle of a stream goes on."""
+def test_revoked_and_new_tokens_take_effect_without_a_restart(bloom_bundle: Path, tokens: Path) -> None:
+    """A stream that is open when its token is revoked continues."""
 
     async def conversation() -> None:
         async with serving(load(bloom_bundle), access=Access(Tenants(tokens))) as live:
 
-            async def code(who: NewToken) -> grpc.StatusCode:
-                return await live.stub.ListModels(service_pb2.ListModelsRequest(), metadata=bearer(who.token)).code()
+            async def code(token: NewToken) -> grpc.StatusCode:
+                return await live.stub.ListModels(service_pb2.ListModelsRequest(), metadata=bearer(token.token)).code()
 
             stream = live.stub.AnalyzeGroups(metadata=bearer(BOB.token))
             await stream.write(service_pb2.AnalyzeGroupsRequest(model=NAME, group=group("before")))
             assert (await stream.read()).result.group_id == "before"
             carol = new_token()
-            assert [await code(who) for who in (BOB, carol)] == [grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED]
+            assert await code(BOB) is grpc.StatusCode.OK
+            assert await code(carol) is grpc.StatusCode.UNAUTHENTICATED
             tokens.write_text(tokens.read_text().replace(BOB.sha256, carol.sha256))
             async with asyncio.timeout(10):
                 while await code(carol) is not grpc.StatusCode.OK:
                     await asyncio.sleep(0.05)
-            assert [await code(who) for who in (ALICE, BOB)] == [grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED]
+            assert await code(ALICE) is grpc.StatusCode.OK
+            assert await code(BOB) is grpc.StatusCode.UNAUTHENTICATED
             await stream.write(service_pb2.AnalyzeGroupsRequest(group=group("after")))
             await stream.done_writing()
             assert (await stream.read()).result.group_id == "after"
@@ -201,7 +204,7 @@ def test_a_token_that_is_withdrawn_or_new_counts_without_a_restart(bloom_bundle:
     asyncio.run(conversation())
 
 
-def test_only_those_who_may_load_and_unload(bloom_bundle: Path, tokens: Path) -> None:
+def test_loading_and_unloading_need_may_manage_models(bloom_bundle: Path, tokens: Path) -> None:
     async def conversation() -> None:
         async with serving(load(bloom_bundle), access=Access(Tenants(tokens))) as live:
             for call in (
@@ -217,11 +220,11 @@ def test_only_those_who_may_load_and_unload(bloom_bundle: Path, tokens: Path) ->
     asyncio.run(conversation())
 
 
-def test_health_and_reflection_ask_for_no_token(bloom_bundle: Path, tokens: Path) -> None:
+def test_health_and_reflection_need_no_token(bloom_bundle: Path, tokens: Path) -> None:
     async def conversation(live: Live) -> int:
-        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
         stub = reflection_pb2_grpc.ServerReflectionStub(live.channel)
-        assert [answer async for answer in stub.ServerReflectionInfo(iter([asked]))]
+        assert [answer async for answer in stub.ServerReflectionInfo(iter([request]))]
         return (await health_pb2_grpc.HealthStub(live.channel).Check(health_pb2.HealthCheckRequest())).status
 
     async def serve() -> int:
@@ -231,11 +234,11 @@ def test_health_and_reflection_ask_for_no_token(bloom_bundle: Path, tokens: Path
     assert asyncio.run(serve()) == health_pb2.HealthCheckResponse.SERVING
 
 
-def test_a_stranger_is_refused_before_a_byte_of_the_message_is_read(bloom_bundle: Path, tokens: Path) -> None:
+def test_an_unauthenticated_call_is_refused_before_its_message_is_read(bloom_bundle: Path, tokens: Path) -> None:
     async def conversation() -> grpc.StatusCode:
         async with serving(load(bloom_bundle), access=Access(Tenants(tokens))) as live:
             call = live.channel.stream_unary("/neuroglot.v1.NeuroglotService/AnalyzeGroup")()
-            return await asyncio.wait_for(call.code(), 5)  # nothing has been sent, and nothing will be
+            return await asyncio.wait_for(call.code(), 5)  # the client never sends a message
 
     assert asyncio.run(conversation()) is grpc.StatusCode.UNAUTHENTICATED
 
@@ -248,7 +251,7 @@ def issued(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 async def names(
     target: str, channel_credentials: grpc.ChannelCredentials | None, metadata: tuple[tuple[str, str], ...] = ()
 ) -> list[str]:
-    """The models that a server says it has; a target that does not answer fails within seconds."""
+    """List the names of a server's models; a target that does not respond fails within seconds."""
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
     channel = (
         grpc.aio.secure_channel(target, channel_credentials, options) if channel_credentials else channel_to(target)
@@ -278,7 +281,7 @@ def test_tls_with_a_token(bloom_bundle: Path, tokens: Path, issued: Authority) -
     asyncio.run(conversation())
 
 
-def test_a_client_s_certificate_is_its_name(bloom_bundle: Path, tokens: Path, issued: Authority) -> None:
+def test_a_client_certificate_identifies_the_tenant(bloom_bundle: Path, tokens: Path, issued: Authority) -> None:
     async def code(target: str, name: str | None) -> grpc.StatusCode:
         key, certificate = issued.client(name)
         channel_credentials = grpc.ssl_channel_credentials(issued.root, key, certificate)
@@ -289,9 +292,9 @@ def test_a_client_s_certificate_is_its_name(bloom_bundle: Path, tokens: Path, is
     async def conversation() -> None:
         deployment = Deployment({"b": bloom_bundle}, Address("127.0.0.1", 0), certificates=issued.server, tokens=tokens)
         async with deployed(deployment) as target:
-            assert await code(target, "alice") is grpc.StatusCode.NOT_FOUND  # may manage, but there is no such model
+            assert await code(target, "alice") is grpc.StatusCode.NOT_FOUND  # permitted, but the model does not exist
             assert await code(target, "bob") is grpc.StatusCode.PERMISSION_DENIED
-            assert await code(target, "somebody else") is grpc.StatusCode.PERMISSION_DENIED
+            assert await code(target, "carol") is grpc.StatusCode.PERMISSION_DENIED
             assert await code(target, None) is grpc.StatusCode.UNAUTHENTICATED
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await names(target, grpc.ssl_channel_credentials(issued.root), bearer(ALICE.token))
@@ -300,12 +303,12 @@ def test_a_client_s_certificate_is_its_name(bloom_bundle: Path, tokens: Path, is
     asyncio.run(conversation())
 
 
-def test_a_token_counts_before_a_certificate(tokens: Path, issued: Authority) -> None:
+def test_a_token_takes_precedence_over_a_certificate(tokens: Path, issued: Authority) -> None:
     access = Access(Tenants(tokens), client_certificates=True)
     certificate = {"x509_pem_cert": [issued.client("bob")[1]]}
     assert access.tenant(dict(bearer(ALICE.token)), certificate).name == "alice"
     assert access.tenant({}, certificate).name == "bob"
-    with pytest.raises(Unauthenticated, match="not known"):
+    with pytest.raises(Unauthenticated, match="unknown token"):
         access.tenant(dict(bearer("wrong")), certificate)
     assert Access(client_certificates=True).tenant({}, certificate) == Tenant("bob")
     assert Access().tenant(dict(bearer("whatever")), {}).name == ""
@@ -320,12 +323,12 @@ TLS = Certificates(Path("c"), Path("k"))
         ("127.0.0.1:1", None, None, ""),
         ("0.0.0.0:1", None, None, "neither encrypted nor authenticated"),
         ("0.0.0.0:1", None, Path("t"), "traffic is not encrypted"),
-        ("0.0.0.0:1", TLS, None, "nobody asks who calls"),
+        ("0.0.0.0:1", TLS, None, "calls are not authenticated"),
         ("0.0.0.0:1", TLS, Path("t"), ""),
         ("0.0.0.0:1", TLS._replace(client_ca=Path("a")), None, ""),
     ],
 )
-def test_an_address_that_others_reach_needs_tls_and_somebody_who_asks(
+def test_a_non_loopback_address_needs_tls_and_authentication(
     address: str, certificates: Certificates | None, file: Path | None, exposure: str
 ) -> None:
     deployment = Deployment({}, Address.parse(address), certificates=certificates, tokens=file)
@@ -334,16 +337,16 @@ def test_an_address_that_others_reach_needs_tls_and_somebody_who_asks(
 
 
 @pytest.mark.parametrize(("address", "exposed"), [("0.0.0.0:9464", True), ("[::]:0", True), ("127.0.0.1:9464", False)])
-def test_metrics_that_others_reach_are_an_exposure_of_their_own(address: str, exposed: bool) -> None:
+def test_metrics_on_a_non_loopback_address_are_reported_too(address: str, exposed: bool) -> None:
     calls_are_safe = {"certificates": TLS._replace(client_ca=Path("a")), "tokens": Path("t")}
     deployment = Deployment({}, Address.parse("0.0.0.0:1"), metrics_address=Address.parse(address), **calls_are_safe)
     assert len(deployment.exposures) == exposed
     if exposed:
-        assert f"can reach the metrics on {address}, which ask for no token" in deployment.exposures[0]
+        assert f"can reach the metrics on {address}, which need no token" in deployment.exposures[0]
 
 
-def test_a_request_s_own_name_is_kept_if_it_is_sane() -> None:
+def test_a_caller_s_request_id_is_kept_if_it_is_valid() -> None:
     assert request_id({"x-request-id": "4bf9-2f.A_z/1"}) == "4bf9-2f.A_z/1"
-    made = {request_id({"x-request-id": odd}) for odd in ("", "two words", "new\nline", "é", "x" * 200)}
-    assert len(made) == 5
-    assert all(len(name) == 16 for name in made)
+    generated = {request_id({"x-request-id": invalid}) for invalid in ("", "two words", "new\nline", "é", "x" * 200)}
+    assert len(generated) == 5
+    assert all(len(generated_id) == 16 for generated_id in generated)

@@ -31,7 +31,7 @@ async def health(live: Live, service: str) -> health_pb2.HealthCheckResponse.Ser
     return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
 
 
-def test_health_knows_the_server_the_service_and_each_model(bloom_bundle: Path) -> None:
+def test_health_covers_the_server_the_service_and_each_model(bloom_bundle: Path) -> None:
     async def conversation() -> list[int]:
         async with serving(load(bloom_bundle)) as live:
             known = [await health(live, service) for service in ("", SERVICE_NAME, health_name(NAME))]
@@ -49,7 +49,7 @@ SERVICES = (SERVICE_NAME, "grpc.health.v1.Health", *REFLECTION)
 
 
 def pool_of(files: Iterable[descriptor_pb2.FileDescriptorProto]) -> descriptor_pool.DescriptorPool:
-    """A pool of files that come in any order; each is added after those that it imports."""
+    """Build a pool of files given in any order; each is added after the files that it imports."""
     pool, by_name, added = descriptor_pool.DescriptorPool(), {file.name: file for file in files}, set[str]()
 
     def add(name: str) -> None:
@@ -65,20 +65,20 @@ def pool_of(files: Iterable[descriptor_pb2.FileDescriptorProto]) -> descriptor_p
 
 
 @pytest.mark.parametrize("version", REFLECTION)
-def test_reflection_gives_the_services_and_their_files(bloom_bundle: Path, version: str) -> None:
+def test_reflection_lists_the_services_and_their_files(bloom_bundle: Path, version: str) -> None:
     async def conversation() -> tuple[set[str], dict[str, set[str]]]:
         async with serving(load(bloom_bundle)) as live:
-            ask = live.channel.stream_stream(
+            reflect = live.channel.stream_stream(
                 f"/{version}/ServerReflectionInfo",
                 request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
                 response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
             )
-            asked = [
+            requests = [
                 reflection_pb2.ServerReflectionRequest(list_services=""),
-                *(reflection_pb2.ServerReflectionRequest(file_containing_symbol=one) for one in SERVICES),
+                *(reflection_pb2.ServerReflectionRequest(file_containing_symbol=service) for service in SERVICES),
             ]
-            services, *files = [answer async for answer in ask(iter(asked))]
-            serialized = [one for file in files for one in file.file_descriptor_response.file_descriptor_proto]
+            services, *files = [answer async for answer in reflect(iter(requests))]
+            serialized = [proto for file in files for proto in file.file_descriptor_response.file_descriptor_proto]
             pool = pool_of(map(descriptor_pb2.FileDescriptorProto.FromString, serialized))
             methods = {name: set(pool.FindServiceByName(name).methods_by_name) for name in SERVICES}
             return {service.name for service in services.list_services_response.service}, methods
@@ -101,15 +101,15 @@ def test_two_servers_cannot_share_a_port(bloom_bundle: Path) -> None:
     asyncio.run(conversation())
 
 
-def test_going_down_says_so_takes_nothing_new_and_lets_what_runs_end(bloom_bundle: Path) -> None:
+def test_draining_reports_not_serving_refuses_new_calls_and_finishes_running_ones(bloom_bundle: Path) -> None:
     async def conversation() -> None:
         model, waits = load(bloom_bundle, kind=Finishing), load(bloom_bundle, kind=Held, name="waits")
         async with serving(model, waits) as live:
             running = asyncio.ensure_future(live.stub.AnalyzeGroup(request()))
             waiting = live.stub.AnalyzeGroup(service_pb2.AnalyzeGroupRequest(model="waits", group=group()))
-            asked = asyncio.ensure_future(waiting.code())
-            await until(lambda: model.inside == waits.inside == 1)
-            going_down = asyncio.create_task(live.endpoint.drain(10))
+            waiting_code = asyncio.ensure_future(waiting.code())
+            await until(lambda: model.in_flight == waits.in_flight == 1)
+            draining = asyncio.create_task(live.endpoint.drain(10))
             await asyncio.sleep(0.1)
             assert [await health(live, service) for service in ("", health_name(NAME))] == [NOT_SERVING] * 2
             for late in (
@@ -120,27 +120,27 @@ def test_going_down_says_so_takes_nothing_new_and_lets_what_runs_end(bloom_bundl
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
                     await late
                 assert said(caught.value).code is grpc.StatusCode.UNAVAILABLE
-                assert "going down" in said(caught.value).message
-            assert not going_down.done()
+                assert "the server is shutting down" in said(caught.value).message
+            assert not draining.done()
             waits.go.set()
-            assert await asked is grpc.StatusCode.UNAVAILABLE  # nothing of it had run
-            assert "going down" in await waiting.details()
+            assert await waiting_code is grpc.StatusCode.UNAVAILABLE  # none of it had run
+            assert "shutting down" in await waiting.details()
             model.go.set()
             assert (await running).result.group_id == "FR"
-            await going_down
+            await draining
 
     asyncio.run(conversation())
 
 
-def test_an_idle_server_goes_down_at_once_though_health_is_watched(bloom_bundle: Path) -> None:
+def test_an_idle_server_drains_at_once_even_with_a_health_watcher(bloom_bundle: Path) -> None:
     async def conversation() -> tuple[list[int], float]:
         async with serving(load(bloom_bundle)) as live:
             watch = health_pb2_grpc.HealthStub(live.channel).Watch(health_pb2.HealthCheckRequest(service=""))
             seen = [(await watch.read()).status]
             start = time.monotonic()
-            going_down = asyncio.create_task(live.endpoint.drain(60))
+            draining = asyncio.create_task(live.endpoint.drain(60))
             seen.append((await watch.read()).status)
-            await going_down
+            await draining
             return seen, time.monotonic() - start
 
     seen, seconds = asyncio.run(conversation())
@@ -148,17 +148,17 @@ def test_an_idle_server_goes_down_at_once_though_health_is_watched(bloom_bundle:
     assert seconds < 5
 
 
-def test_what_outlasts_the_grace_is_cut_off(bloom_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_calls_that_outlast_the_grace_are_cancelled(bloom_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def conversation() -> tuple[grpc.StatusCode, int]:
         model = load(bloom_bundle, kind=Held)
         async with serving(model) as live:
             call = live.stub.AnalyzeGroup(request())
             running = asyncio.ensure_future(call.code())
-            await until(lambda: model.inside == 1)
+            await until(lambda: model.in_flight == 1)
             await live.endpoint.drain(0.2)
             await live.endpoint.stop()
             code = await running
-            await until(lambda: model.inside == 0)
+            await until(lambda: model.in_flight == 0)
             return code, model.cancelled
 
     code, cancelled = asyncio.run(conversation())
@@ -173,21 +173,21 @@ async def refused(call: Awaitable[object]) -> Said:
     return said(caught.value)
 
 
-def test_more_calls_than_may_run_are_told_to_come_back_and_health_still_answers(bloom_bundle: Path) -> None:
+def test_calls_over_the_limit_get_a_retry_delay_and_health_still_responds(bloom_bundle: Path) -> None:
     async def conversation() -> None:
         model = load(bloom_bundle, kind=Held)
         async with serving(model, limits=TransportLimits(calls=4)) as live, channel_to(live.target) as channel:
             other = service_pb2_grpc.NeuroglotServiceStub(channel)
             running = [asyncio.ensure_future(live.stub.AnalyzeGroup(request())) for _ in range(2)]
-            await until(lambda: model.inside == 2)
+            await until(lambda: model.in_flight == 2)
             for late in (live.stub.AnalyzeGroup(request()), live.stub.AnalyzeGroups(iter([])).read()):
                 answer = await refused(late)
                 assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-                assert "2 calls of your connection are running" in answer.message
+                assert "2 calls of this connection are running" in answer.message
                 assert answer.retry_seconds == 1.0
             assert await health(live, health_name(NAME)) == SERVING
             running += [asyncio.ensure_future(other.AnalyzeGroup(request())) for _ in range(2)]
-            await until(lambda: model.inside == 4)
+            await until(lambda: model.in_flight == 4)
             assert "4 calls are running" in (await refused(other.ListModels(service_pb2.ListModelsRequest()))).message
             assert await health(live, health_name(NAME)) == SERVING
             model.go.set()
@@ -197,7 +197,7 @@ def test_more_calls_than_may_run_are_told_to_come_back_and_health_still_answers(
     asyncio.run(conversation())
 
 
-def test_calls_that_send_nothing_lock_nobody_out_and_are_ended(bloom_bundle: Path) -> None:
+def test_silent_calls_time_out_without_locking_out_others(bloom_bundle: Path) -> None:
     async def conversation() -> tuple[int, dict[grpc.StatusCode, str]]:
         limits = TransportLimits(request_seconds=1.5)
         async with serving(load(bloom_bundle), limits=limits) as live, channel_to(live.target) as channel:
@@ -214,19 +214,19 @@ def test_calls_that_send_nothing_lock_nobody_out_and_are_ended(bloom_bundle: Pat
             return waiting, details
 
     waiting, details = asyncio.run(conversation())
-    assert waiting >= 64, "another connection was answered while they waited"
+    assert waiting >= 64, "another connection was served while they waited"
     assert details.keys() == {grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED}
-    assert "no whole request was here after 1.5 s" in details[grpc.StatusCode.ABORTED]
+    assert "no complete request arrived within 1.5 s" in details[grpc.StatusCode.ABORTED]
 
 
-def test_connections_are_bounded_and_those_that_say_nothing_are_closed(bloom_bundle: Path) -> None:
-    """Two silent connections keep the third out, until the server gives them up."""
+def test_connections_are_limited_and_silent_ones_are_closed(bloom_bundle: Path) -> None:
+    """Two silent connections lock out a third until the server closes them."""
 
     async def conversation() -> tuple[bytes, float]:
         async with serving(load(bloom_bundle), limits=TransportLimits(connections=2, request_seconds=1.0)) as live:
             host, port = live.target.split(":")
             silent = [await asyncio.open_connection(host, port) for _ in range(2)]
-            await asyncio.sleep(0.2)  # until it has taken them
+            await asyncio.sleep(0.2)  # until the server has accepted them
             reader, writer = await asyncio.open_connection(host, port)
             refused = await asyncio.wait_for(reader.read(), 5)
             start = time.monotonic()
@@ -236,11 +236,11 @@ def test_connections_are_bounded_and_those_that_say_nothing_are_closed(bloom_bun
             return refused, time.monotonic() - start
 
     refused, seconds = asyncio.run(conversation())
-    assert refused == b"", "it is closed without a word"
+    assert refused == b"", "it is closed without data"
     assert seconds < 15
 
 
-def test_connections_are_renewed_and_calls_outlast_them(bloom_bundle: Path) -> None:
+def test_connections_are_renewed_and_running_calls_outlast_them(bloom_bundle: Path) -> None:
     async def conversation() -> tuple[int, list[str]]:
         model = load(bloom_bundle, kind=Watched)
         async with serving(model, limits=TransportLimits(connection_seconds=0.5)) as live:

@@ -1,6 +1,6 @@
-"""Requests that nobody would send: built from the contract's descriptors, at random, or sound ones with random changes.
+"""Fuzzing: random requests built from the contract's descriptors, and valid ones with random changes.
 
-Whatever comes in, the server says what is wrong with it, or answers; it has no fault of its own to tell, and goes on.
+The server answers each or refuses it as invalid, without an internal error, and keeps serving.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SERVICE = service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"]
 REQUESTS = {method.name: GetMessageClass(method.input_type) for method in SERVICE.methods}
 FAULTS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE}
 
-_DEEPEST = 6
-_MOST_REPEATED = 3
+_MAX_DEPTH = 6
+_MAX_REPEATED = 3
 _INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
@@ -41,13 +41,13 @@ _TEXTS = st.one_of(st.just("The capital of France is"), _WORDS, st.text(max_size
 
 
 def values(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
-    """What a field may hold, sensible things among them."""
+    """Values of a field, some of them plausible."""
     kind = field.cpp_type
     if kind == FieldDescriptor.CPPTYPE_MESSAGE:
         return messages(field.message_type, depth + 1)
     if kind in _INTEGERS:
-        least, most = _INTEGERS[kind]
-        return st.one_of(st.integers(0, 3), st.sampled_from([least, most]), st.integers(least, most))
+        low, high = _INTEGERS[kind]
+        return st.one_of(st.integers(0, 3), st.sampled_from([low, high]), st.integers(low, high))
     if kind == FieldDescriptor.CPPTYPE_ENUM:
         return st.one_of(st.sampled_from([value.number for value in field.enum_type.values]), st.integers(-1, 99))
     if kind in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
@@ -59,18 +59,18 @@ def values(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
 
 @st.composite
 def messages(draw: st.DrawFn, kind: Descriptor, depth: int = 0) -> Message:
-    """A message of a kind with some of its fields."""
+    """A message of a type with some of its fields set."""
     message = GetMessageClass(kind)()
     for field in kind.fields:
-        if (depth < _DEEPEST or field.message_type is None) and draw(st.booleans()):
+        if (depth < _MAX_DEPTH or field.message_type is None) and draw(st.booleans()):
             put(draw, message, field, depth)
     return message
 
 
 def put(draw: st.DrawFn, message: Message, field: FieldDescriptor, depth: int) -> None:
-    """Give a field a random value, or several."""
+    """Set a field to a random value, or to several."""
     if field.is_repeated:
-        items = draw(st.lists(values(field, depth), max_size=_MOST_REPEATED))
+        items = draw(st.lists(values(field, depth), max_size=_MAX_REPEATED))
         message.ClearField(field.name)
         getattr(message, field.name).extend(items)
     elif field.message_type is not None:
@@ -79,29 +79,29 @@ def put(draw: st.DrawFn, message: Message, field: FieldDescriptor, depth: int) -
         setattr(message, field.name, draw(values(field, depth)))
 
 
-def inside(message: Message) -> Iterator[Message]:
-    """A message and all that are in it."""
+def submessages(message: Message) -> Iterator[Message]:
+    """A message and all its submessages, at any depth."""
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:
             for item in value if field.is_repeated else [value]:
-                yield from inside(item)
+                yield from submessages(item)
 
 
 @st.composite
-def damaged(draw: st.DrawFn, sound: Message) -> Message:
-    """A sound request of which some fields, at any depth, are changed."""
-    message = type(sound)()
-    message.CopyFrom(sound)
+def mutated(draw: st.DrawFn, valid: Message) -> Message:
+    """A valid request with some fields changed, at any depth."""
+    message = type(valid)()
+    message.CopyFrom(valid)
     for _ in range(draw(st.integers(1, 3))):
-        part = draw(st.sampled_from(list(inside(message))))
+        part = draw(st.sampled_from(list(submessages(message))))
         if part.DESCRIPTOR.fields:
             put(draw, part, draw(st.sampled_from(list(part.DESCRIPTOR.fields))), depth=3)
     return message
 
 
-def sound_requests(bundle: Path) -> dict[str, Message]:
-    """One of each method that runs a bundle's model."""
+def valid_requests(bundle: Path) -> dict[str, Message]:
+    """One valid request for each method that runs a bundle's model."""
     model, components = bundle.name, read_manifest(bundle).model.components
     first, decoder = components[0], components[-1]
     rows = [
@@ -131,7 +131,10 @@ def sound_requests(bundle: Path) -> dict[str, Message]:
         effective_score={"neurons": 2},
         dead=True,
         prediction={"generate": True, "max_tokens": 2},
-        variants=[analysis_pb2.Variant(name=str(n), interventions=[one]) for n, one in enumerate(interventions)],
+        variants=[
+            analysis_pb2.Variant(name=str(n), interventions=[intervention])
+            for n, intervention in enumerate(interventions)
+        ],
     )
     group = group_pb2.Group(id="one", rows=rows)
     return {
@@ -166,7 +169,7 @@ def channel(bundles: list[Path]) -> Iterator[grpc.Channel]:
 
 
 def status_of(channel: grpc.Channel, method: str, raw: bytes) -> grpc.StatusCode:
-    """What comes of sending bytes to a method."""
+    """Send bytes to a method, and return the status."""
     described = SERVICE.methods_by_name[method]
     path = f"/{SERVICE.full_name}/{method}"
     try:
@@ -184,15 +187,15 @@ def status_of(channel: grpc.Channel, method: str, raw: bytes) -> grpc.StatusCode
     return grpc.StatusCode.OK
 
 
-def goes_on(channel: grpc.Channel, bundles: list[Path]) -> bool:
-    sound = [sound_requests(bundle)["AnalyzeGroup"].SerializeToString() for bundle in bundles]
-    return all(status_of(channel, "AnalyzeGroup", raw) is grpc.StatusCode.OK for raw in sound)
+def still_serves(channel: grpc.Channel, bundles: list[Path]) -> bool:
+    valid = [valid_requests(bundle)["AnalyzeGroup"].SerializeToString() for bundle in bundles]
+    return all(status_of(channel, "AnalyzeGroup", raw) is grpc.StatusCode.OK for raw in valid)
 
 
 @pytest.mark.parametrize("method", ["AnalyzeGroup", "AnalyzeGroups", "Tokenize", "CaptureActivations", "Generate"])
-def test_sound_requests_are_sound(channel: grpc.Channel, bundles: list[Path], method: str) -> None:
+def test_valid_requests_succeed(channel: grpc.Channel, bundles: list[Path], method: str) -> None:
     for bundle in bundles:
-        raw = sound_requests(bundle)[method].SerializeToString()
+        raw = valid_requests(bundle)[method].SerializeToString()
         assert status_of(channel, method, raw) is grpc.StatusCode.OK
 
 
@@ -201,37 +204,37 @@ def test_sound_requests_are_sound(channel: grpc.Channel, bundles: list[Path], me
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(data=st.data())
-def test_no_request_is_a_fault_of_the_server(
+def test_random_requests_cause_no_server_error(
     channel: grpc.Channel, bundles: list[Path], method: str, data: st.DataObject
 ) -> None:
     request = data.draw(messages(REQUESTS[method].DESCRIPTOR))
     if "model" in request.DESCRIPTOR.fields_by_name and data.draw(st.booleans()):
         request.model = data.draw(st.sampled_from(bundles)).name
-    if method != "UnloadModel":  # it would do what it was asked
+    if method != "UnloadModel":  # a valid one would remove the model
         assert status_of(channel, method, request.SerializeToString()) not in FAULTS
-    assert goes_on(channel, bundles)
+    assert still_serves(channel, bundles)
 
 
 @settings(
     max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(data=st.data())
-def test_no_change_of_a_sound_request_is_a_fault_of_the_server(
+def test_mutated_requests_cause_no_server_error(
     channel: grpc.Channel, bundles: list[Path], data: st.DataObject
 ) -> None:
-    requests = sound_requests(data.draw(st.sampled_from(bundles)))
+    requests = valid_requests(data.draw(st.sampled_from(bundles)))
     method = data.draw(st.sampled_from(sorted(requests)))
-    request = data.draw(damaged(requests[method]))
+    request = data.draw(mutated(requests[method]))
     assert status_of(channel, method, request.SerializeToString()) not in FAULTS
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(method=st.sampled_from(sorted(REQUESTS)), raw=st.binary(max_size=60), cut=st.integers(1, 40))
-def test_no_bytes_are_a_fault_of_the_server(
+def test_random_bytes_cause_no_server_error(
     channel: grpc.Channel, bundles: list[Path], method: str, raw: bytes, cut: int
 ) -> None:
-    sound = sound_requests(bundles[cut % len(bundles)]).get(method)
-    whole = b"" if sound is None else sound.SerializeToString()
-    for one in (raw, whole[:-cut], whole + raw, struct.pack("<I", cut) + whole):
-        assert status_of(channel, method, one) not in FAULTS
-    assert goes_on(channel, bundles)
+    valid = valid_requests(bundles[cut % len(bundles)]).get(method)
+    whole = b"" if valid is None else valid.SerializeToString()
+    for content in (raw, whole[:-cut], whole + raw, struct.pack("<I", cut) + whole):
+        assert status_of(channel, method, content) not in FAULTS
+    assert still_serves(channel, bundles)

@@ -1,4 +1,4 @@
-"""Places for calls that wait for a request: shared out fairly, and given back however a call ends."""
+"""Slots for calls that wait for a request: shared fairly, and released however a call ends."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from neuroglot_server.transport.receiving import Receiving, TooManyRequests
+from neuroglot_server.transport.receiving import ReceiveLimit, TooManyRequests
 
 SECONDS = 0.05
 
 
 @pytest.mark.parametrize(
-    ("calls", "most"),
+    ("calls", "limit"),
     [
         ([("", "ipv4:1.1.1.1:1", False)] * 8, 4),
         ([("ann", f"ipv4:1.1.1.{number}:1", False) for number in range(8)], 4),
@@ -23,26 +23,26 @@ SECONDS = 0.05
     ],
     ids=["a connection", "a tenant", "a machine", "streams", "all"],
 )
-def test_nobody_has_more_than_a_share_of_the_places(calls: list[tuple[str, str, bool]], most: int) -> None:
+def test_slots_are_limited_per_caller_machine_and_kind(calls: list[tuple[str, str, bool]], limit: int) -> None:
     async def take() -> None:
-        receiving = Receiving(8)
-        for _ in range(2):  # what is given back may be taken again
+        receiving = ReceiveLimit(8)
+        for _ in range(2):  # the second time with released slots
             async with AsyncExitStack() as stack:
-                for tenant, peer, stream in calls[:most]:
-                    await stack.enter_async_context(receiving.place(tenant, peer, SECONDS, stream=stream))
-                tenant, peer, stream = calls[most]
+                for tenant, peer, stream in calls[:limit]:
+                    await stack.enter_async_context(receiving.slot(tenant, peer, SECONDS, stream=stream))
+                tenant, peer, stream = calls[limit]
                 with pytest.raises(TooManyRequests, match="try again in 1 s"):
-                    await stack.enter_async_context(receiving.place(tenant, peer, SECONDS, stream=stream))
+                    await stack.enter_async_context(receiving.slot(tenant, peer, SECONDS, stream=stream))
 
     asyncio.run(take())
 
 
-def test_of_those_that_wait_the_caller_with_the_fewest_places_is_next() -> None:
+def test_the_waiting_caller_with_the_fewest_slots_is_next() -> None:
     async def take() -> list[str]:
-        receiving, order = Receiving(2), list[str]()
+        receiving, order = ReceiveLimit(2), list[str]()
 
         async def call(peer: str) -> None:
-            async with receiving.place("", peer, 5, stream=False):
+            async with receiving.slot("", peer, 5, stream=False):
                 order.append(peer)
                 await asyncio.sleep(0.01)
 

@@ -42,7 +42,7 @@ def violations(bundle: Path, group: Group, analysis: Analysis, limits: Limits) -
     return dict(error.value.violations)
 
 
-def test_the_description_says_what_the_bundle_is_and_what_may_be_asked(bloom_bundle: Path) -> None:
+def test_model_info_has_the_bundle_s_facts_and_the_limits(bloom_bundle: Path) -> None:
     model = Model.load(bloom_bundle, "mine", Settings(threads=1, limits=Limits(tokens_per_row=100)))
     description = model.description
     assert (description.name, description.family, description.dtype) == ("mine", "bloom", "float32")
@@ -52,13 +52,13 @@ def test_the_description_says_what_the_bundle_is_and_what_may_be_asked(bloom_bun
     assert description.limits == Limits(tokens_per_row=100)
 
 
-def test_tokenize_spells_tokens_and_gives_their_ids(bloom_bundle: Path) -> None:
+def test_tokenize_gives_tokens_and_their_ids(bloom_bundle: Path) -> None:
     async def ask() -> None:
         async with served(bloom_bundle) as model:
-            one, other = await model.tokenize(["The capital", "法"])
-            assert "".join(one.tokens) == "TheĠcapital"
-            assert len(other.ids) == len(other.tokens) >= 1
-            assert await model.tokenize(["The capital"], special_tokens=False) == [one], "this tokenizer adds none"
+            two_words, character = await model.tokenize(["The capital", "法"])
+            assert "".join(two_words.tokens) == "TheĠcapital"
+            assert len(character.ids) == len(character.tokens) >= 1
+            assert await model.tokenize(["The capital"], special_tokens=False) == [two_words]
 
     asyncio.run(ask())
 
@@ -72,15 +72,15 @@ def test_a_row_over_the_token_limit_is_refused(bloom_bundle: Path, prompt: str, 
     assert "expected at most 50 together: shorten it" in description
 
 
-def test_what_may_be_generated_counts_against_the_limit(bloom_bundle: Path) -> None:
+def test_generated_tokens_count_against_the_token_limit(bloom_bundle: Path) -> None:
     group, limits = Group("g", (Row("en", (5,) * 40),)), Limits(tokens_per_row=50)
-    asked = Analysis(prediction=Prediction(generate=True, max_tokens=10))
-    assert len(analyze(bloom_bundle, group, asked, Settings(threads=1, limits=limits)).variants) == 1
+    allowed = Analysis(prediction=Prediction(generate=True, max_tokens=10))
+    assert len(analyze(bloom_bundle, group, allowed, Settings(threads=1, limits=limits)).variants) == 1
     too_many = Analysis(prediction=Prediction(generate=True, max_tokens=11))
     assert list(violations(bloom_bundle, group, too_many, limits)) == ["group.rows[0].token_ids.ids"]
 
 
-def test_a_full_queue_says_when_to_come_again(bloom_bundle: Path) -> None:
+def test_a_full_queue_refuses_requests_until_it_has_capacity(bloom_bundle: Path) -> None:
     async def ask() -> None:
         async with served(bloom_bundle, Settings(threads=1, queue_tokens=300)) as model:
             outcomes = await asyncio.gather(
@@ -92,24 +92,24 @@ def test_a_full_queue_says_when_to_come_again(bloom_bundle: Path) -> None:
     asyncio.run(ask())
 
 
-def test_a_cancelled_request_leaves_at_once_and_harms_no_other(bloom_bundle: Path) -> None:
+def test_cancelling_a_request_does_not_affect_others(bloom_bundle: Path) -> None:
     async def ask() -> None:
         async with served(bloom_bundle) as model:
             expected = await model.analyze(CAPITALS, DEACTIVATED)
             for moment in range(12):
-                gone = asyncio.create_task(model.analyze(CAPITALS, DEACTIVATED))
-                stays = asyncio.create_task(model.analyze(CAPITALS, DEACTIVATED))
+                cancelled = asyncio.create_task(model.analyze(CAPITALS, DEACTIVATED))
+                running = asyncio.create_task(model.analyze(CAPITALS, DEACTIVATED))
                 await asyncio.sleep(moment * 0.002)
-                gone.cancel()
-                await asyncio.wait([gone])
-                for one, other in zip((await stays).variants, expected.variants, strict=True):
-                    for prediction, alike in zip(one.predictions, other.predictions, strict=True):
-                        assert prediction.token_ids == alike.token_ids
+                cancelled.cancel()
+                await asyncio.wait([cancelled])
+                for actual, reference in zip((await running).variants, expected.variants, strict=True):
+                    for prediction, expected_prediction in zip(actual.predictions, reference.predictions, strict=True):
+                        assert prediction.token_ids == expected_prediction.token_ids
 
     asyncio.run(ask())
 
 
-def test_closing_answers_every_request_with_a_result_or_with_going_down(bloom_bundle: Path) -> None:
+def test_closing_ends_every_request_with_a_result_or_model_closed(bloom_bundle: Path) -> None:
     async def ask(moment: float) -> list[object]:
         model = Model.load(bloom_bundle, "mine", Settings(threads=1))
         tasks = [asyncio.create_task(model.analyze(CAPITALS, DEACTIVATED)) for _ in range(4)]
@@ -126,7 +126,7 @@ def test_closing_answers_every_request_with_a_result_or_with_going_down(bloom_bu
 
 
 @pytest.mark.parametrize(
-    ("names", "start", "says"),
+    ("names", "start", "message"),
     [
         (("encoder", "decoder"), None, "has components encoder, decoder and decoder_start_token_id None, expected"),
         (("decoder",), 0, "has components decoder and decoder_start_token_id 0, expected"),
@@ -135,8 +135,8 @@ def test_closing_answers_every_request_with_a_result_or_with_going_down(bloom_bu
         (("other",), None, r"model.components\[0\].name is 'other', expected decoder or encoder"),
     ],
 )
-def test_components_of_no_known_model_are_refused(
-    names: tuple[str, ...], start: int | None, says: str, bloom_bundle: Path, tmp_path: Path
+def test_unknown_sets_of_components_are_refused(
+    names: tuple[str, ...], start: int | None, message: str, bloom_bundle: Path, tmp_path: Path
 ) -> None:
     bundle = changed_bundle(bloom_bundle, tmp_path / "odd")
     manifest = read_manifest(bundle)
@@ -144,7 +144,7 @@ def test_components_of_no_known_model_are_refused(
     components = tuple(_renamed(bundle, decoder, name) for name in names)
     facts = dataclasses.replace(manifest.model, components=components, decoder_start_token_id=start)
     write_manifest(bundle, dataclasses.replace(manifest, model=facts, files=describe_files(bundle)))
-    with pytest.raises(BundleError, match=says):
+    with pytest.raises(BundleError, match=message):
         Model.load(bundle, "mine", Settings())
 
 
@@ -157,7 +157,7 @@ def _renamed(bundle: Path, component: Component, name: str) -> Component:
     return dataclasses.replace(component, name=name, graph=graph, norms=norms)
 
 
-def test_a_causal_graph_does_not_pass_for_an_encoder(bloom_bundle: Path, tmp_path: Path) -> None:
+def test_a_causal_graph_is_refused_as_an_encoder(bloom_bundle: Path, tmp_path: Path) -> None:
     bundle = changed_bundle(bloom_bundle, tmp_path / "mt0")
     manifest = read_manifest(bundle)
     (decoder,) = manifest.model.components
@@ -176,7 +176,7 @@ def test_norms_of_another_shape_are_refused(bloom_bundle: Path, tmp_path: Path) 
         Model.load(bundle, "mine", Settings())
 
 
-def test_a_graph_without_the_taps_that_the_manifest_promises_is_refused(bloom_bundle: Path, tmp_path: Path) -> None:
+def test_a_graph_without_the_taps_of_its_manifest_is_refused(bloom_bundle: Path, tmp_path: Path) -> None:
     bundle = changed_bundle(bloom_bundle, tmp_path / "gated")
     manifest = read_manifest(bundle)
     (decoder,) = manifest.model.components
@@ -187,19 +187,19 @@ def test_a_graph_without_the_taps_that_the_manifest_promises_is_refused(bloom_bu
 
 
 @pytest.mark.parametrize(
-    ("installed", "says"),
+    ("installed", "message"),
     [
         ([], r"onnxruntime is not installed.*neuroglot\[cpu\]"),
         (["onnxruntime", "onnxruntime_gpu"], "both installed.*pip uninstall onnxruntime onnxruntime-gpu"),
     ],
 )
-def test_none_or_two_builds_of_onnx_runtime_are_refused(
-    installed: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_missing_or_duplicate_onnx_runtime_is_refused(
+    installed: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in installed:
         metadata = tmp_path / f"{name}-1.22.0.dist-info" / "METADATA"
         metadata.parent.mkdir()
         metadata.write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.22.0\n")
     monkeypatch.setattr("sys.path", [str(tmp_path)])
-    with pytest.raises(InstallationError, match=says):
+    with pytest.raises(InstallationError, match=message):
         execution_provider()

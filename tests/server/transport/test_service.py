@@ -18,7 +18,7 @@ from tests.server.live import NAME, PROMPTS, Held, Live, Said, Watched, deactiva
 
 
 def ask(model: Callable[[], Watched], question: Callable[[Live], Awaitable[object]]) -> object:
-    """Serve a model, ask it something, and give what came back."""
+    """Serve a model, run a conversation with it, and return its result."""
 
     async def conversation() -> object:
         async with serving(model()) as live:
@@ -28,7 +28,7 @@ def ask(model: Callable[[], Watched], question: Callable[[Live], Awaitable[objec
 
 
 def refused(model: Callable[[], Watched], question: Callable[[Live], Awaitable[object]]) -> Said:
-    """What the server says to a question that it should refuse."""
+    """Return the error of a request that the server should refuse."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         ask(model, question)
     return said(caught.value)
@@ -38,7 +38,7 @@ def request(**changes: object) -> service_pb2.AnalyzeGroupRequest:
     return service_pb2.AnalyzeGroupRequest(**{"model": NAME, "group": group(), **changes})
 
 
-def test_every_method_of_the_contract_is_answered(bloom_bundle: Path) -> None:
+def test_every_method_of_the_contract_is_implemented(bloom_bundle: Path) -> None:
     async def call_all(live: Live) -> set[str]:
         answered = set()
         for method in service_pb2.DESCRIPTOR.services_by_name["NeuroglotService"].methods:
@@ -61,7 +61,7 @@ def test_every_method_of_the_contract_is_answered(bloom_bundle: Path) -> None:
     }
 
 
-def test_models_are_described_by_their_bundles(bloom_bundle: Path) -> None:
+def test_model_info_comes_from_the_bundle(bloom_bundle: Path) -> None:
     async def both(live: Live) -> tuple[service_pb2.ListModelsResponse, service_pb2.GetModelResponse]:
         listed = await live.stub.ListModels(service_pb2.ListModelsRequest())
         return listed, await live.stub.GetModel(service_pb2.GetModelRequest(model=NAME))
@@ -75,7 +75,7 @@ def test_models_are_described_by_their_bundles(bloom_bundle: Path) -> None:
     assert got.model.limits.groups_in_flight == Limits().groups_in_flight
 
 
-def test_texts_are_tokenized_each_by_itself(bloom_bundle: Path) -> None:
+def test_texts_are_tokenized_separately(bloom_bundle: Path) -> None:
     async def tokenize(live: Live) -> service_pb2.TokenizeResponse:
         return await live.stub.Tokenize(service_pb2.TokenizeRequest(model=NAME, texts=["Paris", "", "巴黎"]))
 
@@ -86,7 +86,7 @@ def test_texts_are_tokenized_each_by_itself(bloom_bundle: Path) -> None:
     assert chinese.ids
 
 
-def test_a_group_is_analysed_as_the_analysis_says(bloom_bundle: Path) -> None:
+def test_a_result_has_what_the_analysis_requests(bloom_bundle: Path) -> None:
     analysis = analysis_pb2.Analysis(
         thresholds=[0.0, 0.25],
         type_map=True,
@@ -126,15 +126,13 @@ def test_a_group_is_analysed_as_the_analysis_says(bloom_bundle: Path) -> None:
         ("AnalyzeGroup", request(model="other")),
     ],
 )
-def test_an_unknown_model_is_not_found_and_those_that_are_get_named(
-    bloom_bundle: Path, method: str, wrong: object
-) -> None:
+def test_the_error_of_an_unknown_model_lists_the_served_ones(bloom_bundle: Path, method: str, wrong: object) -> None:
     answer = refused(lambda: load(bloom_bundle), lambda live: getattr(live.stub, method)(wrong))
     assert answer.code is grpc.StatusCode.NOT_FOUND
     assert answer.message == f"model 'other' is not served here: there is {NAME}"
 
 
-def test_all_that_is_wrong_with_a_request_is_said_at_once(bloom_bundle: Path) -> None:
+def test_all_violations_of_a_request_are_reported_at_once(bloom_bundle: Path) -> None:
     wrong = request(
         group=group_pb2.Group(rows=[group_pb2.Row(label="en", text=""), group_pb2.Row(label="es", text="x" * 9999)])
     )
@@ -146,7 +144,7 @@ def test_all_that_is_wrong_with_a_request_is_said_at_once(bloom_bundle: Path) ->
     assert "(and 1 more)" in answer.message
 
 
-def test_a_prompt_over_the_limit_is_refused(bloom_bundle: Path) -> None:
+def test_a_prompt_over_the_token_limit_is_refused(bloom_bundle: Path) -> None:
     def short() -> Watched:
         return load(bloom_bundle, Settings(Limits(tokens_per_row=20), threads=1))
 
@@ -167,18 +165,18 @@ def test_an_unknown_field_and_an_unset_action_are_refused(bloom_bundle: Path) ->
     assert answer.violations.keys() == {f"{path}.15", f"{path}.action"}
 
 
-def test_details_fit_into_a_trailer_however_much_is_wrong_in_whatever_script(bloom_bundle: Path) -> None:
+def test_error_details_fit_into_the_trailing_metadata(bloom_bundle: Path) -> None:
     wrong = request(group=group_pb2.Group(rows=[group_pb2.Row(label="語" * 3000, text="a")] * 60))
     answer = refused(lambda: load(bloom_bundle), lambda live: live.stub.AnalyzeGroup(wrong))
     assert answer.code is grpc.StatusCode.INVALID_ARGUMENT
     assert "group.rows[1].label" in answer.violations
 
 
-def test_bytes_that_are_no_message_do_not_hurt(bloom_bundle: Path) -> None:
+def test_malformed_bytes_are_refused(bloom_bundle: Path) -> None:
     noise = random.Random(0)
     whole = request().SerializeToString()
 
-    async def throw(live: Live) -> list[grpc.StatusCode]:
+    async def send(live: Live) -> list[grpc.StatusCode]:
         codes = set()
         for method in ("ListModels", "GetModel", "Tokenize", "AnalyzeGroup"):
             for length in (1, 3, 17, 300):
@@ -188,20 +186,20 @@ def test_bytes_that_are_no_message_do_not_hurt(bloom_bundle: Path) -> None:
         assert (await live.stub.AnalyzeGroup(request())).result.group_id == "FR"
         return codes
 
-    assert ask(lambda: load(bloom_bundle), throw) <= {
+    assert ask(lambda: load(bloom_bundle), send) <= {
         grpc.StatusCode.OK,  # some cuts leave a smaller request
         grpc.StatusCode.INVALID_ARGUMENT,
         grpc.StatusCode.NOT_FOUND,
     }
 
 
-def test_a_message_over_the_limit_is_refused_and_one_under_it_is_read(bloom_bundle: Path) -> None:
+def test_the_maximum_request_size_is_enforced(bloom_bundle: Path) -> None:
     def upload(size: int) -> bytes:
         return service_pb2.UploadNeuronSetRequest(model="other", neurons={"bits": bytes(size)}).SerializeToString()
 
     async def send(live: Live) -> list[grpc.StatusCode]:
-        most = (await live.stub.GetModel(service_pb2.GetModelRequest(model=NAME))).model.limits.request_bytes
-        return [await live.bytes_to("UploadNeuronSet")(upload(size)).code() for size in (most - 100, most, 1)]
+        limit = (await live.stub.GetModel(service_pb2.GetModelRequest(model=NAME))).model.limits.request_bytes
+        return [await live.bytes_to("UploadNeuronSet")(upload(size)).code() for size in (limit - 100, limit, 1)]
 
     assert ask(lambda: load(bloom_bundle), send) == [
         grpc.StatusCode.NOT_FOUND,
@@ -210,14 +208,14 @@ def test_a_message_over_the_limit_is_refused_and_one_under_it_is_read(bloom_bund
     ]
 
 
-def test_a_result_that_no_message_holds_is_refused(bloom_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_over_the_message_size_is_refused(bloom_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "LARGEST_RESULT_BYTES", 100)
     answer = refused(lambda: load(bloom_bundle), lambda live: live.stub.AnalyzeGroup(request()))
     assert answer.code is grpc.StatusCode.INVALID_ARGUMENT
     assert "active_bitmaps" in answer.violations["analysis"]
 
 
-def test_a_full_queue_says_when_to_try_again(bloom_bundle: Path) -> None:
+def test_a_full_queue_gives_a_retry_delay(bloom_bundle: Path) -> None:
     async def four(live: Live) -> list[grpc.aio.AioRpcError]:
         many = [
             analysis_pb2.Variant(name=str(index), interventions=[deactivate(analysis_pb2.NEURON_TYPE_SPECIFIC)])
@@ -252,7 +250,7 @@ class Closed(Watched):
         raise ModelClosed("the model went down")
 
 
-def test_a_fault_of_ours_tells_an_id_and_nothing_else(bloom_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_error_reveals_only_the_request_id(bloom_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     answer = refused(lambda: load(bloom_bundle, kind=Broken), lambda live: live.stub.AnalyzeGroup(request()))
     assert answer.code is grpc.StatusCode.INTERNAL
     assert "secret" not in answer.message
@@ -265,16 +263,16 @@ def test_a_fault_of_ours_tells_an_id_and_nothing_else(bloom_bundle: Path, caplog
     ("kind", "code"),
     [(Infinite, grpc.StatusCode.FAILED_PRECONDITION), (Closed, grpc.StatusCode.UNAVAILABLE)],
 )
-def test_what_the_core_says_is_passed_on(bloom_bundle: Path, kind: type[Watched], code: grpc.StatusCode) -> None:
+def test_errors_of_the_core_are_passed_on(bloom_bundle: Path, kind: type[Watched], code: grpc.StatusCode) -> None:
     answer = refused(lambda: load(bloom_bundle, kind=kind), lambda live: live.stub.AnalyzeGroup(request()))
     assert answer.code is code
     assert answer.message.startswith(("row 'en' has", "the model went"))
 
 
-def test_a_deadline_ends_the_work_too(bloom_bundle: Path) -> None:
-    async def hurry(live: Live) -> tuple[grpc.StatusCode, int]:
+def test_a_deadline_cancels_the_work(bloom_bundle: Path) -> None:
+    async def call_with_deadline(live: Live) -> tuple[grpc.StatusCode, int]:
         code = await live.stub.AnalyzeGroup(request(), timeout=0.3).code()
-        await until(lambda: held.inside == 0)
+        await until(lambda: held.in_flight == 0)
         return code, held.cancelled
 
     held: Held
@@ -284,18 +282,18 @@ def test_a_deadline_ends_the_work_too(bloom_bundle: Path) -> None:
         held = load(bloom_bundle, kind=Held)
         return held
 
-    assert ask(make, hurry) == (grpc.StatusCode.DEADLINE_EXCEEDED, 1)
+    assert ask(make, call_with_deadline) == (grpc.StatusCode.DEADLINE_EXCEEDED, 1)
 
 
-def test_a_client_that_cancels_ends_the_work_too(bloom_bundle: Path) -> None:
+def test_cancelling_a_call_cancels_the_work(bloom_bundle: Path) -> None:
     async def conversation() -> int:
         held = load(bloom_bundle, kind=Held)
         async with serving(held) as live:
             call = live.stub.AnalyzeGroup(request())
             sent = asyncio.ensure_future(call.code())
-            await until(lambda: held.inside == 1)
+            await until(lambda: held.in_flight == 1)
             call.cancel()
-            await until(lambda: held.inside == 0)
+            await until(lambda: held.in_flight == 0)
             await sent
             held.go.set()
             assert (await live.stub.AnalyzeGroup(request())).result.group_id == "FR"

@@ -44,15 +44,15 @@ def test_a_group_s_error_has_the_code_and_the_fields() -> None:
     assert message.message == "group.rows[0].text: is empty (and 1 more)"
     assert [(violation.field, violation.description) for violation in message.violations] == list(error.violations)
     assert message.request_id == "a7"
-    assert not message.HasField("retry_delay_ms"), "it would be refused again"
+    assert not message.HasField("retry_delay_ms"), "the same request would be refused again"
 
 
 @pytest.mark.parametrize("error", [core.QueueFull("full", 1.2344), TooManyCalls(2)])
-def test_a_group_s_error_says_how_long_to_wait_where_waiting_helps(error: core.QueueFull | TooManyCalls) -> None:
+def test_a_group_s_error_has_a_retry_delay_where_waiting_helps(error: core.QueueFull | TooManyCalls) -> None:
     assert group_error(failure_of(error, "a7")).retry_delay_ms == round(1e3 * error.retry_after_seconds)
 
 
-def test_what_nobody_foresaw_goes_to_the_log_and_nowhere_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_is_logged_and_not_sent_to_the_client(caplog: pytest.LogCaptureFixture) -> None:
     try:
         raise KeyError("/etc/secret")
     except KeyError as error:

@@ -52,7 +52,7 @@ async def all_answers(
 def answers(
     bundle: Path, requests: Iterable[service_pb2.AnalyzeGroupsRequest], settings: Settings | None = None
 ) -> dict[str, service_pb2.AnalyzeGroupsResponse]:
-    """What comes back for a stream, by group."""
+    """Send a stream, and return its responses by group id."""
 
     async def conversation() -> list[service_pb2.AnalyzeGroupsResponse]:
         async with serving(load(bundle, settings)) as live:
@@ -69,7 +69,7 @@ def error(answer: service_pb2.AnalyzeGroupsResponse) -> tuple[int, list[str]]:
     return answer.error.code, [violation.field for violation in answer.error.violations]
 
 
-def test_every_group_is_answered_under_its_id_and_as_it_would_be_alone(bloom_bundle: Path) -> None:
+def test_groups_have_the_results_of_separate_calls_under_their_ids(bloom_bundle: Path) -> None:
     names = [f"group {index}" for index in range(100)]
     received = answers(bloom_bundle, [first(names[0]), *map(message, names[1:])])
     assert received.keys() == set(names)
@@ -86,7 +86,7 @@ def test_every_group_is_answered_under_its_id_and_as_it_would_be_alone(bloom_bun
         assert ours.gold_log_probability == pytest.approx(theirs.gold_log_probability, abs=1e-4)
 
 
-def test_an_empty_stream_has_no_answers(bloom_bundle: Path) -> None:
+def test_an_empty_stream_has_no_responses(bloom_bundle: Path) -> None:
     assert answers(bloom_bundle, []) == {}
 
 
@@ -120,7 +120,7 @@ def test_a_group_that_fails_does_not_end_the_stream(bloom_bundle: Path) -> None:
     assert {name for name, answer in received.items() if answer.HasField("result")} == {"a", "b"}
 
 
-def test_model_and_analysis_are_those_of_the_message_before_until_they_change(bloom_bundle: Path) -> None:
+def test_model_and_analysis_default_to_those_of_the_previous_message(bloom_bundle: Path) -> None:
     off = analysis_pb2.Variant(name="off", interventions=[deactivate(analysis_pb2.NEURON_TYPE_SPECIFIC)])
     other = analysis_pb2.Analysis(prediction=analysis_pb2.Prediction(), variants=[off])
     wrong = analysis_pb2.Analysis(
@@ -131,7 +131,7 @@ def test_model_and_analysis_are_those_of_the_message_before_until_they_change(bl
         message("two"),
         message("three", analysis=other),
         message("four"),
-        message("five", model="nobody"),
+        message("five", model="unknown"),
         message("six"),
         message("seven", model=NAME, analysis=wrong),
         message("eight"),
@@ -147,7 +147,7 @@ def test_model_and_analysis_are_those_of_the_message_before_until_they_change(bl
         "four": ["baseline", "off"],
     }
     assert error(received["five"]) == error(received["six"]) == (code_pb2.NOT_FOUND, [])
-    # What was wrong before is wrong still: it is not replaced by something older.
+    # An invalid analysis stays in effect: it is not replaced by an older one.
     path = "analysis.variants[0].interventions[0]"
     assert error(received["seven"]) == error(received["eight"])
     assert error(received["eight"]) == (code_pb2.INVALID_ARGUMENT, [f"{path}.action", f"{path}.selection"])
@@ -160,7 +160,7 @@ def test_the_first_message_needs_a_model_but_no_analysis(bloom_bundle: Path) -> 
     assert not counted.variants
 
 
-def test_a_group_needs_an_id_of_its_own_for_as_long_as_it_is_in_flight(bloom_bundle: Path) -> None:
+def test_a_group_s_id_is_unique_while_it_is_in_flight(bloom_bundle: Path) -> None:
     async def conversation() -> None:
         model = load(bloom_bundle, kind=Held)
         async with serving(model) as live:
@@ -183,7 +183,7 @@ def test_a_group_needs_an_id_of_its_own_for_as_long_as_it_is_in_flight(bloom_bun
     asyncio.run(conversation())
 
 
-def test_malformed_messages_get_an_error_each_and_the_stream_goes_on(bloom_bundle: Path) -> None:
+def test_malformed_messages_get_an_error_each_and_the_stream_continues(bloom_bundle: Path) -> None:
     noise = random.Random(1)
     malformed = [b"\xff" + noise.randbytes(length) for length in (0, 5, 50, 500)]
 
@@ -201,7 +201,7 @@ def test_malformed_messages_get_an_error_each_and_the_stream_goes_on(bloom_bundl
     assert good.HasField("result")
 
 
-def test_no_more_groups_are_in_flight_than_the_limit(bloom_bundle: Path) -> None:
+def test_groups_in_flight_are_limited(bloom_bundle: Path) -> None:
     async def conversation() -> tuple[int, int]:
         model = load(bloom_bundle, Settings(Limits(groups_in_flight=3), threads=1), Held)
         sent = 0
@@ -214,23 +214,21 @@ def test_no_more_groups_are_in_flight_than_the_limit(bloom_bundle: Path) -> None
 
         async with serving(model) as live:
             call = live.stub.AnalyzeGroups(requests())
-            await until(lambda: model.inside == 3)
+            await until(lambda: model.in_flight == 3)
             await asyncio.sleep(0.2)
             seen = model.seen
             model.go.set()
             received = [answer async for answer in call]
             assert len(received) == sent == 10
-            return seen, model.most_inside
+            return seen, model.max_in_flight
 
     assert asyncio.run(conversation()) == (3, 3)
 
 
-def test_a_reader_that_does_not_read_holds_the_server_back(
-    bloom_bundle: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """HTTP/2 buffers some megabytes of answers, and then nothing more is even taken in."""
+def test_a_client_that_does_not_read_causes_backpressure(bloom_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """HTTP/2 buffers some megabytes of responses; after that the server reads no more groups."""
     analysis = analysis_pb2.Analysis(type_map=True, active_bitmaps=True, thresholds=[i / 64 for i in range(32)])
-    total, places = 2000, 4
+    total, slots = 2000, 4
 
     def requests() -> Iterable[service_pb2.AnalyzeGroupsRequest]:
         rows = [row for number in range(20) for row in group().rows]
@@ -243,27 +241,27 @@ def test_a_reader_that_does_not_read_holds_the_server_back(
             yield request
 
     async def conversation() -> tuple[int, int]:
-        model = load(bloom_bundle, Settings(Limits(groups_in_flight=places), threads=1), Watched)
+        model = load(bloom_bundle, Settings(Limits(groups_in_flight=slots), threads=1), Watched)
         async with serving(model) as live:
             call = live.stub.AnalyzeGroups(requests())
             size = (await call.read()).ByteSize()
             settled, before = 0, -1
-            while settled < 4:  # until nothing has been taken in for a second
+            while settled < 4:  # until no group has been read for a second
                 settled = settled + 1 if model.seen == before else 0
                 before = model.seen
                 await asyncio.sleep(0.25)
             call.cancel()
-            await until(lambda: model.inside == 0)
+            await until(lambda: model.in_flight == 0)
             return model.seen, size
 
     seen, size = asyncio.run(conversation())
-    print(f"{seen} of {total} groups taken in, answers of {size} bytes")
+    print(f"{seen} of {total} groups read, responses of {size} bytes")
     assert seen < total / 4
-    # The client then went away while answers waited to be written: nothing went wrong.
+    # The client then left while responses waited to be written, which is not an error.
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_full_queue_makes_a_stream_wait_instead_of_failing(bloom_bundle: Path) -> None:
+def test_a_stream_waits_when_the_queue_is_full(bloom_bundle: Path) -> None:
     """Each group is validated and tokenized once, however long it waits."""
     names = [str(index) for index in range(20)]
 
@@ -277,7 +275,7 @@ def test_a_full_queue_makes_a_stream_wait_instead_of_failing(bloom_bundle: Path)
     assert seen == len(names)
 
 
-def test_a_call_is_refused_before_its_group_is_read_and_groups_of_a_stream_fail_when_the_server_goes_down(
+def test_a_full_queue_refuses_a_call_before_its_group_is_read_and_draining_fails_waiting_groups(
     bloom_bundle: Path,
 ) -> None:
     async def conversation() -> None:
@@ -296,7 +294,7 @@ def test_a_call_is_refused_before_its_group_is_read_and_groups_of_a_stream_fail_
             assert model.seen == 0
             call = live.stub.AnalyzeGroups()
             await call.write(first("waits"))
-            await until(lambda: model.inside == 1)
+            await until(lambda: model.in_flight == 1)
             draining = asyncio.create_task(live.endpoint.drain(10))
             waited = await call.read()
             assert waited.group_id == "waits"
@@ -307,7 +305,7 @@ def test_a_call_is_refused_before_its_group_is_read_and_groups_of_a_stream_fail_
     asyncio.run(conversation())
 
 
-def test_a_client_that_goes_away_takes_all_its_groups_with_it(bloom_bundle: Path) -> None:
+def test_all_groups_of_a_client_that_disconnects_are_cancelled(bloom_bundle: Path) -> None:
     async def conversation() -> tuple[int, int]:
         model = load(bloom_bundle, kind=Held)
         async with serving(model) as live:
@@ -318,9 +316,9 @@ def test_a_client_that_goes_away_takes_all_its_groups_with_it(bloom_bundle: Path
             )()
             for index in range(5):
                 await call.write(first(str(index)))
-            await until(lambda: model.inside == 5)
+            await until(lambda: model.in_flight == 5)
             await other.close()  # the connection goes, not just the call
-            await until(lambda: model.inside == 0)
+            await until(lambda: model.in_flight == 0)
             model.go.set()
             assert len(await all_answers(live, [first("still here")])) == 1
             return model.cancelled, model.seen
@@ -328,7 +326,7 @@ def test_a_client_that_goes_away_takes_all_its_groups_with_it(bloom_bundle: Path
     assert asyncio.run(conversation()) == (5, 6)
 
 
-def test_a_fault_of_ours_costs_its_own_group_only(bloom_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_error_fails_only_its_own_group(bloom_bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     class BreaksOnB(Watched):
         async def before(self, group: Group) -> None:
             if group.id == "b":
@@ -347,44 +345,44 @@ def test_a_fault_of_ours_costs_its_own_group_only(bloom_bundle: Path, caplog: py
     assert received["c"].HasField("result")
 
 
-def test_when_the_server_goes_down_what_is_in_flight_is_answered_first(bloom_bundle: Path) -> None:
+def test_groups_in_flight_are_answered_before_the_server_stops(bloom_bundle: Path) -> None:
     async def conversation() -> tuple[set[str], grpc.aio.AioRpcError]:
         model = load(bloom_bundle, kind=Finishing)
         async with serving(model) as live:
             call = live.stub.AnalyzeGroups()
             for name in ("a", "b"):
                 await call.write(first(name))
-            await until(lambda: model.inside == 2)
-            going_down = asyncio.create_task(live.endpoint.drain(10))
+            await until(lambda: model.in_flight == 2)
+            draining = asyncio.create_task(live.endpoint.drain(10))
             await asyncio.sleep(0.1)
             await call.write(message("too late"))
             model.go.set()
             received = {(await call.read()).group_id for _ in range(2)}
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call.read()
-            await going_down
+            await draining
             return received, caught.value
 
     received, failure = asyncio.run(conversation())
     assert received == {"a", "b"}
     assert failure.code() is grpc.StatusCode.UNAVAILABLE
-    assert said(failure).message.startswith("the server is going down")
+    assert said(failure).message.startswith("the server is shutting down")
 
 
-class Greatest(Unwatched):
-    """Sees how much the transport held at most, and now."""
+class HeldBytesObserver(Unwatched):
+    """Records how many bytes the transport holds, now and at the maximum."""
 
-    most = now = 0
+    maximum = now = 0
 
     def held(self, size: int) -> None:
         self.now = size
-        self.most = max(self.most, size)
+        self.maximum = max(self.maximum, size)
 
 
-def test_readers_that_do_not_read_cannot_fill_memory_and_hold_up_nobody_else(bloom_bundle: Path) -> None:
-    """Three streams with room for 32 groups each, whose answers nobody reads, and one whose answers are read."""
+def test_clients_that_do_not_read_neither_fill_memory_nor_delay_others(bloom_bundle: Path) -> None:
+    """Three streams of up to 32 groups in flight whose responses are not read, and one whose responses are."""
     analysis = analysis_pb2.Analysis(type_map=True, active_bitmaps=True, thresholds=[i / 64 for i in range(32)])
-    most = 2**20
+    limit = 2**20
 
     def requests(total: int, labels: int) -> Iterable[service_pb2.AnalyzeGroupsRequest]:
         for index in range(total):
@@ -394,8 +392,9 @@ def test_readers_that_do_not_read_cannot_fill_memory_and_hold_up_nobody_else(blo
             yield request
 
     async def conversation() -> tuple[int, int]:
-        seen = Greatest()
-        async with serving(load(bloom_bundle), observer=seen, limits=TransportLimits(transport_bytes=most)) as live:
+        observer = HeldBytesObserver()
+        limits = TransportLimits(transport_bytes=limit)
+        async with serving(load(bloom_bundle), observer=observer, limits=limits) as live:
             connections = [channel_to(live.target) for _ in range(3)]
             stuck = [
                 service_pb2_grpc.NeuroglotServiceStub(channel).AnalyzeGroups(requests(1000, 60))
@@ -403,43 +402,43 @@ def test_readers_that_do_not_read_cannot_fill_memory_and_hold_up_nobody_else(blo
             ]
             size = max([(await call.read()).ByteSize() for call in stuck])
             before = -1
-            while before != seen.now:  # until nothing moves any more
-                before = seen.now
+            while before != observer.now:  # until it no longer changes
+                before = observer.now
                 await asyncio.sleep(0.5)
-            assert seen.now > most / 2
+            assert observer.now > limit / 2
             assert len([answer async for answer in live.stub.AnalyzeGroups(requests(20, 2))]) == 20
             for call in stuck:
                 call.cancel()
-            await until(lambda: seen.now == 0)
+            await until(lambda: observer.now == 0)
             for channel in connections:
                 await channel.close()
-            return seen.most, size
+            return observer.maximum, size
 
     held, size = asyncio.run(conversation())
     print(f"held at most {held} bytes, a result has {size}")
-    assert held < most + 4 * 1.2 * size
-    assert held < 3 * 32 * size / 2  # what they could have held
+    assert held < limit + 4 * 1.2 * size
+    assert held < 3 * 32 * size / 2  # far less than without a limit
 
 
-def test_what_a_result_will_take_up_is_known_before(bloom_bundle: Path) -> None:
+def test_the_size_of_a_result_is_estimated_before_it_is_computed(bloom_bundle: Path) -> None:
     prediction = analysis_pb2.Prediction(generate=True, max_tokens=8)
     off = analysis_pb2.Variant(name="off", interventions=[deactivate(analysis_pb2.NEURON_TYPE_SPECIFIC)])
     contribution = analysis_pb2.Contribution(neurons=5)
-    for asked in (
+    for analysis in (
         analysis_pb2.Analysis(),
         analysis_pb2.Analysis(type_map=True, active_bitmaps=True, thresholds=[0, 0.1, 0.2], dead=True),
         analysis_pb2.Analysis(contribution=contribution, active_bitmaps=True, prediction=prediction, variants=[off]),
     ):
-        sent = [first("a", analysis=asked)]
+        sent = [first("a", analysis=analysis)]
         size = answers(bloom_bundle, sent)["a"].ByteSize()
-        expected = result_bytes(_description(bloom_bundle), requests_module.analysis(asked), len(sent[0].group.rows))
+        expected = result_bytes(_description(bloom_bundle), requests_module.analysis(analysis), len(sent[0].group.rows))
         assert 0.4 * size - 400 < expected < 1.5 * size + 800
 
 
 def _description(bundle: Path) -> ModelDescription:
-    async def described() -> ModelDescription:
+    async def describe() -> ModelDescription:
         model = load(bundle)
         await model.close()
         return model.description
 
-    return asyncio.run(described())
+    return asyncio.run(describe())

@@ -1,4 +1,4 @@
-"""Captures, continuations and uploads over the wire."""
+"""Captures, generated text and uploads over gRPC."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def converse(model: Model, question: Any) -> Any:
     return asyncio.run(conversation())
 
 
-def test_activations_come_layer_by_layer_and_agree_with_the_analysis(bloom_bundle: Path) -> None:
+def test_captured_layers_agree_with_the_analysis(bloom_bundle: Path) -> None:
     async def ask(live: Live) -> tuple[list[service_pb2.CaptureActivationsResponse], list[int]]:
-        asked = service_pb2.CaptureActivationsRequest(model=NAME, row=ROW, layers=[0, 2], positions=[0, -1])
-        captured = [answer async for answer in live.stub.CaptureActivations(asked)]
+        request = service_pb2.CaptureActivationsRequest(model=NAME, row=ROW, layers=[0, 2], positions=[0, -1])
+        captured = [answer async for answer in live.stub.CaptureActivations(request)]
         alone = service_pb2.AnalyzeGroupRequest(model=NAME, group=group_pb2.Group(id="a", rows=[ROW]))
         result = (await live.stub.AnalyzeGroup(alone)).result
         return captured, [result.components[0].thresholds[0].active_counts[layer] for layer in (0, 2)]
@@ -50,8 +50,8 @@ def test_activations_come_layer_by_layer_and_agree_with_the_analysis(bloom_bundl
 
 
 @pytest.mark.parametrize("method", ["AnalyzeGroup", "CaptureActivations", "Generate"])
-def test_what_is_asked_counts_among_what_is_held(method: str, bloom_bundle: Path) -> None:
-    """A number of four bytes is eight times as large once it was read: many such requests would fill the memory."""
+def test_the_size_of_a_request_counts_against_queue_bytes(method: str, bloom_bundle: Path) -> None:
+    """A number of four bytes takes eight times as much once parsed: many large requests would exhaust memory."""
     model = Model.load(bloom_bundle, NAME, Settings(threads=1, queue_bytes=3 * 2**19))
 
     def request(answers: int) -> Any:
@@ -63,13 +63,13 @@ def test_what_is_asked_counts_among_what_is_held(method: str, bloom_bundle: Path
         return service_pb2.CaptureActivationsRequest(model=NAME, row=row, layers=[0], positions=[0])
 
     async def ask(live: Live) -> grpc.aio.AioRpcError:
-        async def asked(answers: int) -> None:
+        async def call(answers: int) -> None:
             answer = getattr(live.stub, method)(request(answers))
             await (answer if method == "AnalyzeGroup" else answer.read())
 
-        await asked(10)
+        await call(10)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await asked(60)
+            await call(60)
         return caught.value
 
     answer = said(converse(model, ask))
@@ -77,7 +77,7 @@ def test_what_is_asked_counts_among_what_is_held(method: str, bloom_bundle: Path
     assert "expected at most 1.5 MiB (queue_bytes)" in answer.message
 
 
-def test_a_layer_that_no_message_holds_is_refused_before_anything_runs(bloom_bundle: Path) -> None:
+def test_a_layer_over_the_message_size_is_refused_before_the_model_runs(bloom_bundle: Path) -> None:
     recorder = Recorder()
     rows_of_96 = 60 * 2**20 // (96 * 4 + 4)
     row = Row("en", PROMPTS["en"])
@@ -98,10 +98,10 @@ def test_a_layer_that_no_message_holds_is_refused_before_anything_runs(bloom_bun
     assert 58 * 2**20 < asyncio.run(ask()) < 64 * 2**20
 
 
-def test_tokens_come_one_by_one_and_are_those_of_the_analysis(bloom_bundle: Path) -> None:
+def test_streamed_tokens_are_those_of_the_analysis(bloom_bundle: Path) -> None:
     async def ask(live: Live) -> tuple[list[service_pb2.GenerateResponse], list[int]]:
-        asked = service_pb2.GenerateRequest(model=NAME, row=ROW, max_tokens=6)
-        tokens = [answer async for answer in live.stub.Generate(asked)]
+        request = service_pb2.GenerateRequest(model=NAME, row=ROW, max_tokens=6)
+        tokens = [answer async for answer in live.stub.Generate(request)]
         prediction = analysis_pb2.Prediction(generate=True, max_tokens=6)
         alone = service_pb2.AnalyzeGroupRequest(model=NAME, group=group_pb2.Group(id="a", rows=[ROW]))
         alone.analysis.prediction.CopyFrom(prediction)
@@ -115,7 +115,7 @@ def test_tokens_come_one_by_one_and_are_those_of_the_analysis(bloom_bundle: Path
     assert all(token.log_probability <= 0 for token in tokens)
 
 
-def test_an_uploaded_set_is_known_by_its_name_to_interventions(bloom_bundle: Path) -> None:
+def test_interventions_select_an_uploaded_set_by_name(bloom_bundle: Path) -> None:
     neurons = analysis_pb2.NeuronSet(layers=3, neurons=96, bits=b"\xff" * 36)
 
     async def ask(live: Live) -> tuple[int, grpc.StatusCode]:
@@ -144,7 +144,7 @@ def test_an_uploaded_set_is_known_by_its_name_to_interventions(bloom_bundle: Pat
         ("UploadNeuronSet", service_pb2.UploadNeuronSetRequest(model=NAME)),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_sent(bloom_bundle: Path, method: str, request_: Any) -> None:
+def test_invalid_requests_fail_before_the_first_response(bloom_bundle: Path, method: str, request_: Any) -> None:
     async def ask(live: Live) -> grpc.aio.AioRpcError:
         call = getattr(live.stub, method)(request_)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -156,7 +156,7 @@ def test_what_is_wrong_is_said_before_anything_is_sent(bloom_bundle: Path, metho
     assert answer.violations
 
 
-def test_a_client_that_leaves_ends_the_work_at_once(bloom_bundle: Path) -> None:
+def test_a_client_that_leaves_cancels_the_work_at_once(bloom_bundle: Path) -> None:
     class Endless(Model):
         running = 0
 
@@ -178,6 +178,6 @@ def test_a_client_that_leaves_ends_the_work_at_once(bloom_bundle: Path) -> None:
         call.cancel()
         await until(lambda: model.running == 0, seconds=2)
         unloading = live.stub.UnloadModel(service_pb2.UnloadModelRequest(model=NAME))
-        await asyncio.wait_for(unloading, 5)  # nothing holds the model any more
+        await asyncio.wait_for(unloading, 5)  # the call no longer uses the model
 
     converse(model, ask)

@@ -1,4 +1,4 @@
-"""The server's certificate while the server runs: when it expires, and that new files need no restart."""
+"""TLS: expiry and reload of the server's certificate, and names in client certificates."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def issued(tmp_path: Path) -> Authority:
 
 
 def issue(authority: Authority, **options: object) -> None:
-    """Replace the server's files by a new certificate and its key."""
+    """Replace the server's files with a new certificate and its key."""
     new = authority.ca.issue_cert("127.0.0.1", "localhost", **options)
     authority.server.certificate.write_bytes(b"".join(part.bytes() for part in new.cert_chain_pems))
     authority.server.key.write_bytes(new.private_key_pem.bytes())
 
 
 def expiring(authority: Authority, left: timedelta) -> Certificates:
-    """The server's files, with a certificate of which so much time is left."""
+    """The server's files, with a certificate that expires after the given time."""
     issue(authority, not_after=datetime.now(UTC) + left)
     return authority.server._replace(client_ca=None)
 
 
 def served_certificate(target: str) -> str:
-    """The certificate that a new connection is shown, in PEM form."""
+    """The certificate that a new connection receives, as PEM."""
     host, port = target.split(":")
     return ssl.get_server_certificate((host, int(port)), timeout=5)
 
@@ -62,7 +62,7 @@ def leaf(files: Certificates) -> str:
         (timedelta(days=15), ""),
     ],
 )
-def test_a_certificate_that_expires_soon_is_warned_of_and_the_time_is_a_metric(
+def test_imminent_expiry_is_logged_and_its_time_is_a_metric(
     issued: Authority, left: timedelta, warning: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics = Metrics()
@@ -76,13 +76,13 @@ def test_a_certificate_that_expires_soon_is_warned_of_and_the_time_is_a_metric(
     assert re.search(warning, caplog.text)
 
 
-def test_new_files_are_served_without_a_restart_and_broken_ones_are_not(
+def test_new_files_are_reloaded_and_invalid_ones_are_ignored(
     bloom_bundle: Path, issued: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = issued.server._replace(client_ca=None)
 
     async def served_is(target: str, pem: str) -> None:
-        """Wait for new connections to be shown this certificate; at each handshake the files are checked."""
+        """Wait until new connections receive this certificate; each handshake checks the files."""
         async with asyncio.timeout(10):
             while not (await asyncio.to_thread(served_certificate, target)).startswith(pem):
                 await asyncio.sleep(0.1)
@@ -109,12 +109,12 @@ def test_new_files_are_served_without_a_restart_and_broken_ones_are_not(
 
 
 @pytest.mark.parametrize("name", ["alice\0.example.org", "alice\n", "a\u202eb", "\x1b[2J"])
-def test_a_name_with_characters_that_cannot_be_printed_is_nobodys(issued: Authority, name: str) -> None:
+def test_a_name_with_unprintable_characters_is_refused(issued: Authority, name: str) -> None:
     with pytest.raises(Unauthenticated, match="expected exactly one common name, of printable characters"):
         Access(client_certificates=True).tenant({}, {"x509_pem_cert": [issued.client(name)[1]]})
 
 
-def test_what_comes_before_a_nul_in_a_name_does_not_pass_for_the_whole(bloom_bundle: Path, issued: Authority) -> None:
+def test_a_name_does_not_end_at_a_nul(bloom_bundle: Path, issued: Authority) -> None:
     """Over a real connection: gRPC's own property of the name ends at the NUL."""
 
     async def conversation() -> None:
@@ -133,7 +133,7 @@ def test_what_comes_before_a_nul_in_a_name_does_not_pass_for_the_whole(bloom_bun
     asyncio.run(conversation())
 
 
-def test_a_certificate_of_two_names_is_nobodys(issued: Authority) -> None:
+def test_certificates_without_exactly_one_name_have_no_name(issued: Authority) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name) for name in ("alice", "bob")])
     now = datetime.now(UTC)
@@ -145,7 +145,7 @@ def test_a_certificate_of_two_names_is_nobodys(issued: Authority) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["no certificate", "another key", "a password", "no authority", "not there"])
-def test_files_that_make_no_tls_are_said(tmp_path: Path, issued: Authority, wrong: str) -> None:
+def test_invalid_tls_files_are_reported(tmp_path: Path, issued: Authority, wrong: str) -> None:
     files = issued.server
     match wrong:
         case "no certificate":

@@ -16,7 +16,7 @@ UNKNOWN = b"\x88\x7d\x01"  # field 2001, a varint
 
 
 def request() -> service_pb2.AnalyzeGroupRequest:
-    """A request that uses every message of the contract there is in one."""
+    """A request with every message type that the contract allows in one."""
     union = analysis_pb2.Selection()
     for kind in (analysis_pb2.NEURON_TYPE_SPECIFIC, analysis_pb2.NEURON_TYPE_ALL_SHARED):
         union.union.selections.add().types.types.append(kind)
@@ -53,7 +53,7 @@ def test_a_complete_request_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inside", "field"),
+    ("part_of", "field"),
     [
         (lambda r: r, "2001"),
         (lambda r: r.group, "group.2001"),
@@ -72,19 +72,19 @@ def test_a_complete_request_passes() -> None:
         ),
     ],
 )
-def test_an_unknown_field_is_found_wherever_it_is(inside: Callable[[Message], Message], field: str) -> None:
+def test_an_unknown_field_is_found_at_any_depth(part_of: Callable[[Message], Message], field: str) -> None:
     wrong = request()
-    inside(wrong).MergeFromString(UNKNOWN)
-    # As it is after a trip over the wire.
+    part_of(wrong).MergeFromString(UNKNOWN)
+    # As the server receives it.
     assert list(violations(parse(service_pb2.AnalyzeGroupRequest, wrong.SerializeToString()))) == [field]
 
 
-def test_an_unknown_field_of_a_message_that_is_empty_otherwise_is_found() -> None:
+def test_an_unknown_field_of_an_otherwise_empty_message_is_found() -> None:
     wrong = service_pb2.AnalyzeGroupRequest.FromString(b"\x1a\x03" + UNKNOWN)  # analysis, of three bytes
     assert list(violations(wrong)) == ["analysis.2001"]
 
 
-def test_an_action_of_a_newer_contract_is_refused_twice() -> None:
+def test_an_action_of_a_newer_contract_is_an_unknown_field_and_an_unset_oneof() -> None:
     wrong = request()
     intervention = wrong.analysis.variants[0].interventions[0]
     intervention.ClearField("deactivate")
@@ -121,7 +121,7 @@ def test_an_action_of_a_newer_contract_is_refused_twice() -> None:
         ),
     ],
 )
-def test_what_is_unset_or_without_a_name_is_refused(spoil: Callable[[Message], None], field: str) -> None:
+def test_unset_fields_and_unnamed_enum_values_are_refused(spoil: Callable[[Message], None], field: str) -> None:
     wrong = request()
     spoil(wrong)
     (found,) = violations(wrong)
@@ -136,11 +136,11 @@ def test_what_is_unset_or_without_a_name_is_refused(spoil: Callable[[Message], N
         (service_pb2.UploadNeuronSetRequest(model="m"), "neurons"),
     ],
 )
-def test_what_a_request_is_about_must_be_set(message: Message, field: str) -> None:
+def test_required_submessages_must_be_set(message: Message, field: str) -> None:
     assert violations(message) == {field: "is not set, and there is no default"}
 
 
-def test_a_violation_says_what_is_allowed() -> None:
+def test_a_violation_lists_the_allowed_values() -> None:
     wrong = request()
     wrong.analysis.variants[0].interventions[1].selection.control.kind = 7
     (description,) = violations(wrong).values()
@@ -148,7 +148,7 @@ def test_a_violation_says_what_is_allowed() -> None:
     assert description == f"is 7, expected one of {kinds}"
 
 
-def test_maps_are_searched_too() -> None:
+def test_maps_are_checked_too() -> None:
     message = Struct()
     message["deep"] = {"deeper": 1}
     check(message)
@@ -156,7 +156,7 @@ def test_maps_are_searched_too() -> None:
     assert list(violations(message)) == ['fields["deep"].struct_value.fields["deeper"].2001']
 
 
-def test_the_search_ends_where_a_request_is_wrong_all_over() -> None:
+def test_checking_stops_at_the_maximum_number_of_violations() -> None:
     wrong = service_pb2.AnalyzeGroupRequest()
     for _ in range(10 * MOST_VIOLATIONS):
         wrong.group.rows.add()
@@ -164,6 +164,7 @@ def test_the_search_ends_where_a_request_is_wrong_all_over() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"\xff", b"\x0a\x05ab", b"\x0a\x02\xc3\x28", b"\x12\x7f"])
-def test_bytes_that_are_no_message_are_refused(raw: bytes) -> None:
-    with pytest.raises(InvalidRequest, match=rf"request: is {len(raw)} bytes that are no neuroglot\.v1\.GetModelReq"):
+def test_bytes_that_do_not_parse_are_refused(raw: bytes) -> None:
+    message = rf"request: is {len(raw)} bytes that do not parse as neuroglot\.v1\.GetModelReq"
+    with pytest.raises(InvalidRequest, match=message):
         parse(service_pb2.GetModelRequest, raw)

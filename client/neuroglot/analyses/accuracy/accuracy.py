@@ -1,4 +1,4 @@
-"""Accuracy by language without each type, and without random neurons in its place: the form of the paper's Table 2."""
+"""Accuracy by language with each type deactivated, and with random neurons deactivated: the paper's Table 2."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from neuroglot.request.neurons import NeuronType
 from neuroglot.results.results import BASELINE, GroupResult
 
 _SUMMARISED = ("exact", "matches", "choice")
-"""Forms of accuracy that the table in the form of Table 2 has: teacher-forced, generated, and by likelihood."""
+"""Measures of accuracy in the table by language: teacher-forced, generated, and by likelihood of the choices."""
 
 
 class Accuracy(Analysis):
-    """Accuracy of every variant in every language."""
+    """Accuracy by variant and language."""
 
     name = "accuracy"
     title = "Accuracy without each type, and without random neurons"
@@ -51,30 +51,30 @@ class Accuracy(Analysis):
     needs = frozenset({Need.ANSWERS})
 
     def __init__(self, context: Context) -> None:
-        """Start with no result."""
+        """Create the analysis, without results."""
         super().__init__(context)
         self.ablations = context.ablations
 
     @classmethod
     def variants(cls, context: Context) -> Mapping[str, Intervention]:
-        """Each type deactivated, and its controls."""
+        """Return the ablations: each type deactivated, and its controls."""
         return context.ablations.variants()
 
     def measure(self, result: GroupResult) -> Measures:
-        """As `accuracy_measures`."""
+        """Return `accuracy_measures` of all variants."""
         return accuracy_measures(self, result, self.ablations.names)
 
     def records(self) -> Iterator[dict[str, object]]:
         """One row a variant and language.
 
-        Columns variant, condition (baseline, without, control), type, control (the kind of it), draw, language, rows,
+        Columns variant, condition (baseline, without, control), type, control (its kind), draw, language, rows,
         errors (rows without a prediction); in percent, each with Wilson's interval (`..._low`, `..._high`),
-        exact_percent (every gold token is the first choice), starts_with_answer_percent and matches_percent (the
-        generated text, normalised, starts with an answer, or equals one), choice_percent (the gold answer is the
-        likeliest of the row's choices) and no_label_percent (the generated text starts with none of them), the last two
-        empty where there are no choices; mean_gold_log_probability (nats), with the interval gold_log_probability_low
-        and _high of the bootstrap over clusters; and the mean numbers of neurons that were changed in a row:
-        selected_neurons, and selected_active_neurons of them.
+        exact_percent (every gold token has the largest logit), starts_with_answer_percent and matches_percent (the
+        normalised generated text starts with, or equals, a gold answer), choice_percent (the gold answer is the most
+        likely of the row's choices) and no_label_percent (the generated text starts with no choice), the last two
+        empty for rows without choices; mean_gold_log_probability (nats), with the bootstrap interval over clusters
+        gold_log_probability_low and _high; and the mean numbers of changed neurons in a row: selected_neurons, and
+        selected_active_neurons, those of them that are active.
         """
         yield from self._records(BASELINE, condition="baseline")
         for kind in ABLATED:
@@ -84,49 +84,49 @@ class Accuracy(Analysis):
                     yield from self._records(name, condition="control", type=kind.label, control=drawn.value, draw=draw)
 
     def table(self) -> pd.DataFrame:
-        """As `Fold.table`; `draw` is an integer, missing where the variant is no control."""
+        """Return the table as `Fold.table`; `draw` is an integer, missing for variants that are not controls."""
         return super().table().astype({"draw": "Int64"})
 
     def tables(self) -> Mapping[str, pd.DataFrame]:
-        """With `accuracy_by_language`, in the form of the paper's Table 2.
+        """Also `accuracy_by_language`, in the form of the paper's Table 2.
 
-        A line a measure (exact, matches, and choice where rows have choices) and variant; columns measure, variant, all
-        (languages together) and one a language, in percent. Of a control the mean over its draws.
+        One row a measure (exact, matches, and choice if rows have choices) and variant; columns measure, variant, all
+        (all languages pooled) and one a language, in percent. Controls are means over their draws.
         """
         return {**super().tables(), f"{self.name}_by_language": pd.DataFrame(list(self._by_language()))}
 
     def definition(self) -> str:
-        """Says what is deactivated, too."""
+        """Define exact match, and the deactivated neurons."""
         return (
-            "Exact: every token of the gold answer is the model's first choice, given those before it. Deactivating a "
-            f"type sets its neurons to 0 at {self.position}; the control does so to "
-            f"{RANDOM_NEURONS[self.ablations.kinds[0]]}, layer by layer."
+            "Exact match: every token of the gold answer has the largest logit, given the tokens before it. "
+            f"Deactivating a type sets its neurons to 0 at {self.position}; the control sets "
+            f"{RANDOM_NEURONS[self.ablations.kinds[0]]} to 0, layer by layer."
         )
 
     def caption(self) -> str:
-        """Says how the marks read, the number of rows and the intervals."""
+        """Caption with the meaning of the marks, the numbers of rows, and the intervals."""
         rows = int(self.sums["counts", BASELINE][:, Count.SCORED].max())
         cut = " The axis does not start at 0." if self._axis_start() else ""
         where = self.ablations.where(self.geometry)
         more = " Other controls are in the table." if len(self.ablations.kinds) > 1 else ""
         return (
-            f"Exact match in each language, {rows:,} prompts each, and in all of them ({self.groups:,} groups in "
-            f"{len(self.sums.clusters):,} clusters). Filled marks carry 95 % intervals: Wilson's in a language, which "
-            "takes its prompts as independent, the bootstrap's over clusters in all. Open circles: "
+            f"Exact match in each language ({rows:,} prompts each) and in all languages ({self.groups:,} groups in "
+            f"{len(self.sums.clusters):,} clusters). Filled marks have 95 % intervals: Wilson's in a language, which "
+            "assumes independent prompts; bootstrap over clusters in all. Open circles: "
             f"{RANDOM_NEURONS[self.ablations.kinds[0]]}, {self.ablations.draws} draws.{more}{where}{cut} The table has "
             "the form of the paper's Table 2."
         )
 
     def draw(self) -> Figure:
-        """A panel a type: in each language the baseline, the ablation, and its controls."""
-        lines = len(self.languages) + 1
-        figure = Figure(figsize=(COLUMN_INCHES, 0.9 + 0.19 * lines), layout="constrained")
+        """Draw one panel a type: the baseline, the ablation and its controls, by language."""
+        rows = len(self.languages) + 1
+        figure = Figure(figsize=(COLUMN_INCHES, 0.9 + 0.19 * rows), layout="constrained")
         panels = figure.subplots(1, len(ABLATED), sharey=True)
         start = self._axis_start()
         for axes, kind in zip(panels, ABLATED, strict=True):
             self._panel(axes, kind, start)
-        panels[0].set_yticks(range(lines), ["all", *self.languages])
-        panels[0].set_ylim(lines - 0.4, -0.6)
+        panels[0].set_yticks(range(rows), ["all", *self.languages])
+        panels[0].set_ylim(rows - 0.4, -0.6)
         figure.supxlabel("exact match (%)", fontsize=FONT_SIZE)
         stroke = Line2D([], [], linestyle="none", marker="|", color=INK, markersize=7, markeredgewidth=1.2)
         stroke.set_label("baseline")
@@ -153,7 +153,7 @@ class Accuracy(Analysis):
         axes.set_title(kind.label, color=TYPE_TEXT_COLOURS[kind])
 
     def _axis_start(self) -> int:
-        """Where the axis starts: at 0, or just below everything where that leaves nearly all of it empty."""
+        """Return the start of the axis: 0, or the multiple of 20 below all values if that is at least 60."""
         controls = [name for kind in ABLATED for name in self.ablations.controls(kind)]
         types = [self.ablations.without(kind) for kind in ABLATED]
         shown = [percent(self.sums, name) for name in (BASELINE, *types, *controls)]
@@ -178,7 +178,7 @@ class Accuracy(Analysis):
                 variants[self.ablations.control(kind, drawn)] = draws
         for measure in _SUMMARISED:
             for name, draws in variants.items():
-                percents: NDArray[np.float64] = np.mean([percent(self.sums, one, measure) for one in draws], axis=0)
+                percents: NDArray[np.float64] = np.mean([percent(self.sums, draw, measure) for draw in draws], axis=0)
                 if not np.isnan(percents).all():
                     by_language = zip(("all", *self.languages), percents.tolist(), strict=True)
                     yield {"measure": measure, "variant": name, **dict(by_language)}

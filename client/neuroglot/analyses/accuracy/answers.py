@@ -1,4 +1,4 @@
-"""The gold answers as tokens: what a reader must know before trusting a score of them."""
+"""Tokenization of the gold answers, which bounds what scores of the first gold token can show."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from neuroglot.results.results import GroupResult
 
 
 class Answers(Fold):
-    """How the answers are tokenized, by language; a table without a figure.
+    """Tokenization of the gold answers by language; a table without a figure.
 
-    r is the first gold token (of an encoder-decoder, the first that is more than a space). Where different answers
-    share it, to get r right is not yet to give the answer.
+    r is the first gold token (for an encoder-decoder, the first that is not only a space). If several answers share r,
+    a right prediction of r is not yet a right answer.
     """
 
     name = "answers"
@@ -24,7 +24,7 @@ class Answers(Fold):
     needs = frozenset({Need.ANSWERS})
 
     def measure(self, result: GroupResult) -> Measures:
-        """For each language and gold answer from r on, `[rows, rows tokenized apart, prompt and gold tokens]`."""
+        """Return `[rows, rows tokenized apart, prompt tokens, gold tokens]` by language and gold answer from r on."""
         return {
             (row.label, tuple(row.gold_token_ids[row.r_index :])): np.array(
                 [1, not row.gold_is_joint, row.prompt_tokens, len(row.gold_token_ids)], dtype=np.int64
@@ -33,19 +33,19 @@ class Answers(Fold):
         }
 
     def definition(self) -> str:
-        """What r is, and what it is to share it."""
-        skipping = " that is more than a space" if "encoder" in self.geometry else ""
+        """Define r, and answers that share it."""
+        skipping = " that is not only a space" if "encoder" in self.geometry else ""
         return (
-            f"r is the first token of the gold answer{skipping}; an answer shares it if another answer of that "
-            "language begins with it, too."
+            f"r is the first token of the gold answer{skipping}; an answer shares r if another answer of the "
+            "same language also begins with it."
         )
 
     def records(self) -> Iterator[dict[str, object]]:
         """One row a language.
 
-        Columns language, rows, mean_prompt_tokens, answers (different ones, as tokens), mean_gold_tokens (of a row),
-        sharing_first_token (answers whose first token begins another one, too), tokenized_apart (rows whose prompt and
-        answer the tokenizer would merge).
+        Columns language, rows, mean_prompt_tokens, answers (distinct token sequences), mean_gold_tokens (of a row),
+        sharing_first_token (answers that share their first token with another), tokenized_apart (rows whose prompt and
+        answer are tokenized separately because the tokenizer would merge them).
         """
         return map(self._record, self.languages)
 
@@ -55,13 +55,13 @@ class Answers(Fold):
         }
         rows, apart, prompt_tokens, gold_tokens = sum(by_answer.values(), np.zeros(4, dtype=np.int64))
         answers = [answer for answer in by_answer if answer]
-        beginnings = Counter(answer[0] for answer in answers)
+        first_tokens = Counter(answer[0] for answer in answers)
         return {
             "language": language,
             "rows": int(rows),
             "mean_prompt_tokens": prompt_tokens / rows,
             "answers": len(answers),
             "mean_gold_tokens": gold_tokens / rows,
-            "sharing_first_token": sum(beginnings[answer[0]] > 1 for answer in answers),
+            "sharing_first_token": sum(first_tokens[answer[0]] > 1 for answer in answers),
             "tokenized_apart": int(apart),
         }

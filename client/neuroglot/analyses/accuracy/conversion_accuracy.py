@@ -1,4 +1,4 @@
-"""Accuracy when types are converted to all-shared, beside the twin that zeroes them: the paper's Table 3."""
+"""Accuracy when types are converted to all-shared, and when the same activations are zeroed: the paper's Table 3."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from neuroglot.request.interventions import Intervention
 from neuroglot.request.neurons import NeuronType
 from neuroglot.results.results import BASELINE, GroupResult
 
-_COLOUR = TYPE_COLOURS[NeuronType.ALL_SHARED]  # what neurons are converted to
+_COLOUR = TYPE_COLOURS[NeuronType.ALL_SHARED]  # the type that neurons are converted to
 _TWIN_MARK: Any = CONTROL_MARK | {"markersize": 5.4, "markeredgecolor": INK}  # around the mark of the conversion
 
 
 class ConversionAccuracy(Analysis):
-    """Accuracy of every conversion and its twin in every language, and what they change, paired by row."""
+    """Accuracy of every conversion and its zeroing twin by language, and their paired differences."""
 
     name = "conversions"
     title = "Accuracy when types are converted to all-shared"
@@ -46,7 +46,7 @@ class ConversionAccuracy(Analysis):
     needs = frozenset({Need.ANSWERS})
 
     def __init__(self, context: Context) -> None:
-        """Start with no result."""
+        """Create the analysis, without results."""
         super().__init__(context)
         self.conversions = context.conversions
         comparisons = {
@@ -54,7 +54,7 @@ class ConversionAccuracy(Analysis):
             for name in CONVERTED
             for against, reference in (("baseline", BASELINE), ("zeroed", self.conversions.zeroed(name)))
         }
-        self._what = comparisons
+        self._labels = comparisons
         self._paired = Paired(
             self,
             [
@@ -67,11 +67,11 @@ class ConversionAccuracy(Analysis):
 
     @classmethod
     def variants(cls, context: Context) -> Mapping[str, Intervention]:
-        """Each conversion, and its twin."""
+        """Return the conversions and their twins."""
         return context.conversions.variants()
 
     def measure(self, result: GroupResult) -> Measures:
-        """As `accuracy_measures` and `Paired.measure`."""
+        """Return `accuracy_measures` and `Paired.measure`."""
         variants = (BASELINE, *self.conversions.variants())
         return {**accuracy_measures(self, result, variants), **self._paired.measure(result)}
 
@@ -79,7 +79,7 @@ class ConversionAccuracy(Analysis):
         """One row a variant and language.
 
         Columns variant, condition (baseline; converted; zeroed: the inactive neurons of the same types set to 0),
-        converted (which types), language, and from rows on those of `accuracy`.
+        converted (the types), language, and the columns of `accuracy` from `rows` on.
         """
         yield from self._records(BASELINE, "baseline", None)
         for name in CONVERTED:
@@ -87,48 +87,48 @@ class ConversionAccuracy(Analysis):
             yield from self._records(self.conversions.zeroed(name), "zeroed", name)
 
     def tables(self) -> Mapping[str, pd.DataFrame]:
-        """With `conversion_effects`: what conversions change, paired by row, a row a metric, conversion and language.
+        """Also `conversion_effects`: paired differences, one row a metric, conversion and language.
 
         Columns metric, converted, against (baseline, or the zeroed twin), language (or all), the means baseline,
-        converted_mean and reference; difference with its interval low and high, of the bootstrap over clusters; p of
-        the sign-flip test (a row's difference up to 0.00001 counts as none), and p_holm, corrected for all tests of
-        all languages together, or of single languages; rows and clusters.
+        converted_mean and reference; difference with the ends low and high of its bootstrap interval over clusters; p
+        of the sign-flip test (a row's difference up to 0.00001 counts as 0), and p_holm, corrected over the tests of
+        all languages pooled, or over those of single languages; rows and clusters.
         """
         effects = pd.DataFrame([self._effect(one) for one in self._paired.differences()])
         return {**super().tables(), "conversion_effects": effects}
 
     def definition(self) -> str:
-        """Says what is converted to what."""
+        """Define the conversion and its twin."""
         return (
-            "Converting a type makes its neurons active in the languages in which they are not: at "
+            "Converting a type makes its neurons active in the languages in which they are inactive: at "
             f"{self.position}, their activation becomes {self._converted_to()}. The twin sets the same activations to "
-            "0. Changes are in exact match, paired by row."
+            "0. Changes are differences in exact match, paired by row."
         )
 
     def caption(self) -> str:
-        """Says how the marks read, the tests, and that the default does what its twin does."""
+        """Caption with the meaning of the marks, the tests, and the equality of default conversion and twin."""
         same = (
-            " The next number above a threshold of 0 is as good as 0, so conversion and twin are the same there: both "
-            "cut the negative lobe of a GELU or SiLU, and do nothing to a ReLU."
+            " The next float above a threshold of 0 is numerically 0, so conversion and twin are equivalent: both set "
+            "the negative activations of a GELU or SiLU to 0, and do not change a ReLU."
             if self._converts_to_zero()
             else ""
         )
         return (
-            f"Change of exact match when types are converted; {sample(self)}. Filled: against the baseline, with a 95 "
-            f"% bootstrap interval over clusters ({self.options.replicates:,} replicates). Open circles: the same of "
-            f"the twin that zeroes. p: of all languages together, sign-flip test over clusters ({RESAMPLES:,} flips), "
-            f"Holm-corrected.{same} The paper's Table 3."
+            f"Change of exact match when types are converted; {sample(self)}. Filled: conversion against the baseline, "
+            f"with a 95 % bootstrap interval over clusters ({self.options.replicates:,} replicates). Open circles: "
+            f"zeroing twin against the baseline. p: all languages pooled, sign-flip test over clusters "
+            f"({RESAMPLES:,} flips), Holm-corrected.{same} The paper's Table 3."
         )
 
     def draw(self) -> Figure:
-        """A panel a conversion: in each language its change against the baseline, and its twin's."""
-        lines = len(self.languages) + 1
-        figure = Figure(figsize=(COLUMN_INCHES, 1.0 + 0.19 * lines), layout="constrained")
+        """Draw one panel a conversion: its change against the baseline and that of its twin, by language."""
+        rows = len(self.languages) + 1
+        figure = Figure(figsize=(COLUMN_INCHES, 1.0 + 0.19 * rows), layout="constrained")
         panels = figure.subplots(1, len(CONVERTED), sharey=True, sharex=True)
         for axes, name in zip(panels, CONVERTED, strict=True):
             self._panel(axes, name)
-        panels[0].set_yticks(range(lines), ["all", *self.languages])
-        panels[0].set_ylim(lines - 0.4, -0.6)
+        panels[0].set_yticks(range(rows), ["all", *self.languages])
+        panels[0].set_ylim(rows - 0.4, -0.6)
         reach = 1.05 * max(1.0, *(max(map(abs, axes.get_xlim())) for axes in panels))
         panels[0].set_xlim(-reach, reach)
         figure.supxlabel("change of exact match (percentage points)", fontsize=FONT_SIZE)
@@ -141,7 +141,7 @@ class ConversionAccuracy(Analysis):
             [
                 one
                 for one in self._paired.differences()
-                if self._what[one.test.comparison] == (name, against) and one.test.metric is Metric.EXACT
+                if self._labels[one.test.comparison] == (name, against) and one.test.metric is Metric.EXACT
             ]
             for against in ("baseline", "zeroed")
         )
@@ -164,7 +164,7 @@ class ConversionAccuracy(Analysis):
         )
 
     def _effect(self, difference: Difference) -> dict[str, object]:
-        name, against = self._what[difference.test.comparison]
+        name, against = self._labels[difference.test.comparison]
         return {
             "metric": difference.test.metric.value,
             "converted": name,
@@ -191,4 +191,4 @@ class ConversionAccuracy(Analysis):
             return "the mean over the languages in which the neuron is active"
         if self.conversions.value is not None:
             return f"{self.conversions.value:g}"
-        return f"the next number above the threshold {self.options.thresholds[0]:g}"
+        return f"the next float above the threshold {self.options.thresholds[0]:g}"

@@ -1,4 +1,4 @@
-"""Does losing a type cost more than losing random neurons in its place? Paired tests of each type."""
+"""Effects of deactivating each type, against random neurons and against the baseline, with paired tests."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from neuroglot.request.neurons import NeuronType
 from neuroglot.request.selections import ControlKind
 from neuroglot.results.results import BASELINE, GroupResult
 
-_SMALL = 5.5  # of what is beside the point, in points
+_SMALL = 5.5  # font size of secondary text, in points
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What the loss of one type does to one metric, against the loss of random neurons, or against no loss.
+    """Effect of deactivating one type on one metric, relative to a control or to the baseline.
 
     Attributes:
-        metric: what is compared; it gives the unit of all that follows up to `high`.
+        metric: the metric, which gives the unit of the fields up to `high`.
         type: label of the type.
         against: `baseline`, or the kind of control: `random`, `random_active` or `random_mass`.
         baseline: mean with nothing deactivated.
-        without: mean without the type.
-        reference: mean under what it is compared with; of a control, over all draws.
+        without: mean with the type deactivated.
+        reference: mean of the reference; for a control, over all draws.
         reference_lowest: mean of the lowest draw.
         reference_highest: mean of the highest draw.
-        difference: without the type - reference.
-        low: lower end of its 95 % interval, of the bootstrap over clusters.
+        difference: without - reference.
+        low: lower end of its 95 % bootstrap interval over clusters.
         high: upper end.
-        p: of the sign-flip test over clusters, two-sided.
-        p_holm: the same, corrected for all tests of the table.
-        active_neurons: neurons of the type that are active in a row, mean; a control deactivates as many.
-        rows: pairs of a group and a language that have all predictions.
-        clusters: of groups that are not independent.
-        draws: of the control; 1 of the baseline.
+        p: two-sided p-value of the sign-flip test over clusters.
+        p_holm: p-value after Holm's correction over all tests of the table.
+        active_neurons: mean number of neurons of the type that are active in a row; a control deactivates as many.
+        rows: number of rows (group and language) that have all predictions.
+        clusters: number of clusters of dependent groups.
+        draws: number of draws of the control; 1 for the baseline.
     """
 
     metric: Metric
@@ -77,7 +77,7 @@ class Effect:
 
 
 class Effects(Analysis):
-    """Each type against its controls and against the baseline, paired by row, clustered, Holm-corrected."""
+    """Each type against its controls and the baseline, paired by row, clustered, Holm-corrected."""
 
     name = "effects"
     title = "What a type's loss costs beyond that of random neurons"
@@ -86,7 +86,7 @@ class Effects(Analysis):
     needs = frozenset({Need.ANSWERS})
 
     def __init__(self, context: Context) -> None:
-        """Start with no result."""
+        """Create the analysis, without results."""
         super().__init__(context)
         self.ablations = context.ablations
         self._tests = {
@@ -99,47 +99,47 @@ class Effects(Analysis):
 
     @classmethod
     def variants(cls, context: Context) -> Mapping[str, Intervention]:
-        """Each type deactivated, and its controls."""
+        """Return the ablations: each type deactivated, and its controls."""
         return context.ablations.variants()
 
     def measure(self, result: GroupResult) -> Measures:
-        """As `Paired.measure`."""
+        """Return `Paired.measure`."""
         return self._paired.measure(result)
 
     def effects(self) -> tuple[Effect, ...]:
-        """What the loss of each type does: against the first kind of control first, exact match first.
+        """Return the effects, those against the first kind of control first, exact match first.
 
         Raises:
-            AnalysisError: no result was added yet.
+            AnalysisError: no result has been added.
         """
         return tuple(map(self._effect, self._paired.differences()))
 
     def against_control(self) -> tuple[Effect, ...]:
-        """Those against the first kind of control, which figure and headlines are about."""
+        """Return the effects against the first kind of control, which figure and headlines show."""
         return tuple(effect for effect in self.effects() if effect.against == self.ablations.kinds[0])
 
     def records(self) -> Iterator[dict[str, object]]:
         """One row a metric, type and reference.
 
-        Columns metric (exact_percent; gold_log_probability, in nats; choice_percent, where rows have choices), type,
-        against (baseline, or a kind of control); the means baseline, without (the type) and reference, over all draws,
-        with those of the lowest and highest draw, reference_lowest and reference_highest; difference (without -
-        reference) with its interval low and high, of the bootstrap over clusters; p of the sign-flip test (a row's
-        difference up to 0.00001 counts as none), and p_holm, corrected for all tests of the table; active_neurons (of
-        the type, active in a row, mean); rows, clusters and draws.
+        Columns metric (exact_percent; gold_log_probability, in nats; choice_percent, if rows have choices), type,
+        against (baseline, or a kind of control); the means baseline, without (the type) and reference (over all draws),
+        and those of the lowest and highest draw, reference_lowest and reference_highest; difference (without -
+        reference) with the ends low and high of its bootstrap interval over clusters; p of the sign-flip test (a row's
+        difference up to 0.00001 counts as 0), and p_holm, corrected over all tests of the table; active_neurons (of the
+        type, active in a row, mean); rows, clusters and draws.
         """
         return ({**asdict(effect), "metric": effect.metric.value} for effect in self.effects())
 
     def definition(self) -> str:
-        """Says the test, too."""
+        """Define the difference and its test."""
         return (
-            "A row's score without the type minus its score without random neurons (mean of the draws), or with all "
+            "The score of a row without the type minus its score without random neurons (mean over draws), or with all "
             "neurons. Tested by flipping the signs of whole clusters at random; p-values are Holm-corrected over all "
             "tests."
         )
 
     def caption(self) -> str:
-        """Says the tests, and how many rows and clusters they are over."""
+        """Caption with the tests, and the numbers of rows and clusters."""
         effect = self.effects()[0]
         return (
             f"Without a type minus without {RANDOM_NEURONS[self.ablations.kinds[0]]}, and (hollow) minus the baseline: "
@@ -150,7 +150,7 @@ class Effects(Analysis):
         )
 
     def draw(self) -> Figure:
-        """A panel a metric; of each type the difference to its control, with the draws, and that to the baseline."""
+        """Draw one panel a metric: the difference of each type to its control, with the draws, and to the baseline."""
         metrics = tuple(dict.fromkeys(effect.metric for effect in self.effects()))
         figure = Figure(figsize=(COLUMN_INCHES, 0.2 + 1.3 * len(metrics)), layout="constrained")
         for axes, metric in zip(figure.subplots(len(metrics), 1), metrics, strict=True):
@@ -165,12 +165,12 @@ class Effects(Analysis):
             if difference.test.metric is metric and against in (control, BASELINE):
                 self._line(axes, ABLATED.index(kind) + 0.4 * (against == BASELINE), kind, difference)
         axes.set_yticks(
-            [line + place for line in range(len(ABLATED)) for place in (0, 0.4)],
+            [row + offset for row in range(len(ABLATED)) for offset in (0, 0.4)],
             [words for kind in ABLATED for words in (f"w/o {kind.label}", "against baseline")],
         )
-        for place, label in enumerate(axes.get_yticklabels()):
-            label.set_color(INK if place % 2 else TYPE_TEXT_COLOURS[ABLATED[place // 2]])
-            label.set_fontsize(_SMALL if place % 2 else FONT_SIZE)
+        for index, label in enumerate(axes.get_yticklabels()):
+            label.set_color(INK if index % 2 else TYPE_TEXT_COLOURS[ABLATED[index // 2]])
+            label.set_fontsize(_SMALL if index % 2 else FONT_SIZE)
         axes.set_ylim(len(ABLATED) - 0.3, -0.45)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -178,7 +178,7 @@ class Effects(Analysis):
         axes.set_xlabel(metric.axis)
 
     def _line(self, axes: Axes, height: float, kind: NeuronType, difference: Difference) -> None:
-        """One comparison: its difference, interval and p; filled, and with the draws, where it is with a control."""
+        """Draw one comparison: difference, interval and p; filled, and with the draws, if against a control."""
         colour = TYPE_COLOURS[kind]
         is_control = self._tests[difference.test][1] != BASELINE
         if is_control:

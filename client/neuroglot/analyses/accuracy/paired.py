@@ -1,4 +1,4 @@
-"""Paired comparisons: the same rows under a variant and under what it is compared with, tested by cluster."""
+"""Paired comparisons of a variant with a reference on the same rows, tested by cluster."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from neuroglot.results.results import BASELINE, GroupResult
 METRICS = tuple(Metric)
 
 NO_DIFFERENCE = 1e-5
-"""A row's difference up to this counts as none, in nats or percentage points: float32 logits carry no more digits, and
-by rounding alone a row differs from itself in another batch."""
+"""A row's difference up to this, in nats or percentage points, counts as 0: float32 logits carry no more digits, and
+the same row in another batch differs by rounding."""
 
-_ROWS, _ACTIVE, _BASELINE, _VARIANT, _REFERENCES = range(5)  # columns; there is one of each reference, from the last on
+_ROWS, _ACTIVE, _BASELINE, _VARIANT, _REFERENCES = range(5)  # columns; those of the references are from the last on
 
 
 class Comparison(NamedTuple):
-    """A variant, and what it is compared with row by row.
+    """A variant and its reference.
 
     Attributes:
-        variant: its name.
-        references: names of one other variant, or of all draws of a control, which count as their mean.
+        variant: name of the variant.
+        references: name of one other variant, or names of all draws of a control, of which the mean is taken.
     """
 
     variant: str
@@ -42,9 +42,9 @@ class PairedTest(NamedTuple):
     """One of several tests.
 
     Attributes:
-        comparison: what is compared.
-        metric: in what.
-        language: in which language alone; None for all of them together.
+        comparison: the variant and its reference.
+        metric: the metric.
+        language: the only language tested; None for all languages pooled.
     """
 
     comparison: Comparison
@@ -54,24 +54,24 @@ class PairedTest(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """What came of a test.
+    """Result of a test.
 
     Attributes:
-        test: the test; its metric gives the unit of all that follows up to `high`.
-        baseline: mean over the rows with nothing changed.
+        test: the test; its metric gives the unit of the fields up to `high`.
+        baseline: mean over the rows under the baseline.
         variant: mean under the variant.
-        reference: mean under what it is compared with, over all draws.
+        reference: mean of the reference, over all draws.
         reference_lowest: mean of the lowest draw.
         reference_highest: mean of the highest draw.
         draws: mean of each draw.
         difference: variant - reference.
-        low: lower end of its 95 % interval, of the bootstrap over clusters.
+        low: lower end of its 95 % bootstrap interval over clusters.
         high: upper end.
-        p: of the sign-flip test over clusters, two-sided.
-        p_holm: the same, corrected for all tests of the table; those of single languages among each other.
-        active_neurons: neurons active in a row that the variant changed; mean.
-        rows: pairs of a group and a language that have all predictions.
-        clusters: of groups that are not independent, those with such rows.
+        p: two-sided p-value of the sign-flip test over clusters.
+        p_holm: p-value after Holm's correction over the table's tests, separately for tests of single languages.
+        active_neurons: mean number of active neurons in a row that the variant changed.
+        rows: number of rows (group and language) that have all predictions.
+        clusters: number of clusters of dependent groups that have at least one of these rows.
     """
 
     test: PairedTest
@@ -92,34 +92,35 @@ class Difference:
 
 
 class Paired:
-    """The paired tests of one analysis, over what it has counted so far."""
+    """The paired tests of one analysis over its current sums."""
 
     def __init__(self, fold: Fold, tests: Sequence[PairedTest]) -> None:
-        """Say what is to be tested.
+        """Define the tests.
 
         Args:
             fold: the analysis, which adds `measure(...)` to its sums.
-            tests: in the order of the table.
+            tests: the tests, in the order of the table.
         """
         self._fold = fold
         self._tests = tests
         self._comparisons = tuple(dict.fromkeys(test.comparison for test in tests))
-        self._tested: tuple[int, tuple[Difference, ...]] = 0, ()  # tests take a while, and many ask for them
+        # Cached by number of groups: the tests are slow, and table, figure and caption all read them.
+        self._tested: tuple[int, tuple[Difference, ...]] = 0, ()
 
     def measure(self, result: GroupResult) -> Measures:
-        """Of each comparison `[languages, metrics, 4 + references]`, under the key `("pairs", comparison)`.
+        """Return `[languages, metrics, 4 + references]` by comparison, under the key `("pairs", comparison)`.
 
         The columns are rows, active neurons that the variant changed, and the sums of the metric under the baseline,
-        the variant and each reference. Only rows that have the metric under all of these count. A reference that
+        the variant and each reference. Only rows that have the metric under all of these are counted. A reference that
         differs from the variant by no more than `NO_DIFFERENCE` counts as equal to it.
         """
         return {("pairs", comparison): self._pairs(result, comparison) for comparison in self._comparisons}
 
     def differences(self) -> tuple[Difference, ...]:
-        """What came of the tests, in their order; without those of a metric that no row has.
+        """Return the results of the tests in their order, without tests of a metric that no row has.
 
         Raises:
-            AnalysisError: no result was added yet.
+            AnalysisError: no result has been added.
         """
         self._fold.require_results()
         if self._tested[0] != self._fold.groups:
@@ -136,7 +137,7 @@ class Paired:
                 values = [metric.of(prediction, choices) for prediction in predictions]
                 if not any(map(math.isnan, values)):
                     baseline, variant, *references = values
-                    compared = [variant if abs(variant - one) <= NO_DIFFERENCE else one for one in references]
+                    compared = [variant if abs(variant - value) <= NO_DIFFERENCE else value for value in references]
                     active = predictions[1].selected_active_neurons
                     pairs[row, column] = 1, active, baseline, variant, *compared
         return pairs
@@ -160,7 +161,7 @@ class Paired:
         return tuple(map(_summary, tests, by_cluster, intervals, p_values, _corrected(tests, p_values)))
 
     def _of(self, test: PairedTest, pairs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What one test is about: `[..., 4 + references]` from `[..., languages, metrics, 4 + references]`."""
+        """Select the data of one test: `[..., 4 + references]` from `[..., languages, metrics, 4 + references]`."""
         of_metric = pairs[..., METRICS.index(test.metric), :]
         if test.language is None:
             total: NDArray[np.float64] = of_metric.sum(axis=-2)
@@ -169,13 +170,13 @@ class Paired:
 
 
 def _difference(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Variant - reference, summed over rows and references: whole for counts, 0 where all of them are equal."""
+    """Return variant - reference, summed over rows and references: exact for counts, 0 if all are equal."""
     difference: NDArray[np.float64] = (pairs[..., _VARIANT, np.newaxis] - pairs[..., _REFERENCES:]).sum(axis=-1)
     return difference
 
 
 def _corrected(tests: Sequence[PairedTest], p_values: Sequence[float]) -> list[float]:
-    """Holm's correction, apart for the tests of all languages together and for those of single ones."""
+    """Apply Holm's correction separately to the tests of all languages pooled and to those of single languages."""
     families: dict[bool, list[int]] = defaultdict(list)
     for index, test in enumerate(tests):
         families[test.language is None].append(index)

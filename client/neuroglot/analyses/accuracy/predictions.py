@@ -1,4 +1,4 @@
-"""What the predictions of a row say under one variant: what accuracy is counted from, of ablations and conversions."""
+"""Metrics and counts of the predictions of rows under a variant, for ablations and conversions."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from neuroglot.results.results import GroupResult, RowPrediction
 
 
 class Metric(StrEnum):
-    """What is compared of a row's predictions."""
+    """Metrics of a row's prediction."""
 
     EXACT = "exact_percent"
-    """Whether every gold token is the first choice: 100 or 0, so that means are percentages."""
+    """Whether every gold token has the largest logit: 100 or 0, so that means are percentages."""
     LOG_PROBABILITY = "gold_log_probability"
-    """Of the gold answer, in nats. It moves where exact match cannot, because nearly all rows are right or wrong."""
+    """Log-probability of the gold answer, in nats. Sensitive even where nearly all rows are right or wrong."""
     CHOICE = "choice_percent"
-    """Whether the gold answer is the likeliest of the row's choices: 100 or 0; only of rows that have choices."""
+    """Whether the gold answer is the most likely of the row's choices: 100 or 0; only for rows with choices."""
 
     @property
     def axis(self) -> str:
-        """What an axis of differences says."""
+        """Label of an axis of differences."""
         return {
             Metric.EXACT: "exact match (percentage points)",
             Metric.LOG_PROBABILITY: "log-probability of the gold answer (nats)",
@@ -36,7 +36,7 @@ class Metric(StrEnum):
         }[self]
 
     def of(self, prediction: RowPrediction, choices: Choices | None) -> float:
-        """Its value for one row; NaN where the row has no answer, no choices, or no prediction."""
+        """Return the value for one row; NaN if the row has no gold answer, no choices, or no prediction."""
         match self:
             case Metric.EXACT:
                 return math.nan if prediction.exact is None else 100.0 * prediction.exact
@@ -48,7 +48,7 @@ class Metric(StrEnum):
 
 
 class Count(IntEnum):
-    """What is counted of rows; the columns of a variant's counts."""
+    """Counts over rows; the columns of a variant's counts."""
 
     ROWS = 0
     ERRORS = auto()
@@ -72,11 +72,11 @@ PROPORTIONS: Mapping[str, tuple[Count, Count]] = {
     "choice": (Count.RIGHTLY_CHOSEN, Count.CHOSEN),
     "no_label": (Count.NO_LABEL, Count.LABELLED),
 }
-"""What is reported in percent: how many rows are so, of how many that could be."""
+"""Proportions reported in percent: (successes, trials) by name."""
 
 
 def accuracy_measures(fold: Fold, result: GroupResult, variants: Iterable[str]) -> Measures:
-    """What one result adds to a fold: counts `[languages, len(Count)]` and log-probabilities `[languages]` by variant.
+    """Return what one result adds to a fold: counts `[languages, len(Count)]`, log-probabilities `[languages]`.
 
     Keys are `("counts", variant)` and `("log_probability", variant)`.
     """
@@ -90,7 +90,7 @@ def accuracy_measures(fold: Fold, result: GroupResult, variants: Iterable[str]) 
 
 
 def accuracy_columns(sums: Sums, variant: str) -> list[dict[str, object]]:
-    """What a table says of a variant in each language; `Accuracy.records` explains the columns."""
+    """Return the table columns of a variant by language; `Accuracy.records` documents them."""
     counts = sums["counts", variant]
     log_probabilities, low, high = mean_log_probability(sums, variant)
     return [
@@ -109,14 +109,14 @@ def accuracy_columns(sums: Sums, variant: str) -> list[dict[str, object]]:
 
 
 def percent(sums: Sums, variant: str, proportion: str = "exact") -> NDArray[np.float64]:
-    """One of the proportions in percent, `[1 + languages]`: all languages together first; NaN where nothing counts."""
+    """Return a proportion in percent, `[1 + languages]`, all languages pooled first; NaN without trials."""
     return 100 * _ratio(with_all(sums["counts", variant]), proportion)
 
 
 def percent_interval(sums: Sums, variant: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """95 % intervals of `percent` for exact matches: Wilson's of each language.
+    """Return 95 % intervals of `percent` for exact match, `[1 + languages]` each: Wilson's for single languages.
 
-    Rows of one group are not independent, so that of all languages together is the clustered bootstrap's.
+    The rows of a group are not independent, so the interval of all languages pooled is the bootstrap's over clusters.
     """
     replicates = _ratio(sums.replicated(("counts", variant)).sum(axis=1), "exact")
     low, high = percentile_interval(replicates)
@@ -130,7 +130,7 @@ def percent_interval(sums: Sums, variant: str) -> tuple[NDArray[np.float64], NDA
 def mean_log_probability(
     sums: Sums, variant: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Mean of the gold answers' log-probabilities in each language, and the ends of its bootstrap interval."""
+    """Return the mean log-probability of the gold answers by language, and the ends of its bootstrap interval."""
     scored = np.s_[..., Count.SCORED]
     mean = ratios(sums["log_probability", variant], sums["counts", variant][scored])
     replicates = ratios(sums.replicated(("log_probability", variant)), sums.replicated(("counts", variant))[scored])
@@ -138,12 +138,12 @@ def mean_log_probability(
 
 
 def with_all(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Counts `[languages, ...]` with those of all languages together put in front."""
+    """Prepend the sum over all languages to counts `[languages, ...]`."""
     return np.concatenate([counts.sum(axis=0, keepdims=True), counts])
 
 
 def _counts(prediction: RowPrediction, choices: Choices | None) -> list[int]:
-    """What one row adds, in the order of `Count`."""
+    """Return what one row adds, in the order of `Count`."""
     right = _choice_is_right(prediction, choices)
     generated = prediction.starts_with_answer is not None
     labelled = generated and choices is not None
@@ -171,7 +171,7 @@ def _choice_is_right(prediction: RowPrediction, choices: Choices | None) -> bool
 
 
 def _ratio(counts: NDArray[np.generic], proportion: str) -> NDArray[np.float64]:
-    """A proportion of counts `[..., len(Count)]`; NaN where nothing counts."""
+    """Return a proportion of counts `[..., len(Count)]`; NaN without trials."""
     successes, trials = PROPORTIONS[proportion]
     return ratios(counts[..., successes].astype(np.float64), counts[..., trials].astype(np.float64))
 

@@ -1,4 +1,4 @@
-"""Contributions of all neurons by type and layer, a neuron's mean and their sum: the paper's Figure 9."""
+"""Contributions by type and layer, mean of a neuron and sum of a type: the paper's Figure 9."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from neuroglot.results.results import GroupResult
 
 
 class Contributions(Analysis):
-    """Mean contribution of a neuron of each type, and their sum, over languages and groups.
+    """Mean contribution of a neuron of each type, and sum over the neurons of a type, over languages and groups.
 
-    The mean is over neurons: the sum of all contributions of the type, over all groups and languages, by the number of
-    its neurons in them. So a group with few neurons of a type has little say in it, and one with none has none.
+    The mean is over neurons: the sum of the contributions of a type over all groups and languages, divided by the
+    number of its neurons there. A group is thus weighted by its number of neurons of the type.
     """
 
     name = "contributions"
@@ -33,7 +33,7 @@ class Contributions(Analysis):
     needs = frozenset({Need.CONTRIBUTION})
 
     def measure(self, result: GroupResult) -> Measures:
-        """Of each component, summed over languages: contributions and neurons of each type, both `[layers, 4]`."""
+        """Return contributions and neuron counts by component and type, summed over languages, `[layers, 4]` each."""
         measures = {}
         for name, component in result.components.items():
             types = component.thresholds[0]
@@ -42,7 +42,7 @@ class Contributions(Analysis):
         return measures
 
     def means(self, component: str) -> Shares:
-        """Contribution of a neuron of each type, percent of its layer's, `[layers, 4]`; NaN of a type without any."""
+        """Return the mean contribution of a neuron in percent of its layer, `[layers, 4]`; NaN without neurons."""
         return self._shares(
             self.sums["contributions", component],
             self.sums["neurons", component],
@@ -51,7 +51,7 @@ class Contributions(Analysis):
         )
 
     def totals(self, component: str) -> Shares:
-        """Contribution of all neurons of each type together, percent of their layer's, `[layers, 4]`."""
+        """Return the summed contribution of the neurons of each type in percent of their layer, `[layers, 4]`."""
         return self._shares(
             self.sums["contributions", component],
             np.array(self.groups * len(self.languages)),
@@ -62,8 +62,8 @@ class Contributions(Analysis):
     def records(self) -> Iterator[dict[str, object]]:
         """One row a layer and type.
 
-        Columns component, layer, type; mean_percent (a neuron's contribution, in percent of its layer's; empty where no
-        group has neurons of the type) and sum_percent (that of all neurons of the type; a layer's four add up to 100),
+        Columns component, layer, type; mean_percent (contribution of a neuron, in percent of its layer; empty if no
+        group has neurons of the type) and sum_percent (of all neurons of the type; the four of a layer sum to 100),
         each with its 95 % interval (`_low`, `_high`); mean_neurons (of the type in a group), groups.
         """
         for component, (layers, _) in self.geometry.items():
@@ -88,24 +88,24 @@ class Contributions(Analysis):
             )
 
     def definition(self) -> str:
-        """Says what a contribution is, and how the mean is taken."""
+        """Define contribution, mean and sum."""
         return (
             "A neuron's contribution (Eq. 3) is |m| times the norm of its value row, as a share of its layer's sum. "
-            "Sum: of all neurons of a type, mean over groups and languages. Mean: of one neuron, over all neurons that "
-            "are of the type in any group; a group without such neurons has no part in it."
+            "Sum: over all neurons of a type, mean over groups and languages. Mean: over all neurons of the type in "
+            "all groups; groups without neurons of the type do not enter it."
         )
 
     def caption(self) -> str:
-        """Says what the average neuron contributes, over how many groups."""
+        """Caption with the contribution of the average neuron, and the sample."""
         average = " and ".join(f"{100 / count:.2g} % ({name})" for name, (_, count) in self.geometry.items())
         return (
-            f"Contribution of a neuron of each type (left) and of all of them together (right), percent of a layer's. "
+            f"Contribution of one neuron of each type (left) and of all its neurons (right), in percent of the layer. "
             f"The average neuron contributes {average}. Mean over {words.sample(self)}. {words.band(self)} The paper's "
             "Figure 9."
         )
 
     def draw(self) -> Figure:
-        """The mean left, the sum right, one line a type; a component below the other."""
+        """Draw the mean on the left, the sum on the right, one line a type, one row of panels a component."""
         figure = Figure(figsize=(COLUMN_INCHES, 0.4 + 1.7 * len(self.geometry)), layout="constrained")
         panels = figure.subplots(len(self.geometry), 2, squeeze=False)
         for (left, right), (component, (layers, _)) in zip(panels, self.geometry.items(), strict=True):

@@ -22,25 +22,25 @@ from neuroglot.results.results import GroupResult
 from neuroglot.runs.settings import ScoreReduction
 
 DECODER = "decoder"
-"""The only component that has effective scores: an encoder does not write to where tokens are told apart."""
+"""The only component with effective scores: encoder neurons do not write to the decoder's residual stream."""
 
 _MAXIMUM, _MINIMUM, _MEAN = range(3)
 _STATISTICS = ("maximum", "minimum", "mean")
 
 _TARGETS: Mapping[ScoreTarget, str] = {
     ScoreTarget.FIRST_GOLD_TOKEN: "the first gold token r",
-    ScoreTarget.ALL_GOLD_TOKENS: "the gold tokens, summed over them",
-    ScoreTarget.GOLD_MINUS_DISTRACTOR: "the first gold token r, less that to the distractor's",
+    ScoreTarget.ALL_GOLD_TOKENS: "the gold tokens, summed",
+    ScoreTarget.GOLD_MINUS_DISTRACTOR: "the first gold token r, minus that with the distractor's first token",
 }
 
 
 class Scores(NamedTuple):
-    """Means over groups of largest, smallest and mean scores, `[..., 4 types, 3]`.
+    """Largest, smallest and mean score of each type, means over groups, `[..., 4 types, 3]`.
 
     Attributes:
-        mean: the means.
-        low: lower ends of their 95 % intervals.
-        high: upper ends.
+        mean: means, `[..., 4, 3]`.
+        low: lower ends of the 95 % intervals, `[..., 4, 3]`.
+        high: upper ends, `[..., 4, 3]`.
     """
 
     mean: NDArray[np.float64]
@@ -49,7 +49,7 @@ class Scores(NamedTuple):
 
 
 class EffectiveScores(Analysis):
-    """The largest, smallest and mean effective score of each type, by layer and by language; of the decoder alone."""
+    """Largest, smallest and mean effective score of each type, by layer and by language; decoder only."""
 
     name = "effective_scores"
     title = "Effective scores of each type"
@@ -58,11 +58,11 @@ class EffectiveScores(Analysis):
     needs = frozenset({Need.EFFECTIVE_SCORE})
 
     def measure(self, result: GroupResult) -> Measures:
-        """Scores `[..., 4, 3]`, the largest, smallest and mean of each type, of rows that have an answer.
+        """Return the largest, smallest and mean score of each type over the rows with a gold answer.
 
-        By layer `[layers, 4, 3]`, summed over languages; by language over all layers `[languages, 4, 3]`, and layer by
-        layer `[languages, layers, 4, 3]` where that is asked for; neurons of each type `[layers, 4]`, and how many rows
-        have an answer `[languages]`.
+        By layer `[layers, 4, 3]`, summed over languages; by language over all layers `[languages, 4, 3]`, and by
+        language and layer `[languages, layers, 4, 3]` for the reduction of means; neurons of each type `[layers, 4]`;
+        number of rows with a gold answer `[languages]`.
         """
         types = result.components[DECODER].thresholds[0]
         counts, order = types.counts(), self.positions(result)
@@ -84,13 +84,13 @@ class EffectiveScores(Analysis):
         return measures
 
     def by_layer(self) -> Scores:
-        """Of each layer and type, mean over groups and languages; a group without such neurons counts as 0."""
+        """Return the scores by layer, mean over groups and languages; 0 for a group without neurons of the type."""
         rows = self.sums.replicated("rows").sum(axis=1)
         low, high = percentile_interval(ratios(self.sums.replicated("layers"), rows))
         return Scores(self.sums["layers"] / max(self.sums["rows"].sum(), 1), low, high)
 
     def by_language(self) -> Scores:
-        """Of each language and type, reduced over layers as the context says."""
+        """Return the scores by language, reduced over layers by the option `score_reduction`."""
         rows = self.sums["rows"]
         estimate = self._reduced({key: self.sums[key][np.newaxis] for key in self.sums}, rows[np.newaxis])
         keys = [key for key in self.sums if key != "rows"]
@@ -102,8 +102,8 @@ class EffectiveScores(Analysis):
         """One row a layer and type.
 
         Columns layer, type; maximum, minimum and mean (over the type's neurons in the layer), each a mean over groups
-        and languages with its 95 % interval (`_low`, `_high`), where a group without neurons of the type counts as 0;
-        mean_neurons (of the type in a group), rows (with an answer), groups.
+        and languages with its 95 % interval (`_low`, `_high`), with 0 for a group without neurons of the type;
+        mean_neurons (of the type in a group), rows (with a gold answer), groups.
         """
         scores, rows = self.by_layer(), int(self.sums["rows"].sum())
         neurons = self.sums.mean("neurons")
@@ -120,24 +120,24 @@ class EffectiveScores(Analysis):
                 }
 
     def tables(self) -> Mapping[str, pd.DataFrame]:
-        """With `effective_scores_by_language`, the paper's Table 4: one row a language and type.
+        """Also `effective_scores_by_language`, the paper's Table 4: one row a language and type.
 
-        Columns language, type; maximum and minimum over layers, reduced as the context's `score_reduction` says, and
-        mean (over the type's neurons in all layers), each a mean over groups with its 95 % interval; reduction;
-        mean_neurons (of the type in a group, all layers); rows (with an answer), groups.
+        Columns language, type; maximum and minimum over layers, reduced by the option `score_reduction`, and mean
+        (over the type's neurons in all layers), each a mean over groups with its 95 % interval; reduction;
+        mean_neurons (of the type in a group, all layers); rows (with a gold answer), groups.
         """
         return {**super().tables(), f"{self.name}_by_language": pd.DataFrame(list(self._by_language()))}
 
     def definition(self) -> str:
-        """Says what a score is, of which token."""
+        """Define the effective score, with its target token."""
         return (
             "A neuron's effective score is m times the product of its value row with the output embedding of "
-            f"{_TARGETS[self.options.score_target]}: what it adds to that token's logit, without the final norm. Per "
-            "group the largest of a type's neurons; a type without neurons has 0."
+            f"{_TARGETS[self.options.score_target]}: what it adds to that token's logit, without the final norm. In "
+            "each group, the largest score among the neurons of a type; 0 for a type without neurons."
         )
 
     def caption(self) -> str:
-        """Says over how many groups, and how the table by language is reduced."""
+        """Caption with the sample, and the reduction of the table by language."""
         encoder = " The encoder has no effective scores." if len(self.geometry) > 1 else ""
         return (
             f"Largest effective score of each type by layer. Mean over {words.sample(self)}; "
@@ -146,7 +146,7 @@ class EffectiveScores(Analysis):
         )
 
     def draw(self) -> Figure:
-        """One line a type: its largest score by layer."""
+        """Draw one line a type: its largest score by layer."""
         figure, panels = component_panels({DECODER: self.geometry[DECODER]}, inches=2.1)
         maxima = Shares(*(values[..., _MAXIMUM] for values in self.by_layer()))
         type_lines(panels[DECODER], Compared(maxima, Shares.none(maxima.mean.shape)))
@@ -173,11 +173,11 @@ class EffectiveScores(Analysis):
 
     def _reduction(self) -> str:
         if self.options.score_reduction is ScoreReduction.OF_MEANS:
-            return "its largest and smallest over layers being those of the layers' means over groups"
-        return "its largest and smallest over layers being taken in each group before the mean over groups"
+            return "with the largest and smallest over layers taken of each layer's mean over groups"
+        return "with the largest and smallest over layers taken in each group, before the mean over groups"
 
     def _reduced(self, sums: Mapping[str, NDArray[np.float64]], rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Means over groups `[n, languages, 4, 3]` of sums `[n, ...]`, with `rows` `[n, languages]`."""
+        """Return means over groups `[n, languages, 4, 3]` of sums `[n, ...]`, given `rows` `[n, languages]`."""
         means = ratios(sums["languages"], rows)
         if self.options.score_reduction is ScoreReduction.OF_MEANS:
             reduced = _over_layers(ratios(sums["languages and layers"], rows), sums["neurons"][:, np.newaxis])
@@ -186,14 +186,14 @@ class EffectiveScores(Analysis):
 
 
 def _over_layers(scores: NDArray[np.float64], counts: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.float64]:
-    """The largest and smallest score over the layers in which a type has neurons; 0 where it has none in any.
+    """Return the largest and smallest score over the layers in which a type has neurons; 0 if it has none.
 
     Args:
-        scores: `[..., layers, 4, 3]`.
-        counts: neurons, `[..., layers, 4]`.
+        scores: scores by layer, `[..., layers, 4, 3]`.
+        counts: neurons of each type by layer, `[..., layers, 4]`.
 
     Returns:
-        `[..., 4, 3]`; of the third column, the mean, nothing is said: it is 0.
+        `[..., 4, 3]`; the third column, the mean, is not computed and stays 0.
     """
     some = np.broadcast_to(counts > 0, scores.shape[:-1])
     over = np.zeros((*scores.shape[:-3], *scores.shape[-2:]))
@@ -206,14 +206,14 @@ def _over_layers(scores: NDArray[np.float64], counts: NDArray[np.float64] | NDAr
 
 
 def _mean_over_neurons(sums: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean score of a type's neurons in all layers, `[languages, 4]`; 0 of a type without neurons."""
+    """Return the mean score of a type's neurons in all layers, `[languages, 4]`; 0 for a type without neurons."""
     mean: NDArray[np.float64] = sums.sum(axis=1) / np.maximum(counts.sum(axis=0), 1)
     return mean
 
 
-def _columns(scores: Scores, place: tuple[int, int]) -> dict[str, object]:
+def _columns(scores: Scores, index: tuple[int, int]) -> dict[str, object]:
     return {
-        f"{name}{end}": values[place][column]
+        f"{name}{end}": values[index][column]
         for column, name in enumerate(_STATISTICS)
         for end, values in zip(("", "_low", "_high"), scores, strict=True)
     }

@@ -19,7 +19,7 @@ from neuroglot.results.results import GroupResult
 
 
 class TopContributors(Analysis):
-    """Share of each type among the neurons of a layer that contribute most, mean over examples."""
+    """Share of each type among the neurons of a layer with the largest contributions, mean over examples."""
 
     name = "top_contributors"
     title = "Types among the top contributors"
@@ -28,12 +28,12 @@ class TopContributors(Analysis):
     needs = frozenset({Need.CONTRIBUTION, Need.ACTIVE})
 
     def measure(self, result: GroupResult) -> Measures:
-        """Top contributors of each type `[languages, layers, 4]` of each component."""
+        """Return the numbers of top contributors of each type by component, `[languages, layers, 4]`."""
         order = self.positions(result)
         return {name: one.thresholds[0].contribution.top_counts[order] for name, one in result.components.items()}
 
     def measure_mismatched(self, group: Mismatched) -> Measures:
-        """The same of a mismatched group: each row's own top contributors, by the types over its rows."""
+        """Return the same for a mismatched group: the top contributors of each row, by type over its rows."""
         sums = {}
         for name in group.geometry:
             top, codes = group.top(name), type_codes(group.active(name))
@@ -41,11 +41,11 @@ class TopContributors(Analysis):
         return sums
 
     def compared(self, component: str) -> Compared:
-        """Shares of the types in percent, `[languages, layers, 4]`."""
+        """Return the shares of the types in percent, `[languages, layers, 4]`."""
         return Compared.of(self, component, self.top(component))
 
     def top(self, component: str) -> int:
-        """How many neurons of a layer count as its top contributors."""
+        """Return the number of top contributors of a layer."""
         return int(self.sums[component][0, 0].sum()) // self.groups
 
     def records(self) -> Iterator[dict[str, object]]:
@@ -75,25 +75,25 @@ class TopContributors(Analysis):
             )
 
     def definition(self) -> str:
-        """Says what a contribution is, too."""
+        """Define contribution and top contributors."""
         return (
             "A neuron's contribution (Eq. 3) is |m| times the norm of its value row, as a share of its layer's sum; m "
-            f"is what multiplies the value row. The top are the {100 * self.options.top_fraction:g} % of a layer's "
-            "neurons that contribute most, in one language."
+            f"is the coefficient of the value row. The top contributors are the {100 * self.options.top_fraction:g} % "
+            "of a layer's neurons with the largest contributions in one language."
         )
 
     def caption(self) -> str:
-        """Says how many neurons are the top, of how many, over how many prompts."""
+        """Caption with the number of top contributors, and the sample."""
         top = " and ".join(
             f"{self.top(name)} of {neurons:,} {name} neurons" for name, (_, neurons) in self.geometry.items()
         )
         return (
-            f"Types of the top contributors of a layer ({top}), by language; every four shares add up to 100 %. Mean "
+            f"Types of the top contributors of a layer ({top}), by language; the four shares sum to 100 %. Mean "
             f"over {words.sample(self)}. {words.band(self)} {words.mismatched(self)} The paper's Figure 23."
         )
 
     def draw(self) -> Figure:
-        """One small panel a language and component, one line a type."""
+        """Draw one small panel a language and component, one line a type."""
         compared = {name: self.compared(name) for name in self.geometry}
         panels = [
             Panel(name, language, compared[name].at(row))

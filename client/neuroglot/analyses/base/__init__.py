@@ -1,4 +1,4 @@
-"""What analyses are made of: the fold, the context of a run, intervals and tests, mismatched groups, variants, lines.
+"""Building blocks of the analyses: fold, context, intervals and tests, mismatched groups, variants, line plots.
 
 Imports `figures`. Imported by the analyses.
 """

@@ -1,4 +1,4 @@
-"""Which variants an analysis of accuracy compares: without each type, and without its controls."""
+"""Ablation variants: each neuron type deactivated, and random neurons deactivated as its control."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neuroglot.request.selections import ControlKind, control
 from neuroglot.results.results import BASELINE
 
 ABLATED = (NeuronType.ALL_SHARED, NeuronType.SPECIFIC, NeuronType.PARTIAL_SHARED)
-"""The types that are deactivated, in the order of the paper's Table 2."""
+"""The deactivated types, in the order of the paper's Table 2."""
 
 
 RANDOM_NEURONS: Mapping[ControlKind, str] = {
@@ -20,18 +20,18 @@ RANDOM_NEURONS: Mapping[ControlKind, str] = {
     ControlKind.RANDOM_ACTIVE: "as many random neurons that are active in the row",
     ControlKind.RANDOM_MASS: "random neurons of the same contribution",
 }
-"""What a control deactivates, in words."""
+"""The neurons that each kind of control deactivates, as text in captions."""
 
 
 @dataclass(frozen=True)
 class Ablations:
-    """The variants of one analysis: each type deactivated, and for each random neurons in its place, several draws.
+    """The ablation variants of one analysis: each type deactivated, and several draws of random neurons as controls.
 
     Attributes:
-        draws: draws of each control, at least 1.
-        seed: of the draws.
-        component: `encoder` or `decoder`, where neurons are deactivated in this one alone; None for all.
-        kinds: from which neurons the controls are drawn; the first is the one that figures and headlines are about.
+        draws: number of draws of each control, at least 1.
+        seed: seed of the draws.
+        component: `encoder` or `decoder` to deactivate neurons in that component only; None for all components.
+        kinds: kinds of controls; figures and headlines show the first.
     """
 
     draws: int = 3
@@ -40,30 +40,30 @@ class Ablations:
     kinds: tuple[ControlKind, ...] = (ControlKind.RANDOM_ACTIVE,)
 
     def without(self, kind: NeuronType) -> str:
-        """Name of the variant that deactivates a type."""
+        """Return the name of the variant that deactivates a type."""
         return f"w/o {kind.label}"
 
     def control(self, kind: NeuronType, drawn: ControlKind) -> str:
-        """Name of one kind of control of a type."""
+        """Return the name of one kind of control of a type, without its draw."""
         return f"{drawn.replace('_', '-')} control of {kind.label}"
 
     def controls(self, kind: NeuronType, drawn: ControlKind | None = None) -> tuple[str, ...]:
-        """Names of the variants that deactivate random neurons in place of a type, a draw each.
+        """Return the names of the control variants of a type, one a draw.
 
         Args:
             kind: the type.
-            drawn: from which neurons they are drawn; None for the first of `kinds`.
+            drawn: the kind of control; None for the first of `kinds`.
         """
         control_of = self.control(kind, drawn or self.kinds[0])
         return tuple(f"{control_of}, draw {draw}" for draw in range(self.draws))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All variants, the baseline first."""
+        """Names of all variants, the baseline first."""
         return BASELINE, *self.variants()
 
     def where(self, components: Collection[str]) -> str:
-        """A sentence on where neurons are deactivated, a space before it; empty where there is only one place.
+        """Return a sentence naming the ablated components, with a leading space; empty for a model with one component.
 
         >>> Ablations(draws=3, seed=0).where(["encoder", "decoder"])
         ' Neurons are deactivated in encoder and decoder alike.'
@@ -73,11 +73,11 @@ class Ablations:
         """
         if len(components) == 1:
             return ""
-        place = f"the {self.component} alone" if self.component else f"{' and '.join(components)} alike"
-        return f" Neurons are deactivated in {place}."
+        components_text = f"the {self.component} alone" if self.component else f"{' and '.join(components)} alike"
+        return f" Neurons are deactivated in {components_text}."
 
     def variants(self) -> Mapping[str, Intervention]:
-        """The variants by name, ready to be sent."""
+        """Return the interventions by name of the variant."""
         variants = {self.without(kind): deactivate(kind, component=self.component) for kind in ABLATED}
         for kind, drawn in product(ABLATED, self.kinds):
             for draw, name in enumerate(self.controls(kind, drawn)):

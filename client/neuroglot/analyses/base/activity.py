@@ -1,4 +1,4 @@
-"""From which neurons are active to how many are of each type, in a group and in parts of it."""
+"""Neuron types from activity: masks of active neurons, histograms over languages, types and their counts."""
 
 from __future__ import annotations
 
@@ -13,42 +13,46 @@ from neuroglot.results.type_maps import Types
 
 
 def active_in(types: Types, labels: Sequence[str]) -> NDArray[np.bool_]:
-    """Whether each neuron is active in the rows of these labels, `[rows, layers, neurons]`.
+    """Return masks of the active neurons in the rows of `labels`, `[rows, layers, neurons]`.
 
     Raises:
-        NotInResultError: the result has no such row, or active neurons were not asked for.
+        NotInResultError: the result has no row of a label, or active neurons were not requested.
     """
     return np.stack([types.active(label).to_mask() for label in labels])
 
 
 def histogram(active: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many neurons of each layer are active in 0, 1, ... L rows.
+    """Count the neurons of each layer that are active in 0, 1, ... L rows.
 
     Args:
         active: `[L, layers, neurons]`.
 
     Returns:
-        `[layers, L + 1]`; each layer adds up to the number of neurons.
+        `[layers, L + 1]`; each layer sums to its number of neurons.
     """
-    return np.stack([np.bincount(of_layer, minlength=len(active) + 1) for of_layer in in_how_many(active)])
+    return np.stack([np.bincount(of_layer, minlength=len(active) + 1) for of_layer in active_rows(active)])
 
 
-def in_how_many(active: NDArray[np.bool_]) -> NDArray[np.uint16]:
-    """In how many rows each neuron is active, `[layers, neurons]` from `[L, layers, neurons]`."""
+def active_rows(active: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    """Count the rows in which each neuron is active: `[layers, neurons]` from `[L, layers, neurons]`."""
     rows: NDArray[np.uint16] = active.sum(axis=0, dtype=np.uint16)
     return rows
 
 
 def type_codes(active: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The type of every neuron (Eq. 4 to 7) among two rows or more, `[layers, neurons]` from `[L, layers, neurons]`."""
-    in_rows = in_how_many(active)
+    """Return the type of every neuron (Eq. 4 to 7) over at least two rows, `[layers, neurons]`.
+
+    Args:
+        active: `[L, layers, neurons]`.
+    """
+    in_rows = active_rows(active)
     codes: NDArray[np.uint8] = np.minimum(in_rows, NeuronType.PARTIAL_SHARED).astype(np.uint8)
     codes[in_rows == len(active)] = NeuronType.ALL_SHARED
     return codes
 
 
 def type_counts(active: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Neurons of each type among two rows or more, `[layers, 4]` from `[L, layers, neurons]`."""
+    """Count the neurons of each type over two or more rows: `[layers, 4]` from `[L, layers, neurons]`."""
     in_rows = histogram(active)
     counts = np.zeros((len(in_rows), len(NeuronType)), dtype=np.int64)
     counts[:, NeuronType.NON_ACTIVATED] = in_rows[:, 0]
@@ -59,16 +63,17 @@ def type_counts(active: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def subset_weights(languages: int, size: int) -> NDArray[np.float64]:
-    """In what share of all subsets of `size` languages a neuron is of each type, by how many languages it is active in.
+    """Return the share of all subsets of `size` languages in which a neuron is of each type.
 
-    Of a neuron that is active in a of L languages, a subset of k has s by the hypergeometric distribution. So a
-    `histogram` times these weights is the mean over all subsets, exactly.
+    For a neuron that is active in a of L languages, the number of languages in a subset of k in which it is active
+    follows the hypergeometric distribution. A `histogram` times these weights is therefore the exact mean over all
+    subsets.
 
     >>> subset_weights(3, 2)[1].tolist()  # active in one of three: in two of the three pairs it is specific
     [0.3333333333333333, 0.6666666666666666, 0.0, 0.0]
 
     Returns:
-        `[languages + 1, 4]`; each row adds up to 1.
+        `[languages + 1, 4]`, by number of languages in which the neuron is active; each row sums to 1.
     """
     weights = np.zeros((languages + 1, len(NeuronType)))
     for active in range(languages + 1):

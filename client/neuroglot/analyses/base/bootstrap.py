@@ -1,7 +1,7 @@
-"""Bootstrap intervals over clusters that do not depend on how a run was split.
+"""Bootstrap intervals over clusters, independent of how a run was sharded.
 
-A cluster's weight in a replicate is a Poisson number of mean 1, hashed from the seed, the cluster and the replicate:
-parts of a run that were made on different machines agree on it, and merging them gives the interval of the whole.
+The weight of a cluster in a replicate is Poisson(1), hashed from the seed, the cluster and the replicate: shards
+computed on different machines use the same weights, and merging them gives the interval of the whole run.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from neuroglot.analyses.base.statistics import CONFIDENCE
 
 _POISSON = np.cumsum([math.exp(-1) / math.factorial(count) for count in range(20)])
-"""Probability that a Poisson number of mean 1 is at most 0, 1, 2, ..."""
+"""Cumulative distribution of Poisson(1) at 0, 1, 2, ..."""
 
 _TAIL = (1 - CONFIDENCE) / 2
 
 
-@lru_cache(maxsize=2)  # the analyses of a run share its clusters, and those of its mismatched groups
+@lru_cache(maxsize=2)  # one entry for the clusters of a run's groups, one for those of its mismatched groups
 def weights(seed: int, clusters: tuple[str, ...], replicates: int) -> NDArray[np.float64]:
-    """How often each cluster is drawn in each replicate, `[replicates, clusters]`; not to be written to."""
+    """Return how often each cluster is drawn in each replicate, `[replicates, clusters]`, read-only."""
     drawn = np.empty((replicates, len(clusters)))
     for column, cluster in enumerate(clusters):
         key = hashlib.sha256(f"{seed}/{cluster}".encode()).digest()
@@ -34,11 +34,11 @@ def weights(seed: int, clusters: tuple[str, ...], replicates: int) -> NDArray[np
 
 
 def ratios(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Estimates of the replicates: sums by sizes; NaN where a replicate drew nothing to divide by.
+    """Divide the sums of each replicate by its sizes; NaN where a size is 0.
 
     Args:
         numerators: `[replicates, ...]`.
-        denominators: as many axes or fewer, the same from the first on.
+        denominators: `[replicates, ...]`, the leading axes of the numerators.
     """
     denominators = denominators.reshape(denominators.shape + (1,) * (numerators.ndim - denominators.ndim))
     estimates = np.full(np.broadcast_shapes(numerators.shape, denominators.shape), np.nan)
@@ -47,10 +47,10 @@ def ratios(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) -
 
 
 def percentile_interval(estimates: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The middle 95 % of the replicates' estimates `[replicates, ...]`: lower and upper ends, `[...]`.
+    """Return the ends of the central 95 % interval of the estimates `[replicates, ...]`: low and high, `[...]` each.
 
-    Replicates without an estimate (NaN) are left out. Where they are more than a tail of the interval, both ends are
-    NaN: with up to three clusters, so many replicates draw no cluster at all.
+    Replicates without an estimate (NaN) are left out. Where their share exceeds one tail (2.5 %), both ends are NaN:
+    with up to three clusters, more replicates than that draw no cluster.
     """
     ordered = np.sort(estimates, axis=0)  # NaN comes last
     found = np.count_nonzero(~np.isnan(estimates), axis=0)
@@ -60,10 +60,10 @@ def percentile_interval(estimates: NDArray[np.float64]) -> tuple[NDArray[np.floa
 
 
 def _quantile(ordered: NDArray[np.float64], found: NDArray[np.int64], share: float) -> NDArray[np.float64]:
-    """A quantile of the first `found` values along the first axis, interpolated between the two beside it."""
-    place = share * (found - 1)
-    below = np.floor(place).astype(np.int64)
+    """Return a quantile of the first `found` values along the first axis, linearly interpolated."""
+    position = share * (found - 1)
+    below = np.floor(position).astype(np.int64)
     above = np.minimum(below + 1, found - 1)
-    left, right = (np.take_along_axis(ordered, at[np.newaxis], axis=0)[0] for at in (below, above))
-    quantile: NDArray[np.float64] = left + (place - below) * (right - left)
+    left, right = (np.take_along_axis(ordered, index[np.newaxis], axis=0)[0] for index in (below, above))
+    quantile: NDArray[np.float64] = left + (position - below) * (right - left)
     return quantile

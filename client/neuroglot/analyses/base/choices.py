@@ -1,4 +1,4 @@
-"""The answers among which the most likely one is found: which of them is right, and what is none of them."""
+"""Choices of a row: the candidate answers that are ranked by likelihood, and which of them is gold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Choices:
 
     Attributes:
         labels: their normalised texts, in the order of the row's log-probabilities.
-        gold: the place of the gold answer among them; None where it is not one of them, or there is no answer.
+        gold: index of the gold answer among the labels; None if it is not a label or the row has no answer.
     """
 
     labels: tuple[str, ...]
@@ -24,20 +24,20 @@ class Choices:
 
     @classmethod
     def of(cls, group: Group, language: str) -> Self:
-        """Those of one row of a group."""
+        """Return the choices of one row of a group."""
         labels = tuple(map(normalised, group.choices[language]))
         gold = normalised(group.answers[language][0]) if language in group.answers else None
         return cls(labels, labels.index(gold) if gold in labels else None)
 
     def has_label(self, text: str) -> bool:
-        """Whether a generated text, normalised, starts with one of them."""
+        """Return whether a generated text, normalised, starts with a label."""
         return normalised(text).startswith(self.labels)
 
 
 ChoicesOfRows = Mapping[tuple[str, str], Choices]
-"""By a group's id and a language; only of rows that have choices."""
+"""Choices by (group id, language); rows without choices are absent."""
 
 
 def choices_of(examples: Sequence[Group]) -> ChoicesOfRows:
-    """The choices of all rows that have any."""
+    """Return the choices of all rows that have them."""
     return {(group.id, language): Choices.of(group, language) for group in examples for language in group.choices}

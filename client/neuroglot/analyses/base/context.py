@@ -1,4 +1,4 @@
-"""What the analyses of a run share: its rows, its variants, its clusters, and what each asks the server for."""
+"""Settings shared by the analyses of a run (languages, options, clusters), and the data that each analysis needs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from neuroglot.runs.settings import MEAN, Options
 
 
 class Need(StrEnum):
-    """What an analysis needs of every answer beside counts; the pipeline asks for what any of them needs, once."""
+    """Data that an analysis needs in every result beside counts; the pipeline requests the union of all needs."""
 
     THRESHOLDS = auto()
-    """Types at all thresholds, not at the first alone."""
+    """Types at all thresholds, not only the first."""
     TYPE_MAP = auto()
     """The type of every neuron."""
     ACTIVE = auto()
-    """Which neurons are active in each row, so that rows of different groups can be brought together."""
+    """Bitmaps of the active neurons of each row, from which mismatched groups are assembled."""
     CONTRIBUTION = auto()
     """Contributions by type."""
     EFFECTIVE_SCORE = auto()
@@ -40,17 +40,17 @@ class Need(StrEnum):
 
 @dataclass(frozen=True)
 class Context:
-    """What the analyses of one run share.
+    """Settings shared by the analyses of one run.
 
     Attributes:
         languages: the rows of every result, in the order of all tables and figures.
-        options: the form of the analyses.
-        clusters: the cluster of a group, by the group's id; one that is not in it is a cluster by itself.
-        rotation: which rows make up the mismatched groups.
-        choices: of the rows that have any.
+        options: options of the analyses.
+        clusters: cluster by group id; a group that is absent is a cluster of its own.
+        rotation: assignment of rows to mismatched groups.
+        choices: choices of the rows that have them.
 
     Raises:
-        AnalysisError: a subset that has fewer than two languages, the same twice, or one that the run does not have.
+        AnalysisError: a subset has fewer than two languages, repeats one, or names one that the run does not have.
     """
 
     languages: tuple[str, ...]
@@ -61,32 +61,32 @@ class Context:
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        """The context of a run's folder; raises as `Run.examples`."""
+        """Return the context of a run's folder; raises as `Run.examples`."""
         return cls(run.settings.languages, run.settings).about(run.examples())
 
     def __post_init__(self) -> None:
-        """Bring languages into the order of all tables; refuse subsets that are none."""
+        """Sort languages into the order of all tables; validate the subsets."""
         object.__setattr__(self, "languages", in_order(self.languages))
         for subset in self.options.subsets:
             if len(subset) < 2 or len(set(subset) & set(self.languages)) < len(subset):
                 raise AnalysisError(
-                    f"{', '.join(subset) or 'nothing'} is no set of languages to type neurons among: name two or more "
-                    f"of {', '.join(self.languages)}, each once"
+                    f"invalid subset of languages ({', '.join(subset) or 'empty'}); expected two or more of "
+                    f"{', '.join(self.languages)}, each once"
                 )
 
     @cached_property
     def subsets(self) -> tuple[tuple[str, ...], ...]:
-        """Sets of languages to type the neurons among, each in the order of all tables."""
+        """Subsets of languages over which neuron types are computed, each in the order of all tables."""
         return tuple(map(in_order, self.options.subsets))
 
     @cached_property
     def ablations(self) -> Ablations:
-        """Which types are deactivated, and their controls."""
+        """The ablation variants: deactivated types and their controls."""
         return Ablations(self.options.draws, self.options.seed, self.options.component, self.options.controls)
 
     @cached_property
     def conversions(self) -> Conversions:
-        """Which types are converted, and to what."""
+        """The conversion variants: converted types and their new activation."""
         value = self.options.convert_to
         to_mean = value == MEAN
         return Conversions(
@@ -96,7 +96,7 @@ class Context:
         )
 
     def about(self, examples: Sequence[Group]) -> Self:
-        """The same, with the clusters, the mismatched groups and the choices of these examples."""
+        """Return a copy with the clusters, mismatched groups and choices of `examples`."""
         clusters = {group.id: group.cluster for group in examples if group.cluster}
         return replace(
             self, clusters=clusters, rotation=rotation(examples, self.languages), choices=choices_of(examples)

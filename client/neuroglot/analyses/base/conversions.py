@@ -1,4 +1,4 @@
-"""Which variants an analysis of conversions compares: neurons made active, and the same neurons zeroed."""
+"""Conversion variants: inactive neurons of a type made active, and the same neurons set to 0."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ CONVERTED: Mapping[str, tuple[NeuronType, ...]] = {
     "partial-shared": (NeuronType.PARTIAL_SHARED,),
     "both": (NeuronType.SPECIFIC, NeuronType.PARTIAL_SHARED),
 }
-"""What is converted to all-shared, in the order of the paper's Table 3."""
+"""The types converted to all-shared, in the order of the paper's Table 3."""
 
 
 @dataclass(frozen=True)
 class Conversions:
-    """The variants of one analysis: types made active in every language, and beside each the twin that zeroes them.
+    """The conversion variants of one analysis, each with a twin that sets the same activations to 0.
 
     Attributes:
-        value: the activation that inactive neurons get; None for the next number above the threshold, as the
-            paper's text has it.
-        mean_of_active: in its place the mean over the group's languages in which the neuron is active.
-        component: `encoder` or `decoder`, where neurons are converted in this one alone; None for all.
+        value: new activation of the inactive neurons; None for the next float above the threshold, as in the paper.
+        mean_of_active: use the mean over the group's languages in which the neuron is active instead of `value`.
+        component: `encoder` or `decoder` to convert neurons in that component only; None for all components.
     """
 
     value: float | None = None
@@ -32,15 +31,15 @@ class Conversions:
     component: str | None = None
 
     def converted(self, name: str) -> str:
-        """Name of the variant that makes the neurons active."""
+        """Return the name of the variant that makes the neurons active."""
         return f"convert {name}"
 
     def zeroed(self, name: str) -> str:
-        """Name of its twin, which makes the same activations 0 instead."""
+        """Return the name of its twin, which sets the same activations to 0."""
         return f"zero inactive {name}"
 
     def variants(self) -> Mapping[str, Intervention]:
-        """The variants by name, ready to be sent."""
+        """Return the interventions by name of the variant."""
         return {
             self.converted(name): convert(
                 kinds, self.value, mean_of_active=self.mean_of_active, component=self.component

@@ -1,8 +1,8 @@
-"""What every analysis is: a fold over group results that can be merged, made a table of, and drawn.
+"""Base classes of the analyses: mergeable folds over group results with tables and figures.
 
-The state of a fold is sums of arrays by key, a cluster each, and the ids of the groups in them. Sums do not care in
-which order or in which parts the results came: integers are exact, floats equal to rounding. Clusters stay apart for
-the intervals, which draw whole clusters.
+The state of a fold is sums of arrays by cluster and key, and the ids of the groups added. Sums are independent of the
+order and the sharding of results: integers exactly, floats up to rounding. Clusters are kept apart because the
+bootstrap intervals draw whole clusters.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Sums:
     """
 
     def __init__(self, context: Context, *, by_cluster: bool = True) -> None:
-        """Start with nothing.
+        """Create empty sums.
 
         Args:
-            context: says the clusters, and how the bootstrap draws them.
-            by_cluster: whether clusters are kept apart; without, there are no intervals, and large arrays fit.
+            context: clusters of the groups, and seed and replicates of the bootstrap.
+            by_cluster: keep clusters apart; False saves memory for large arrays, which then have no intervals.
         """
         self._context = context
         self._by_cluster = by_cluster
@@ -54,7 +54,7 @@ class Sums:
         return len(self.ids)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        """The sum over all groups."""
+        """Return the sum over all groups."""
         if key not in self._totals:
             self._totals[key] = np.sum(
                 [self._sums[one][key] for one in self.clusters if key in self._sums[one]], axis=0
@@ -65,7 +65,7 @@ class Sums:
         return any(key in sums for sums in self._sums.values())
 
     def __iter__(self) -> Iterator[Any]:
-        """The keys, each once."""
+        """Iterate over the distinct keys."""
         return iter(dict.fromkeys(key for one in self.clusters for key in self._sums[one]))
 
     @cached_property
@@ -74,45 +74,45 @@ class Sums:
 
     @cached_property
     def clusters(self) -> tuple[str, ...]:
-        """The clusters, in a fixed order."""
+        """Names of the clusters, sorted."""
         return tuple(sorted(self._sums))
 
     def add(self, group_id: str, measures: Measures) -> None:
-        """Add what one group measures."""
+        """Add the measures of one group."""
         cluster = self._context.clusters.get(group_id, group_id) if self._by_cluster else ""
         self._add(cluster, 1, measures)
         self.ids.add(group_id)
 
     def merge(self, other: Sums) -> None:
-        """Add all of another's sums."""
+        """Add all sums of `other`."""
         for cluster, measures in other._sums.items():
             self._add(cluster, other._sizes[cluster], measures)
         self.ids |= other.ids
 
     def stacked(self, key: Any) -> NDArray[np.float64]:
-        """The sum of each cluster, `[clusters, ...]`, in the order of `clusters`; 0 where a cluster has none."""
+        """Return the sum of each cluster, `[clusters, ...]`, in the order of `clusters`; 0 where the key is missing."""
         nothing = np.zeros_like(self[key])
         return np.stack([self._sums[one].get(key, nothing) for one in self.clusters]).astype(np.float64)
 
     def sizes(self) -> NDArray[np.float64]:
-        """Number of groups of each cluster."""
+        """Return the number of groups of each cluster, `[clusters]`."""
         return np.array([self._sizes[one] for one in self.clusters], dtype=np.float64)
 
     def mean(self, key: Any) -> NDArray[np.float64]:
-        """The mean over groups."""
+        """Return the mean over groups."""
         mean: NDArray[np.float64] = self[key] / len(self)
         return mean
 
     def mean_interval(self, key: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The 95 % interval of the mean over groups: lower and upper ends, as `percentile_interval` gives them."""
+        """Return the 95 % bootstrap interval of the mean over groups, as `percentile_interval`."""
         return percentile_interval(ratios(self.replicated(key), self.replicated_sizes()))
 
     def replicated(self, key: Any) -> NDArray[np.float64]:
-        """The sum over all groups in each bootstrap replicate, `[replicates, ...]`."""
+        """Return the sum over all groups in each bootstrap replicate, `[replicates, ...]`."""
         return self._replicated(self.stacked(key))
 
     def replicated_sizes(self) -> NDArray[np.float64]:
-        """Number of groups in each bootstrap replicate."""
+        """Return the number of groups in each bootstrap replicate, `[replicates]`."""
         return self._replicated(self.sizes())
 
     def _replicated(self, stacked: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -133,19 +133,19 @@ class Sums:
 
 
 class Fold(ABC):
-    """A fold over group results that ends in a table.
+    """A mergeable fold over group results that produces tables.
 
     Attributes:
         name: stem of its files, `types_by_layer`.
-        title: what it shows, a few words.
-        needs: what answers must have beside counts.
-        context: what the analyses of the run share.
-        options: the form of the analyses.
-        languages: the rows that every result must have, in the order of all tables and figures.
-        geometry: layers and neurons of each component; empty before the first result.
-        sums: sums of what `measure` gave, by key.
-        whole: sums of what `measure_whole` gave, by key, all clusters together.
-        mismatched: sums of what `measure_mismatched` gave, by key.
+        title: short title.
+        needs: data that results must have beside counts.
+        context: settings shared by the analyses of the run.
+        options: options of the analyses.
+        languages: the languages of every result, in the order of all tables and figures.
+        geometry: (layers, neurons) by component; empty before the first result.
+        sums: sums of `measure`, by key.
+        whole: sums of `measure_whole`, by key, over all clusters.
+        mismatched: sums of `measure_mismatched`, by key.
     """
 
     name: ClassVar[str]
@@ -153,7 +153,7 @@ class Fold(ABC):
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     def __init__(self, context: Context) -> None:
-        """Start with no result."""
+        """Create the fold, without results."""
         self.context = context
         self.options = context.options
         self.languages = context.languages
@@ -164,51 +164,51 @@ class Fold(ABC):
 
     @classmethod
     def variants(cls, context: Context) -> Mapping[str, Intervention]:
-        """The variants whose predictions it looks at, beside the baseline."""
+        """Return the interventions whose predictions the analysis reads, by variant, without the baseline."""
         del context
         return {}
 
     @property
     def groups(self) -> int:
-        """Number of groups so far."""
+        """Number of groups added."""
         return len(self.sums)
 
     @abstractmethod
     def measure(self, result: GroupResult) -> Measures:
-        """What one result adds to the sums: arrays by key, with languages in the order of `self.languages`."""
+        """Return the arrays that one result adds to `sums`, by key, with languages in the order of `self.languages`."""
 
     def measure_whole(self, result: GroupResult) -> Measures:
-        """What one result adds to `whole`: arrays too large for one a cluster, which then have no intervals."""
+        """Return the arrays that one result adds to `whole`: too large to keep by cluster, and so without intervals."""
         del result
         return {}
 
     def measure_mismatched(self, group: Mismatched) -> Measures:
-        """What one mismatched group adds to `mismatched`; nothing, unless the analysis is of types."""
+        """Return the arrays that one mismatched group adds to `mismatched`; empty unless the analysis is of types."""
         del group
         return {}
 
     @abstractmethod
     def records(self) -> Iterable[Mapping[str, object]]:
-        """The rows of the table, given at least one result."""
+        """Return the rows of the table; needs at least one result."""
 
     @abstractmethod
     def definition(self) -> str:
-        """What is counted, two lines."""
+        """Return the definition of the measured quantity, in about two lines."""
 
     def table(self) -> pd.DataFrame:
-        """The tidy table: one row for each thing measured, one column for each variable (see `records`).
+        """Return the tidy table: one row an observation, one column a variable (see `records`).
 
         Raises:
-            AnalysisError: no result was added yet.
+            AnalysisError: no result has been added.
         """
         self.require_results()
         return pd.DataFrame(list(self.records()))
 
     def tables(self) -> Mapping[str, pd.DataFrame]:
-        """All its tables by name: `table()` under its own name, and what else it counts or shows in another form.
+        """Return all tables by name: `table()` under the name of the analysis, and any further tables.
 
         Raises:
-            AnalysisError: no result was added yet.
+            AnalysisError: no result has been added.
         """
         return {self.name: self.table()}
 
@@ -216,19 +216,19 @@ class Fold(ABC):
         return f"<{type(self).__name__}: {self.groups} groups in {', '.join(self.languages)}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows of it."""
+        """Return HTML for notebooks."""
         return notebook.html(self.title, self.definition(), self.tables())
 
     def add(self, result: GroupResult) -> None:
-        """Count a result in.
+        """Add a result.
 
         Raises:
-            AnalysisError: its languages or its model's geometry differ from the others', or it is counted already.
+            AnalysisError: its languages or geometry differ from those of earlier results, or it was added before.
         """
         if sorted(result.labels) != sorted(self.languages):
             raise AnalysisError(
-                f"group {result.group_id!r} has the languages {', '.join(result.labels)}, and this analysis is of "
-                f"{', '.join(self.languages)}: types of different sets of languages do not compare"
+                f"group {result.group_id!r} has the languages {', '.join(result.labels)}; expected "
+                f"{', '.join(self.languages)}: types over different sets of languages are not comparable"
             )
         geometry = {name: (one.layers, one.neurons) for name, one in result.components.items()}
         self._admit({result.group_id}, geometry)
@@ -236,19 +236,20 @@ class Fold(ABC):
         self.whole.add(result.group_id, self.measure_whole(result))
 
     def add_mismatched(self, group: Mismatched) -> None:
-        """Count a mismatched group in."""
+        """Add a mismatched group."""
         if measures := self.measure_mismatched(group):
             self.mismatched.add(group.group_id, measures)
 
     def merge(self, other: Self) -> None:
-        """Count in what another fold of the same analysis has counted.
+        """Add the sums of another fold of the same analysis.
 
         Raises:
-            AnalysisError: the other is of other languages, of another geometry, or has some of the same groups.
+            AnalysisError: `other` has other languages, another geometry, or some of the same groups.
         """
         if other.languages != self.languages:
             raise AnalysisError(
-                f"{self.name} of {', '.join(other.languages)} does not merge with one of {', '.join(self.languages)}"
+                f"cannot merge {self.name}: languages are {', '.join(other.languages)}; "
+                f"expected {', '.join(self.languages)}"
             )
         if other.groups:
             self._admit(other.sums.ids, other.geometry)
@@ -257,63 +258,63 @@ class Fold(ABC):
             self.mismatched.merge(other.mismatched)
 
     def positions(self, result: GroupResult) -> list[int]:
-        """Where in a result the rows of `self.languages` are."""
+        """Return the row indices of `self.languages` in a result."""
         return [result.labels.index(language) for language in self.languages]
 
     @property
     def position(self) -> str:
-        """Where in a row activations are read and changed, in words."""
+        """The token position at which activations are read and changed, as text."""
         if "encoder" in self.geometry:
             return "the last prompt token (in the decoder: the start token)"
         return "the last prompt token"
 
     def _admit(self, groups: set[str], geometry: Mapping[str, tuple[int, int]]) -> None:
-        if twice := self.sums.ids & groups:
-            raise AnalysisError(f"group {min(twice)!r} is counted already: the parts of a run must not overlap")
+        if duplicates := self.sums.ids & groups:
+            raise AnalysisError(f"group {min(duplicates)!r} was added before: the shards of a run must not overlap")
         if self.geometry and geometry != self.geometry:
             raise AnalysisError(
-                f"results of two models: layers and neurons are {geometry} here, {self.geometry} before"
+                f"results of different models: layers and neurons are {geometry}; expected {self.geometry}"
             )
         self.geometry = dict(geometry)
 
     def require_results(self) -> None:
-        """Refuse to go on without results.
+        """Check that there is at least one result.
 
         Raises:
             AnalysisError: there is none.
         """
         if not self.groups:
-            raise AnalysisError(f"{self.name} has nothing to show: no group result was added")
+            raise AnalysisError(f"{self.name} has no results: add a group result first")
 
 
 class Analysis(Fold):
-    """A fold that draws its figure, too.
+    """A fold with a figure.
 
     Attributes:
-        paper: the figures or tables of the paper that it is the form of, `Figures 2 to 4`.
+        paper: the figures or tables of the paper that it reproduces, `Figures 2 to 4`.
     """
 
     paper: ClassVar[str]
 
     @abstractmethod
     def caption(self) -> str:
-        """What the figure shows, of what, over how many."""
+        """Return the caption: what the figure shows and the sample size."""
 
     @abstractmethod
     def draw(self) -> Figure:
-        """The figure; `figure` sets the style that it is drawn in."""
+        """Draw the figure in the current style; `figure` sets the style."""
 
     def figure(self) -> Figure:
-        """The figure, one column wide.
+        """Return the figure, one column wide.
 
         Raises:
-            AnalysisError: no result was added yet.
+            AnalysisError: no result has been added.
         """
         self.require_results()
         with matplotlib.rc_context(STYLE):
             return self.draw()
 
     def _repr_html_(self) -> str:
-        """The same, with the figure."""
+        """Return HTML for notebooks, with the figure."""
         picture = notebook.pictured(self.figure(), self.name, self.caption())
         return notebook.html(self.title, self.definition(), self.tables(), picture)

@@ -8,7 +8,7 @@ from neuroglot.tasks.capital_prompts import LANGUAGES
 
 
 def in_order(languages: Iterable[str]) -> tuple[str, ...]:
-    """The paper's languages in its order, others behind them by name.
+    """Sort languages: those of the paper in its order, then others by name.
 
     >>> in_order(["zh", "cs", "en"])
     ('en', 'zh', 'cs')

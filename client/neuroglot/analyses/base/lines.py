@@ -1,4 +1,4 @@
-"""Lines by layer: of types, with intervals and mismatched groups, and of languages; a panel a component or many."""
+"""Line plots by layer: types with intervals and mismatched groups, and languages."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ _COLUMNS = 2  # of small panels, side by side
 _PANEL_INCHES = 0.82
 
 _COLOURS = ("#000000", "#56B4E9", "#D55E00")
-"""What Okabe and Ito's palette has left beside the colours of the types."""
+"""Colours of Okabe and Ito's palette that the types do not use."""
 
 _TEXT_COLOURS = {"#000000": "#000000", "#56B4E9": "#1F77A8", "#D55E00": "#B04A00"}
 _DASHES: Sequence[Any] = ("-", (0, (4, 1.2)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 
 
 class Panel(NamedTuple):
-    """A small panel of lines of types.
+    """A small panel with one line a type.
 
     Attributes:
-        component: its layers are the panel's horizontal axis.
-        title: what it is of.
-        shares: `[layers, 4]`.
+        component: the component whose layers are on the horizontal axis.
+        title: title of the panel.
+        shares: shares in percent, `[layers, 4]`.
     """
 
     component: str
@@ -55,10 +55,10 @@ class Panel(NamedTuple):
 
 
 def component_panels(geometry: Mapping[str, tuple[int, int]], inches: float) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with a panel a component, one below the other; each has its axis of layers, and a title if it needs one.
+    """Create a figure with one panel a component, stacked, with layer axes, and titles if there are several components.
 
     Args:
-        geometry: layers and neurons of each component.
+        geometry: (layers, neurons) by component.
         inches: height of a panel.
     """
     figure = Figure(figsize=(COLUMN_INCHES, 0.2 + inches * len(geometry)), layout="constrained")
@@ -72,11 +72,11 @@ def component_panels(geometry: Mapping[str, tuple[int, int]], inches: float) -> 
 
 
 def type_lines(axes: Axes, shares: Compared) -> None:
-    """A line a type with a faint band, its interval; for mismatched groups a thin dashed one, if there are any.
+    """Draw one line a type with its interval as a band, and a thin dashed line for mismatched groups if there are any.
 
     Args:
-        axes: where they go.
-        shares: `[layers, 4]`.
+        axes: axes to draw on.
+        shares: shares in percent, `[layers, 4]`.
     """
     matched, mismatched = shares
     layers = np.arange(len(matched.mean))
@@ -110,18 +110,18 @@ def type_lines(axes: Axes, shares: Compared) -> None:
 
 
 def type_grid(panels: Sequence[Panel], geometry: Mapping[str, tuple[int, int]], what: str, layer: str) -> Figure:
-    """Small panels of lines of types, two in a line; the key stands once, above.
+    """Draw small panels with one line a type, two panels a row, under one legend.
 
     Args:
-        panels: in the order of reading; with two components in turns, so that each has a column of its own.
-        geometry: layers and neurons of each component.
-        what: of the vertical axis.
-        layer: of the horizontal axis.
+        panels: the panels row by row; two components alternate, so that each has its own column.
+        geometry: (layers, neurons) by component.
+        what: label of the vertical axis.
+        layer: label of the horizontal axis.
     """
     columns = min(_COLUMNS, len(panels))
-    lines = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(COLUMN_INCHES, 0.75 + _PANEL_INCHES * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, sharex="col", sharey=True, squeeze=False)
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(COLUMN_INCHES, 0.75 + _PANEL_INCHES * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex="col", sharey=True, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
         type_lines(axes, panel.shares)
         layer_axis(axes, geometry[panel.component][0])
@@ -130,7 +130,7 @@ def type_grid(panels: Sequence[Panel], geometry: Mapping[str, tuple[int, int]], 
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     for axes in grid.flat[len(panels) - columns : len(panels)]:
-        axes.tick_params(labelbottom=True)  # the lowest of its column, where the last line is not full
+        axes.tick_params(labelbottom=True)  # the lowest panel of its column, also if the last row is incomplete
     figure.supxlabel(layer, fontsize=7)
     figure.supylabel(what, fontsize=7)
     type_key(figure)
@@ -138,12 +138,12 @@ def type_grid(panels: Sequence[Panel], geometry: Mapping[str, tuple[int, int]], 
 
 
 def label_types(figure: Figure, panels: Mapping[str, Axes], shares: Mapping[str, NDArray[np.float64]]) -> None:
-    """Write the types' names at the ends of their lines.
+    """Label the lines of the types at their right ends.
 
     Args:
-        figure: with all its panels drawn.
-        panels: by component.
-        shares: of each, `[layers, 4]`.
+        figure: the figure, with all panels drawn.
+        panels: axes by component.
+        shares: shares in percent by component, `[layers, 4]`.
     """
     ends = [
         (axes, len(shares[component]) - 1, [_type_label(kind, shares[component]) for kind in TYPES])
@@ -155,13 +155,13 @@ def label_types(figure: Figure, panels: Mapping[str, Axes], shares: Mapping[str,
 def language_lines(
     figure: Figure, panels: Mapping[str, Axes], shares: Mapping[str, NDArray[np.float64]], languages: Sequence[str]
 ) -> None:
-    """A line a language in every panel, with its name at its end.
+    """Draw one line a language in every panel, labelled at its right end.
 
     Args:
-        figure: with its panels.
-        panels: by component.
-        shares: of each, `[layers, languages]`.
-        languages: in the order of the columns.
+        figure: the figure of the panels.
+        panels: axes by component.
+        shares: shares in percent by component, `[layers, languages]`.
+        languages: the languages, in the order of the columns.
     """
     looks = list(islice(cycle((colour, dash) for dash, colour in product(_DASHES, _COLOURS)), len(languages)))
     ends = []

@@ -1,7 +1,7 @@
-"""Mismatched groups: the same rows, put together so that every language of a group has a different example.
+"""Mismatched groups: rows of parallel groups recombined so that every language of a group has a different example.
 
-What neurons share within such a group they do not share for its meaning. Nothing is run for it: which neurons are
-active in a row is part of every answer, and a mismatched group is rows of several answers.
+They are the control for types: neurons shared within a mismatched group are not shared because of meaning. They need no
+extra requests: results contain the active neurons of each row, and a mismatched group combines rows of several results.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from neuroglot.results.results import GroupResult
 
 @dataclass(frozen=True)
 class Rotation:
-    """Which mismatched group each row belongs to.
+    """Assignment of rows to mismatched groups.
 
     Attributes:
-        owners: for a group's id and a language, the mismatched group that has this row; it goes by the id of the group
-            of its first language.
-        languages: how many rows a mismatched group has.
+        owners: name of the mismatched group by (group id, language) of a row. The name is the id of the group that its
+            first language comes from.
+        languages: languages of a mismatched group, one row each.
     """
 
     owners: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -35,10 +35,11 @@ class Rotation:
 
 
 def rotation(examples: Sequence[Group], languages: Sequence[str]) -> Rotation:
-    """Mismatched groups of examples: each row in at most one, no two rows of one from the same example or cluster.
+    """Assign rows to mismatched groups: each row to at most one, no two rows of a group from the same cluster.
 
-    Examples stand in a ring, one of each cluster before the second of any, and the row of language j is taken j steps
-    on. Where clusters are too few or too uneven for that, fewer groups come out, or none.
+    Examples are arranged in a ring, the first of every cluster before the second of any. The group that starts at an
+    example takes the row of language j from the example j steps further. If clusters are too few or too uneven, fewer
+    groups result, or none.
     """
     clusters = {group.id: group.cluster or group.id for group in examples}
     by_cluster: dict[str, list[str]] = defaultdict(list)
@@ -46,8 +47,8 @@ def rotation(examples: Sequence[Group], languages: Sequence[str]) -> Rotation:
         by_cluster[cluster].append(name)
     ring = [name for lap in zip_longest(*by_cluster.values()) for name in lap if name is not None]
     owners = {}
-    for place, owner in enumerate(ring):
-        rows = [ring[(place + step) % len(ring)] for step in range(len(languages))]
+    for start, owner in enumerate(ring):
+        rows = [ring[(start + step) % len(ring)] for step in range(len(languages))]
         if len({clusters[row] for row in rows}) == len(languages):
             owners.update(dict.fromkeys(zip(rows, languages, strict=True), owner))
     return Rotation(owners, tuple(languages))
@@ -55,12 +56,12 @@ def rotation(examples: Sequence[Group], languages: Sequence[str]) -> Rotation:
 
 @dataclass(frozen=True)
 class RowBits:
-    """Which neurons are active in one row.
+    """Packed bitmaps of one row.
 
     Attributes:
-        active: of each component, a packed set a threshold.
-        top: of each component, the packed top contributors; none where they were not asked for.
-        last_token: the prompt's last token.
+        active: active neurons by component, one packed bitmap a threshold.
+        top: top contributors by component, packed; empty if they were not requested.
+        last_token: id of the prompt's last token.
     """
 
     active: Mapping[str, tuple[bytes, ...]]
@@ -69,16 +70,16 @@ class RowBits:
 
     @classmethod
     def of(cls, result: GroupResult, row: int) -> RowBits:
-        """Those of one row of an answer.
+        """Return the bitmaps of one row of a result.
 
         Raises:
-            NotInResultError: active neurons were not asked for.
+            NotInResultError: active neurons were not requested.
         """
         components = result.message.components
         if not all(threshold.active_bitmaps for one in components for threshold in one.thresholds):
             raise NotInResultError(
-                f"group {result.group_id!r} does not say which neurons are active in its rows, and mismatched groups "
-                "are made of that: analyze with active=True"
+                f"group {result.group_id!r} has no active bitmaps, and mismatched groups need them: "
+                "analyze with active=True"
             )
         return cls(
             active={
@@ -99,10 +100,10 @@ class Mismatched:
     """A mismatched group: rows of different examples, one a language.
 
     Attributes:
-        group_id: its name, that of the group which its first language's row is of. Intervals draw it with the cluster
-            of that group, though its other rows are of other clusters.
-        rows: what is active in them, in the order of the analyses' languages.
-        geometry: layers and neurons of each component.
+        group_id: id of the group that its first language comes from. The bootstrap draws it with the cluster of that
+            group, although its other rows are from other clusters.
+        rows: bitmaps of the rows, in the order of the analyses' languages.
+        geometry: (layers, neurons) by component.
     """
 
     group_id: str
@@ -110,36 +111,36 @@ class Mismatched:
     geometry: Mapping[str, tuple[int, int]]
 
     def active(self, component: str, threshold: int = 0) -> NDArray[np.bool_]:
-        """Whether each neuron is active, `[rows, layers, neurons]`, at the threshold of that index."""
+        """Return masks of the active neurons at one threshold (by index), `[rows, layers, neurons]`."""
         shape = self.geometry[component]
         return np.stack([unpack_bits(row.active[component][threshold], shape) for row in self.rows])
 
     def top(self, component: str) -> NDArray[np.bool_]:
-        """Whether each neuron is a top contributor of its row, `[rows, layers, neurons]`."""
+        """Return masks of the top contributors of each row, `[rows, layers, neurons]`."""
         return np.stack([unpack_bits(row.top[component], self.geometry[component]) for row in self.rows])
 
     def distinct_last_tokens(self) -> int:
-        """How many different tokens the prompts end in."""
+        """Return the number of distinct last tokens of the prompts."""
         return len({row.last_token for row in self.rows})
 
 
 class Mismatching:
-    """Puts mismatched groups together while answers come in, in whatever order and parts.
+    """Assembles mismatched groups from results that arrive in any order and sharding.
 
     Attributes:
-        waiting: rows of groups that are not complete, by the group's name and language.
+        incomplete: rows of incomplete groups, by name of the group and language.
     """
 
     def __init__(self, rotation: Rotation) -> None:
         self._rotation = rotation
         self._geometry: Mapping[str, tuple[int, int]] = {}
-        self.waiting: dict[str, dict[str, RowBits]] = {}
+        self.incomplete: dict[str, dict[str, RowBits]] = {}
 
     def add(self, result: GroupResult) -> Iterator[Mismatched]:
-        """Take an answer's rows; gives the groups that they complete.
+        """Add the rows of a result; yields the groups that they complete.
 
         Raises:
-            NotInResultError: active neurons were not asked for.
+            NotInResultError: active neurons were not requested.
         """
         self._geometry = {name: (one.layers, one.neurons) for name, one in result.components.items()}
         for row, language in enumerate(result.labels):
@@ -148,14 +149,14 @@ class Mismatching:
                 yield from self._put(owner, {language: RowBits.of(result, row)})
 
     def merge(self, other: Mismatching) -> Iterator[Mismatched]:
-        """Take the rows that wait elsewhere; gives the groups that are complete now."""
+        """Add the incomplete rows of `other`; yields the groups that they complete."""
         self._geometry = self._geometry or other._geometry
-        for owner, rows in other.waiting.items():
+        for owner, rows in other.incomplete.items():
             yield from self._put(owner, rows)
 
     def _put(self, owner: str, rows: Mapping[str, RowBits]) -> Iterator[Mismatched]:
-        waiting = self.waiting.setdefault(owner, {})
-        waiting.update(rows)
-        if len(waiting) == len(self._rotation.languages):
-            del self.waiting[owner]
-            yield Mismatched(owner, tuple(waiting[one] for one in self._rotation.languages), self._geometry)
+        collected = self.incomplete.setdefault(owner, {})
+        collected.update(rows)
+        if len(collected) == len(self._rotation.languages):
+            del self.incomplete[owner]
+            yield Mismatched(owner, tuple(collected[language] for language in self._rotation.languages), self._geometry)

@@ -1,4 +1,4 @@
-"""Shares in percent, with their intervals, and the same for mismatched groups beside them."""
+"""Shares in percent with bootstrap intervals, for groups and for mismatched groups."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Shares(NamedTuple):
     """Shares in percent, means over groups.
 
     Attributes:
-        mean: `[...]`.
-        low: lower ends of the 95 % intervals, of the same shape.
-        high: upper ends.
+        mean: means, `[...]`.
+        low: lower ends of the 95 % intervals, `[...]`.
+        high: upper ends, `[...]`.
     """
 
     mean: NDArray[np.float64]
@@ -27,13 +27,13 @@ class Shares(NamedTuple):
 
     @classmethod
     def of(cls, sums: Sums, key: Any, whole: float, weights: NDArray[np.float64] | None = None) -> Self:
-        """From the sums of counts.
+        """Compute shares from sums of counts.
 
         Args:
-            sums: of at least one group.
-            key: of the counts.
-            whole: what counts 100 % in one group.
-            weights: a matrix that the counts' last axis is multiplied with first.
+            sums: sums of at least one group.
+            key: key of the counts.
+            whole: the count of one group that is 100 %.
+            weights: matrix by which the last axis of the counts is multiplied first; None for no product.
         """
         mean, replicated = sums.mean(key), sums.replicated(key)
         if weights is not None:
@@ -43,43 +43,43 @@ class Shares(NamedTuple):
 
     @classmethod
     def none(cls, shape: tuple[int, ...]) -> Self:
-        """Shares of nothing: NaN."""
+        """Return NaN of the given shape, where there are no groups."""
         nothing = np.full(shape, np.nan)
         return cls(nothing, nothing, nothing)
 
-    def at(self, place: Any) -> Self:
-        """Those at an index."""
-        return type(self)(*(values[place] for values in self))
+    def at(self, index: Any) -> Self:
+        """Return the shares at an index."""
+        return type(self)(*(values[index] for values in self))
 
 
 class Compared(NamedTuple):
-    """Shares in the groups, and in mismatched groups."""
+    """Shares in the groups and in the mismatched groups."""
 
     matched: Shares
     mismatched: Shares
 
     @classmethod
     def of(cls, fold: Fold, key: Any, whole: float, weights: NDArray[np.float64] | None = None) -> Self:
-        """From the sums of a fold; arguments as of `Shares.of`."""
+        """Compute both from the sums of a fold; arguments as in `Shares.of`."""
         matched = Shares.of(fold.sums, key, whole, weights)
         if not fold.mismatched:
             return cls(matched, Shares.none(matched.mean.shape))
         return cls(matched, Shares.of(fold.mismatched, key, whole, weights))
 
-    def at(self, place: Any) -> Self:
-        """Those at an index."""
-        return type(self)(*(shares.at(place) for shares in self))
+    def at(self, index: Any) -> Self:
+        """Return the shares at an index."""
+        return type(self)(*(shares.at(index) for shares in self))
 
     def highest(self) -> float:
-        """The largest share or end of an interval."""
+        """Return the largest share or upper end of an interval."""
         return float(np.max([np.nan_to_num(values) for shares in self for values in (shares.mean, shares.high)]))
 
-    def columns(self, place: Any) -> dict[str, object]:
-        """The columns of a table about one number."""
-        return dict(self._columns(place))
+    def columns(self, index: Any) -> dict[str, object]:
+        """Return the table columns of the share at an index."""
+        return dict(self._columns(index))
 
-    def _columns(self, place: Any) -> Iterator[tuple[str, object]]:
+    def _columns(self, index: Any) -> Iterator[tuple[str, object]]:
         for prefix, shares in (("", self.matched), ("mismatched_", self.mismatched)):
-            yield f"{prefix}share_percent", shares.mean[place]
-            yield f"{prefix}share_low", shares.low[place]
-            yield f"{prefix}share_high", shares.high[place]
+            yield f"{prefix}share_percent", shares.mean[index]
+            yield f"{prefix}share_low", shares.low[index]
+            yield f"{prefix}share_high", shares.high[index]

@@ -1,4 +1,4 @@
-"""The statistics of the tables: an interval, a paired test that respects clusters, a correction for several tests."""
+"""Statistics of the tables: Wilson intervals, clustered sign-flip tests, Holm's correction."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from scipy import stats
 CONFIDENCE = 0.95
 
 RESAMPLES = 99_999
-"""Random sign flips of a test. Where all flips are fewer, all are tried and the test is exact."""
+"""Number of random sign flips of a test. If all possible flips are fewer, all are evaluated and the test is exact."""
 
-_BATCH = 4_000  # flips at a time, for the memory that they take
+_BATCH = 4_000  # flips evaluated at once, which bounds memory
 
 
 class Interval(NamedTuple):
@@ -28,7 +28,7 @@ class Interval(NamedTuple):
 
 @cache
 def wilson(successes: int, trials: int) -> Interval:
-    """Wilson's 95 % interval of a proportion, which takes the trials as independent; NaN without trials.
+    """Return Wilson's 95 % interval of a proportion, which assumes independent trials; NaN without trials.
 
     >>> [round(bound, 3) for bound in wilson(9, 10)]
     [0.596, 0.982]
@@ -40,21 +40,21 @@ def wilson(successes: int, trials: int) -> Interval:
 
 
 def sign_flip_tests(differences: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Two-sided p-values of paired comparisons: permutation tests that flip the signs of whole clusters.
+    """Return two-sided p-values of paired comparisons by permutation tests that flip the signs of whole clusters.
 
-    If it makes no difference which of two conditions a cluster was run under, its difference is as likely to have the
-    other sign. Rows of a cluster may depend on each other in any way: they are only ever flipped together. All tests
-    see the same flips, which is faster and leaves each by itself as it was.
+    Under the null hypothesis the difference of a cluster is symmetric about 0. Rows of a cluster may depend on each
+    other in any way, because they are flipped together. All tests share the same flips, which is faster and leaves each
+    test valid.
 
     Args:
-        differences: sum of (first condition - second) over the rows, `[clusters, tests]`.
-        seed: of the random flips.
+        differences: sum of (first condition - second condition) over the rows, `[clusters, tests]`.
+        seed: seed of the random flips.
 
     Returns:
-        `[tests]`; 1 where there is no difference in any cluster.
+        p-values, `[tests]`; 1 if no cluster has a difference.
     """
     observed = differences.sum(axis=0)
-    rounding = 1e-9 * np.abs(differences).sum(axis=0)  # sums in another order are still ties
+    rounding = 1e-9 * np.abs(differences).sum(axis=0)  # sums in another order count as ties
     above, below, flips = np.zeros(len(observed)), np.zeros(len(observed)), 0
     for signs in _signs(len(differences), seed):
         totals = signs @ differences
@@ -66,7 +66,7 @@ def sign_flip_tests(differences: NDArray[np.float64], seed: int) -> NDArray[np.f
 
 
 def _signs(clusters: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Signs of the clusters `[flips, clusters]`: all that there are if these are few, else all +, and random ones."""
+    """Yield signs of the clusters `[flips, clusters]`: all combinations if few, else all + and random signs."""
     if 2**clusters <= RESAMPLES:
         bits = np.arange(2**clusters)[:, np.newaxis] >> np.arange(clusters) & 1
         yield 1 - 2 * bits.astype(np.float64)
@@ -79,7 +79,7 @@ def _signs(clusters: int, seed: int) -> Iterator[NDArray[np.float64]]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction of the p-values of several tests, in their order.
+    """Apply Holm's correction to p-values; returns them in the given order.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -93,7 +93,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def p_words(p: float) -> str:
-    """A p-value as it is printed: `p = 0.04`, or `p < 0.001`."""
+    """Format a p-value: `p = 0.04`, or `p < 0.001`."""
     if p < 0.001:
         return "p < 0.001"
     return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"

@@ -1,4 +1,4 @@
-"""What captions and definitions say alike: of what, over how many, and how sure."""
+"""Phrases shared by captions and definitions: layer width, sample size, intervals, mismatched groups."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from neuroglot.analyses.base.fold import Fold
 
 
 def neurons(geometry: Mapping[str, tuple[int, int]]) -> str:
-    """How wide a layer is: `512 encoder neurons and 512 decoder neurons`."""
+    """Return the width of a layer: `512 encoder neurons and 512 decoder neurons`."""
     return " and ".join(f"{count:,} {name} neurons" for name, (_, count) in geometry.items())
 
 
 def sample(fold: Fold) -> str:
-    """Over what a mean is taken: groups, their clusters, prompts and languages."""
+    """Return the sample of a mean: numbers of groups, clusters and prompts, and the languages."""
     clusters = len(fold.sums.clusters)
     return (
         f"{fold.groups:,} parallel groups"
@@ -23,20 +23,20 @@ def sample(fold: Fold) -> str:
 
 
 def band(fold: Fold) -> str:
-    """What the band around a line is."""
+    """Return the explanation of the bands."""
     return f"Bands: 95 % intervals, bootstrap over clusters ({fold.options.replicates:,} replicates)."
 
 
 def mismatched(fold: Fold) -> str:
-    """What a dashed line is, over how many groups."""
+    """Return the explanation of the dashed lines, with the number of mismatched groups."""
     if not fold.mismatched:
-        return "No mismatched groups: for these, examples must be of as many clusters as there are languages."
+        return "No mismatched groups: they need at least as many clusters of examples as languages."
     return (
-        f"Dashed: {len(fold.mismatched):,} mismatched groups, every language of which has an example of another "
-        "cluster: what is shared there is not shared for its meaning."
+        f"Dashed: {len(fold.mismatched):,} mismatched groups, which take each language from an example of another "
+        "cluster: neurons shared there are not shared because of meaning."
     )
 
 
 def layer(fold: Fold) -> str:
-    """Of the axis of layers; says what a dashed line is, if there are any."""
+    """Return the label of the layer axis, which explains the dashed lines if there are any."""
     return "layer (dashed: mismatched groups)" if fold.mismatched else "layer"

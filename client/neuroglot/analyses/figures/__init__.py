@@ -1,4 +1,4 @@
-"""How figures look, and how they and tables are saved.
+"""Style of the figures, and output of figures and tables.
 
 Imports nothing of the analyses.
 """

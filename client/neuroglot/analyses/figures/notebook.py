@@ -1,4 +1,4 @@
-"""How analyses look in a notebook: the figure, and the first rows of its tables."""
+"""HTML of analyses for notebooks: the figure and the first rows of the tables."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS = 5
-"""Rows of a table that are shown."""
+"""Maximum number of table rows shown."""
 
 _WIDTH = "max-width: 34em"
 
 
 def html(title: str, definition: str, tables: Mapping[str, pd.DataFrame], picture: str = "") -> str:
-    """A heading, a definition, a picture, and the first rows of tables; all that is text is escaped.
+    """Return a heading, a definition, a figure and the first rows of tables as HTML; all text is escaped.
 
     Args:
-        title: what is shown.
-        definition: what is counted.
-        tables: by name.
-        picture: what `pictured` gives; empty where there is none.
+        title: the heading.
+        definition: definition of the measured quantity.
+        tables: tables by name.
+        picture: HTML of `pictured`; empty for no figure.
     """
     head = Markup('<h4>{}</h4><p style="{}">{}</p>').format(title, _WIDTH, definition)
     return Markup("").join([head, Markup(picture), *(_table(*one) for one in tables.items())])  # noqa: S704 - ours
 
 
 def pictured(figure: Figure, name: str, caption: str) -> str:
-    """A figure as inline SVG over its caption, as HTML.
+    """Return a figure as inline SVG above its caption, as HTML.
 
     Args:
-        figure: as an analysis draws it.
-        name: of the analysis; with what is drawn, it keeps the figures of a notebook apart.
-        caption: what it shows.
+        figure: the figure of an analysis.
+        name: name of the analysis; with a hash of the figure it makes SVG ids unique in a notebook.
+        caption: the caption.
     """
     svg = to_svg(figure, name)
     unique = f"{name}-{hashlib.sha256(svg.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""Tables and figures as files that need nothing of ours to be read."""
+"""Tables and figures as files that are readable without neuroglot."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 METADATA_KEY = "neuroglot"
-"""Under this key a Parquet file's schema says what was run, as JSON."""
+"""Key of a Parquet file's schema metadata that describes the run, as JSON."""
 
 METADATA = "metadata.json"
-"""The file beside the tables that says the same of those that are CSV, which has no place for it."""
+"""File beside the tables that describes the run for CSV files, which have no metadata."""
 
 _DOTS_PER_INCH = 300
 
 _Canvas = Any
-"""matplotlib has no types for what its canvases print."""
+"""matplotlib has no type hints for the print methods of its canvases."""
 
 
 def save_tables(tables: Mapping[str, pd.DataFrame], folder: Path, metadata: Mapping[str, object]) -> None:
-    """Write each table as `NAME.csv` and `NAME.parquet`, and beside them what was run.
+    """Write each table as `NAME.csv` and `NAME.parquet`, with a description of the run.
 
     Args:
-        tables: by name.
-        folder: made if it is not there.
-        metadata: what was run, as JSON can say it: in the schema of each Parquet file, and in `metadata.json`.
+        tables: tables by name.
+        folder: output folder, created if missing.
+        metadata: JSON-serialisable description of the run, written to each Parquet schema and to `metadata.json`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False, encoding="utf-8")
         arrow = pa.Table.from_pandas(table, preserve_index=False)
-        said = {**(arrow.schema.metadata or {}), METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}
-        pq.write_table(arrow.replace_schema_metadata(said), folder / f"{name}.parquet")
+        schema_metadata = {**(arrow.schema.metadata or {}), METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}
+        pq.write_table(arrow.replace_schema_metadata(schema_metadata), folder / f"{name}.parquet")
     of_tables = {name: {"rows": len(table), "columns": list(table.columns)} for name, table in tables.items()}
     text = json.dumps({METADATA_KEY: metadata, "tables": of_tables}, indent=1, ensure_ascii=False)
     (folder / METADATA).write_text(f"{text}\n", encoding="utf-8")
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> str:
-    """Write `NAME.png` and `NAME.pdf`, ready for print, and `NAME.svg`; give the text of the latter.
+    """Write `NAME.png`, `NAME.pdf` and `NAME.svg`; return the text of the SVG.
 
-    The figure is laid out once and drawn once for each, where `savefig` would do both twice for each.
+    The figure is laid out once and drawn once a file; `savefig` would do both twice a file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()
@@ -67,7 +67,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> str:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """The figure as SVG; equal figures of equal names give equal text."""
+    """Return the figure as SVG; equal figures with equal names give equal text."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):
         canvas: _Canvas = FigureCanvasSVG(figure)

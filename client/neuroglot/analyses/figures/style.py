@@ -1,4 +1,4 @@
-"""One look for all figures: a column wide, colours that a colour-blind reader tells apart, labels on the lines."""
+"""Common style of all figures: one column wide, colour-blind-safe colours, labels at the ends of lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from neuroglot.request.neurons import NeuronType
 
 COLUMN_INCHES = 3.4
-"""Width of a column of a two-column paper, and of every figure: so its text is readable on a phone, too."""
+"""Width of every figure: a column of a two-column paper, which is also readable on a phone."""
 
 FONT_SIZE = 7  # points
 
@@ -32,7 +32,7 @@ TYPE_COLOURS = {
     NeuronType.SPECIFIC: "#CC79A7",
     NeuronType.NON_ACTIVATED: "#0072B2",
 }
-"""Of Okabe and Ito's palette, and close to the paper's own colours."""
+"""Colours of the types, from Okabe and Ito's palette and close to those of the paper."""
 
 TYPE_TEXT_COLOURS = {
     NeuronType.ALL_SHARED: "#00704F",
@@ -50,7 +50,7 @@ TYPE_MARKERS = {
 }
 
 TYPES = (NeuronType.NON_ACTIVATED, NeuronType.PARTIAL_SHARED, NeuronType.ALL_SHARED, NeuronType.SPECIFIC)
-"""The order in which types are listed beside each other."""
+"""Order of the types in legends and labels."""
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -90,15 +90,15 @@ CONTROL_MARK: Any = {
     "markeredgecolor": FAINT,
     "markeredgewidth": 0.6,
 }
-"""How a draw of a control looks in every figure."""
+"""Marker style of a draw of a control."""
 
-_MARKED_LAYERS = 12  # more points than these run together
-_LABEL_GAP = 1.2  # distance of two labels, in heights of their font
-_LABEL_OFFSET = 9  # of a label from the end of its line, in points
+_MARKED_LAYERS = 12  # markers of more layers would overlap
+_LABEL_GAP = 1.2  # distance between labels, in font heights
+_LABEL_OFFSET = 9  # distance of a label from the end of its line, in points
 
 
 class EndLabel(NamedTuple):
-    """What stands at the right end of a line."""
+    """Label at the right end of a line."""
 
     height: float
     text: str
@@ -106,14 +106,14 @@ class EndLabel(NamedTuple):
 
 
 def layer_axis(axes: Axes, layers: int) -> None:
-    """An axis of layers: their true indices, integers from 0."""
+    """Set up the horizontal axis as layer indices, integers from 0."""
     axes.set_xlim(-0.02 * layers - 0.05, layers - 1 + 0.02 * layers)
     ticks = MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]).tick_values(0, layers - 1)
     axes.set_xticks([tick for tick in ticks if 0 <= tick < layers and tick == int(tick)])
 
 
 def percent_axis(axes: Axes, top: float, bottom: float = 0, intervals: int = 5) -> None:
-    """A vertical axis in percent, with a faint grid."""
+    """Set up the vertical axis in percent, with a faint grid."""
     axes.set_ylim(bottom, top)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=intervals, steps=[1, 2, 5, 10]))
     axes.grid(axis="y")
@@ -121,23 +121,23 @@ def percent_axis(axes: Axes, top: float, bottom: float = 0, intervals: int = 5) 
 
 
 def marks(layers: int) -> bool:
-    """Whether the points of a line by layer are few enough to be marked."""
+    """Return whether a line over `layers` layers has few enough points for markers."""
     return layers <= _MARKED_LAYERS
 
 
 def spread(heights: Sequence[float], gap: float, top: float = math.inf) -> NDArray[np.float64]:
-    """Move labels apart to at least `gap`, each as little as can be, in the order of their heights.
+    """Move labels apart to a distance of at least `gap`, each as little as possible, keeping their order.
 
     >>> spread([0.5, 0.6, 5.0], gap=1.0).tolist()
     [0.05, 1.05, 5.0]
 
     Args:
-        heights: where the labels want to be.
-        gap: least distance of two of them.
-        top: none is moved above, nor below 0; ignored where there is no room.
+        heights: preferred heights of the labels.
+        gap: minimum distance between labels.
+        top: maximum height; the minimum is 0. Ignored if the labels do not fit.
     """
     order = np.argsort(heights, kind="stable")
-    clusters: list[tuple[float, int]] = []  # of labels that touch: the mean of what they want, and how many they are
+    clusters: list[tuple[float, int]] = []  # of touching labels: (mean preferred height, number of labels)
 
     def place(mean: float, count: int) -> float:
         reach = gap * (count - 1) / 2
@@ -156,14 +156,14 @@ def spread(heights: Sequence[float], gap: float, top: float = math.inf) -> NDArr
 
 
 def label_ends(figure: Figure, ends: Sequence[tuple[Axes, float, Sequence[EndLabel]]]) -> None:
-    """Write labels right of lines, moved apart where they would overlap, each tied to its line.
+    """Write labels to the right of lines, moved apart to avoid overlap, each connected to its line.
 
     Args:
-        figure: with all its panels drawn.
-        ends: of each panel the axes, where on their horizontal axis the lines end, and the labels.
+        figure: the figure, with all panels drawn.
+        ends: for each panel its axes, the horizontal position of the line ends, and the labels.
     """
     texts = [[_end_text(axes, x, label) for label in labels] for axes, x, labels in ends]
-    figure.draw_without_rendering()  # the layout decides how high the axes are, and the labels how wide
+    figure.draw_without_rendering()  # the layout sets the heights of the axes
     for (axes, _, labels), written in zip(ends, texts, strict=True):
         low, high = axes.get_ylim()
         points = axes.get_window_extent().height * 72 / figure.dpi
@@ -194,7 +194,7 @@ def _end_text(axes: Axes, x: float, label: EndLabel) -> Annotation:
 
 
 def type_key(figure: Figure) -> None:
-    """The names of the types in their colours, in one line above the panels."""
+    """Draw a legend of the types in their colours, in one line above the panels."""
     marks = [
         Line2D([], [], color=TYPE_COLOURS[kind], marker=TYPE_MARKERS[kind], markersize=3, label=kind.label)
         for kind in TYPES
@@ -205,7 +205,7 @@ def type_key(figure: Figure) -> None:
 
 
 def key(figure: Figure, marks: Sequence[Line2D]) -> Legend:
-    """What marks mean, in one line above the panels."""
+    """Draw a legend of marks, in one line above the panels."""
     return figure.legend(
         handles=marks,
         loc="outside upper center",

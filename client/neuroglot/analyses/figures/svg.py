@@ -1,4 +1,4 @@
-"""Figures within a page."""
+"""Inline SVG for HTML pages."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import re
 from markupsafe import Markup
 
 _LONG = re.compile(r"-?\d+\.\d{3,}")
-_PLACES = re.compile(r'(?<= )(?:d|x|y|width|height)="[^"]*"|translate\([^)]*\)')  # and no scales: glyphs are scaled
+# Scales are not rounded: glyphs are scaled and need all digits.
+_COORDINATES = re.compile(r'(?<= )(?:d|x|y|width|height)="[^"]*"|translate\([^)]*\)')
 
 
 def inline_svg(svg: str, name: str, label: str) -> Markup:
-    """An SVG that can stand among others in a page: no prolog, its own ids, as wide as there is room, with a label.
+    """Convert an SVG file to inline SVG: without prolog, with unique ids, of flexible width, with an ARIA label.
 
-    It is also made smaller: ids that nothing refers to go, and so does what is finer than a hundredth of a point.
+    Also reduces its size: unreferenced ids are removed, and coordinates are rounded to a hundredth of a point.
 
     Args:
-        svg: as it was saved.
-        name: put in front of its ids; unique in a page.
-        label: what it shows, for those who cannot see it.
+        svg: the SVG as saved.
+        name: prefix of its ids; unique in the page.
+        label: text alternative for screen readers.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = body.replace("xlink:href=", "href=").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
     body = _own_ids(body, name)
-    body = _PLACES.sub(lambda place: " ".join(_LONG.sub(_rounded, place[0]).split()), body)
-    body = re.sub(r'(?<= style=")[^"]*', lambda style: re.sub(r"(?<=[:;]) ", "", style[0]), body)
+    body = _COORDINATES.sub(lambda match: " ".join(_LONG.sub(_rounded, match[0]).split()), body)
+    body = re.sub(r'(?<= style=")[^"]*', lambda match: re.sub(r"(?<=[:;]) ", "", match[0]), body)
     body = re.sub(r">\s+<", "><", body)
     opening, rest = body.split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)
@@ -33,11 +34,11 @@ def inline_svg(svg: str, name: str, label: str) -> Markup:
 
 
 def _own_ids(body: str, name: str) -> str:
-    """The same, with the page's name for every id that is referred to, and without the others."""
+    """Rename every referenced id with the prefix `name`, and remove the other ids."""
     referred = dict.fromkeys(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
     names = {old: f"{name}-{number}" for number, old in enumerate(referred)}
-    body = re.sub(r' id="([^"]*)"', lambda one: f' id="{names[one[1]]}"' if one[1] in names else "", body)
-    return re.sub(r'(href="#|url\(#)([^")]+)', lambda one: f"{one[1]}{names[one[2]]}", body)
+    body = re.sub(r' id="([^"]*)"', lambda match: f' id="{names[match[1]]}"' if match[1] in names else "", body)
+    return re.sub(r'(href="#|url\(#)([^")]+)', lambda match: f"{match[1]}{names[match[2]]}", body)
 
 
 def _rounded(number: re.Match[str]) -> str:

@@ -22,7 +22,7 @@ class ActiveByLanguage(Analysis):
     paper = "Figures 2 to 4"
 
     def measure(self, result: GroupResult) -> Measures:
-        """Active counts `[layers, languages]` of each component."""
+        """Return the numbers of active neurons by component, `[layers, languages]`."""
         order = self.positions(result)
         return {name: one.thresholds[0].active_counts()[:, order] for name, one in result.components.items()}
 
@@ -51,15 +51,15 @@ class ActiveByLanguage(Analysis):
             )
 
     def definition(self) -> str:
-        """Says where, too."""
+        """Define active neurons, with the position and the threshold."""
         return (
             f"The share of a layer's neurons whose activation at {self.position} exceeds "
-            f"{self.options.thresholds[0]:g}, in each language by itself. It says how many neurons are active, and "
-            "nothing of whether they are the same ones."
+            f"{self.options.thresholds[0]:g}, in each language separately. It does not show whether the same "
+            "neurons are active in different languages."
         )
 
     def caption(self) -> str:
-        """Says the numbers of neurons and prompts."""
+        """Caption with the numbers of neurons and prompts."""
         return (
             f"Share of the {words.neurons(self.geometry)} of a layer that are active, by language. Mean over "
             f"{words.sample(self)}; 95 % intervals are in the table. The vertical axis does not start at 0. The "
@@ -67,7 +67,7 @@ class ActiveByLanguage(Analysis):
         )
 
     def draw(self) -> Figure:
-        """One line a language, one panel a component."""
+        """Draw one line a language, one panel a component."""
         figure, panels = component_panels(self.geometry, inches=2.3)
         shares = {name: 100 * self.sums.mean(name) / neurons for name, (_, neurons) in self.geometry.items()}
         for component, axes in panels.items():

@@ -27,7 +27,7 @@ class Dead(Analysis):
     needs = frozenset({Need.DEAD, Need.ACTIVE})
 
     def measure(self, result: GroupResult) -> Measures:
-        """Of each component, dead neurons and those inactive at the last token, `[layers, languages]`."""
+        """Return the numbers of dead neurons and of neurons inactive at the last token, `[layers, languages]` each."""
         order = self.positions(result)
         sums = {}
         for name, component in result.components.items():
@@ -37,14 +37,14 @@ class Dead(Analysis):
         return sums
 
     def measure_whole(self, result: GroupResult) -> Measures:
-        """Whether each neuron is dead in each language, `[languages, layers, neurons]` of each component."""
+        """Return masks of the dead neurons by component, `[languages, layers, neurons]`."""
         return {
             name: np.stack([component.thresholds[0].dead(label).to_mask() for label in self.languages]).astype(np.int32)
             for name, component in result.components.items()
         }
 
     def always(self, component: str) -> NDArray[np.int64]:
-        """Neurons that are dead in every prompt of a language, `[layers, languages]`."""
+        """Count the neurons that are dead in every prompt of a language, `[layers, languages]`."""
         always: NDArray[np.int64] = np.count_nonzero(self.whole[component] == self.groups, axis=-1).T
         return always
 
@@ -52,9 +52,9 @@ class Dead(Analysis):
         """One row a layer and language.
 
         Columns component, layer, language, dead_percent (of the layer's neurons, mean over prompts), dead_low,
-        dead_high (its 95 % interval), mean_neurons (dead ones), of_inactive_percent (dead neurons by those inactive at
-        the last token; NaN where there are none), cumulative_percent (of the layer's neurons, those dead in every
-        prompt), cumulative_neurons, groups.
+        dead_high (its 95 % interval), mean_neurons (dead neurons), of_inactive_percent (dead neurons divided by those
+        inactive at the last token; NaN if none is inactive), cumulative_percent (neurons dead in every prompt, of the
+        layer's neurons), cumulative_neurons, groups.
         """
         for component, (layers, neurons) in self.geometry.items():
             dead, means = Shares.of(self.sums, ("dead", component), neurons), self.sums.mean(("dead", component))
@@ -81,28 +81,28 @@ class Dead(Analysis):
             )
 
     def definition(self) -> str:
-        """Says which of the two forms the figure has."""
+        """Define dead neurons, and state which of the two shares the figure shows."""
         form = (
-            "The figure counts those dead in all prompts of a language so far, as the paper's released code does."
+            "The figure shows the neurons dead in all prompts of a language, as in the paper's released code."
             if self.options.cumulative_dead
-            else "A share is the mean over prompts; neurons dead in all prompts of a language are in the table, too."
+            else "The figure is the mean over prompts; the table adds the neurons dead in all prompts of a language."
         )
         return (
-            f"A neuron is dead in a prompt if its activation exceeds {self.options.thresholds[0]:g} at none of its "
-            f"tokens, special ones included. {form}"
+            f"A neuron is dead in a prompt if its activation does not exceed {self.options.thresholds[0]:g} at any of "
+            f"its tokens, special tokens included. {form}"
         )
 
     def caption(self) -> str:
-        """Says over how many prompts, and where every token is one token."""
+        """Caption with the number of prompts; for an encoder-decoder it notes that the decoder has one token."""
         what = f"dead in all {self.groups:,} prompts" if self.options.cumulative_dead else "dead in a prompt"
-        start = " In the decoder, a prompt is the start token alone." if "encoder" in self.geometry else ""
+        start = " In the decoder, a prompt consists of the start token only." if "encoder" in self.geometry else ""
         return (
             f"Share of the {words.neurons(self.geometry)} of a layer that are {what} of a language. Over "
             f"{words.sample(self)}; 95 % intervals are in the table.{start} The paper's Figure 6."
         )
 
     def draw(self) -> Figure:
-        """One line a language, one panel a component."""
+        """Draw one line a language, one panel a component."""
         figure, panels = component_panels(self.geometry, inches=2.3)
         shares = {}
         for component, axes in panels.items():

@@ -1,4 +1,4 @@
-"""Types by the number of languages that are looked at: the paper's Figure 19."""
+"""Types by number of languages considered: the paper's Figure 19."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from neuroglot.results.results import GroupResult
 
 
 class _Choice(NamedTuple):
-    """Which languages types are taken among: one subset, or where it is empty the mean over all of a size."""
+    """Languages over which types are computed: one subset, or if it is empty, the mean over all subsets of a size."""
 
     size: int
     subset: tuple[str, ...] = ()
 
 
 class LanguageCounts(Analysis):
-    """Share of each type among the neurons of a layer, over some of the languages and over all of them."""
+    """Share of each type among the neurons of a layer, over subsets of the languages and over all of them."""
 
     name = "language_counts"
     title = "Types by number of languages"
@@ -38,7 +38,7 @@ class LanguageCounts(Analysis):
     needs = frozenset({Need.ACTIVE})
 
     def measure(self, result: GroupResult) -> Measures:
-        """Of each component, in how many languages neurons are active, and counts of types in chosen subsets."""
+        """Return, by component, the histogram over languages, and the type counts of each chosen subset."""
         sums: dict[Any, NDArray[np.int64]] = {}
         for name, component in result.components.items():
             types = component.thresholds[0]
@@ -48,23 +48,23 @@ class LanguageCounts(Analysis):
         return sums
 
     def measure_mismatched(self, group: Mismatched) -> Measures:
-        """The same of a mismatched group."""
+        """Return the same arrays for a mismatched group."""
         sums: dict[Any, NDArray[np.int64]] = {}
         for name in group.geometry:
             active = group.active(name)
             sums[name] = histogram(active)
             for subset in self.context.subsets:
-                sums[name, subset] = type_counts(active[[self.languages.index(one) for one in subset]])
+                sums[name, subset] = type_counts(active[[self.languages.index(language) for language in subset]])
         return sums
 
     def choices(self) -> list[_Choice]:
-        """The chosen subsets, or all of 3, 5, 7, ... languages; and all languages."""
+        """Return the chosen subsets, or the sizes 3, 5, 7, ...; and all languages."""
         every = len(self.languages)
         some = [_Choice(len(subset), subset) for subset in self.context.subsets]
         return [*(some or map(_Choice, range(3, every, 2))), _Choice(every)]
 
     def compared(self, component: str, choice: _Choice) -> Compared:
-        """Shares of the types in percent, `[layers, 4]`."""
+        """Return the shares of the types in percent, `[layers, 4]`."""
         neurons = self.geometry[component][1]
         if choice.subset:
             return Compared.of(self, (component, choice.subset), neurons)
@@ -73,8 +73,8 @@ class LanguageCounts(Analysis):
     def records(self) -> Iterator[dict[str, object]]:
         """One row a choice of languages, layer and type.
 
-        Columns component, languages (how many), subset (which, where they were chosen; else empty), subsets (how many
-        sets of languages the shares are the mean of), layer, type, share_percent (mean over examples), share_low,
+        Columns component, languages (number of languages), subset (chosen languages; empty for a mean over subsets),
+        subsets (number of subsets in the mean), layer, type, share_percent (mean over examples), share_low,
         share_high (its 95 % interval), mismatched_share_percent, mismatched_share_low, mismatched_share_high (the same
         of mismatched groups), groups, mismatched_groups.
         """
@@ -98,26 +98,26 @@ class LanguageCounts(Analysis):
                 )
 
     def definition(self) -> str:
-        """Says which subsets."""
+        """Define the types over a subset, and state which subsets."""
         which = (
-            "Each set of languages was chosen."
+            "The subsets of languages are chosen by the user."
             if self.context.subsets
-            else "A share is the mean over all sets of so many languages, exactly."
+            else "A share is the exact mean over all subsets of that size."
         )
         return (
-            "The four types over fewer languages: from the same activations, a neuron is all-shared if it is active in "
-            f"all of the languages that are looked at, and so on. {which}"
+            "The four types over subsets of the languages, from the same activations: a neuron is all-shared if it is "
+            f"active in all languages of the subset, and so on. {which}"
         )
 
     def caption(self) -> str:
-        """Says the numbers of neurons, groups and prompts."""
+        """Caption with the numbers of neurons, groups and prompts."""
         return (
-            f"Share of each type among the {words.neurons(self.geometry)} of a layer, by the languages that are looked "
-            f"at. Mean over {words.sample(self)}. {words.band(self)} {words.mismatched(self)} The paper's Figure 19."
+            f"Share of each type among the {words.neurons(self.geometry)} of a layer, by the languages considered. "
+            f"Mean over {words.sample(self)}. {words.band(self)} {words.mismatched(self)} The paper's Figure 19."
         )
 
     def draw(self) -> Figure:
-        """One small panel a choice of languages and component, one line a type."""
+        """Draw one small panel a choice of languages and component, one line a type."""
         panels = [
             Panel(name, self._title(choice), self.compared(name, choice))
             for choice in self.choices()
@@ -126,8 +126,8 @@ class LanguageCounts(Analysis):
         return type_grid(panels, self.geometry, "share of neurons (%)", words.layer(self))
 
     def _title(self, choice: _Choice) -> str:
-        """Of a panel: which languages, in as few words as will do."""
-        left_out = [one for one in self.languages if one not in choice.subset]
+        """Return the title of a panel: the number of languages, the subset, or the languages left out."""
+        left_out = [language for language in self.languages if language not in choice.subset]
         if not choice.subset or not left_out:
             return f"{choice.size} languages"
         return " ".join(choice.subset) if len(choice.subset) <= len(left_out) else f"without {' '.join(left_out)}"

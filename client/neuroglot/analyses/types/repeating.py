@@ -1,4 +1,4 @@
-"""Neurons that keep their type over all examples: the paper's Figure 5."""
+"""Neurons that keep their type in all examples: the paper's Figure 5."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Repeating(Analysis):
     needs = frozenset({Need.TYPE_MAP})
 
     def measure(self, result: GroupResult) -> Measures:
-        """Counts `[layers, 4]` of each component."""
+        """Return the type counts by component, `[layers, 4]`."""
         return {name: component.thresholds[0].counts() for name, component in result.components.items()}
 
     def measure_whole(self, result: GroupResult) -> Measures:
-        """Whether each neuron is of each type, `[4, layers, neurons]` of each component."""
+        """Return masks of the neurons of each type by component, `[4, layers, neurons]`."""
         kinds = np.array(list(NeuronType), dtype=np.uint8)[:, np.newaxis, np.newaxis]
         return {
             name: (component.thresholds[0].codes() == kinds).astype(np.int32)
@@ -43,17 +43,17 @@ class Repeating(Analysis):
         }
 
     def always(self, component: str) -> NDArray[np.int64]:
-        """Neurons that are of a type in all examples, `[layers, 4]`."""
+        """Count the neurons that are of a type in all examples, `[layers, 4]`."""
         always: NDArray[np.int64] = np.count_nonzero(self.whole[component] == self.groups, axis=-1).T
         return always
 
     def records(self) -> Iterator[dict[str, object]]:
         """One row a layer and type.
 
-        Columns component, layer, type, overlap_percent (of the layer's neurons, those of the type in all examples),
-        overlap_neurons (how many they are), average_percent (of the type in an example, mean), average_low,
-        average_high (its 95 % interval), kept_percent (overlap by average: of the type's neurons in an example, those
-        that are of it in all; NaN where there are none), groups.
+        Columns component, layer, type, overlap_percent (neurons of the type in all examples, of the layer's neurons),
+        overlap_neurons (their number), average_percent (neurons of the type in an example, mean over examples),
+        average_low, average_high (its 95 % interval), kept_percent (overlap divided by average; NaN if no example has
+        neurons of the type), groups.
         """
         for component, (layers, neurons) in self.geometry.items():
             always, average = self.always(component), Shares.of(self.sums, component, neurons)
@@ -78,28 +78,28 @@ class Repeating(Analysis):
             )
 
     def definition(self) -> str:
-        """Says both."""
+        """Define overlap and average."""
         return (
             "Overlap: the share of a layer's neurons that are of one type in every example. Average: the share that is "
-            "of it in one example, mean over examples. Each further example can only lower the overlap."
+            "of the type in one example, mean over examples. The overlap can only decrease with more examples."
         )
 
     def kept(self) -> float:
-        """Of the neurons that are non-activated in an example, the percentage that are so in all; NaN without any."""
+        """Return the percentage of an example's non-activated neurons that are so in all examples; NaN without any."""
         always = sum(int(self.always(name)[:, NeuronType.NON_ACTIVATED].sum()) for name in self.geometry)
         average = sum(float(self.sums.mean(name)[:, NeuronType.NON_ACTIVATED].sum()) for name in self.geometry)
         return 100 * always / average if average else np.nan
 
     def caption(self) -> str:
-        """Says how many stay inactive, over how many groups."""
+        """Caption with the percentage of neurons that stay non-activated, and the sample."""
         return (
             f"Solid: share of each type among the {words.neurons(self.geometry)} of a layer, mean. Dashed: share that "
             f"keeps the type in all {self.groups:,} groups. Over {words.sample(self)}. Of the neurons that are "
-            f"non-activated in a group, {self.kept():.1f} % are so in all. The paper's Figure 5."
+            f"non-activated in a group, {self.kept():.1f} % are non-activated in all. The paper's Figure 5."
         )
 
     def draw(self) -> Figure:
-        """Two lines a type, average and overlap; one panel a component."""
+        """Draw two lines a type, average and overlap; one panel a component."""
         figure, panels = component_panels(self.geometry, inches=2.1)
         averages = {name: 100 * self.sums.mean(name) / neurons for name, (_, neurons) in self.geometry.items()}
         for component, axes in panels.items():

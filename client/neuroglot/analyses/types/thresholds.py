@@ -19,7 +19,7 @@ from neuroglot.results.results import GroupResult
 
 
 class Thresholds(Analysis):
-    """Share of each type among the neurons of a layer, where a neuron counts as active only above a threshold."""
+    """Share of each type among the neurons of a layer, for several thresholds of activity."""
 
     name = "thresholds"
     title = "Types by threshold"
@@ -28,19 +28,21 @@ class Thresholds(Analysis):
     needs = frozenset({Need.THRESHOLDS, Need.ACTIVE})
 
     def measure(self, result: GroupResult) -> Measures:
-        """Counts `[thresholds, layers, 4]` of each component."""
+        """Return the type counts by component, `[thresholds, layers, 4]`."""
         return {
             name: np.stack([types.counts() for types in component.thresholds])
             for name, component in result.components.items()
         }
 
     def measure_mismatched(self, group: Mismatched) -> Measures:
-        """The same of a mismatched group."""
-        places = range(len(self.options.thresholds))
-        return {name: np.stack([type_counts(group.active(name, place)) for place in places]) for name in group.geometry}
+        """Return the same arrays for a mismatched group."""
+        indices = range(len(self.options.thresholds))
+        return {
+            name: np.stack([type_counts(group.active(name, index)) for index in indices]) for name in group.geometry
+        }
 
     def compared(self, component: str) -> Compared:
-        """Shares of the types in percent, `[thresholds, layers, 4]`."""
+        """Return the shares of the types in percent, `[thresholds, layers, 4]`."""
         return Compared.of(self, component, self.geometry[component][1])
 
     def records(self) -> Iterator[dict[str, object]]:
@@ -58,35 +60,35 @@ class Thresholds(Analysis):
                     "threshold": threshold,
                     "layer": layer,
                     "type": kind.label,
-                    **compared.columns((place, layer, kind)),
+                    **compared.columns((index, layer, kind)),
                     "groups": self.groups,
                     "mismatched_groups": len(self.mismatched),
                 }
-                for place, threshold in enumerate(self.options.thresholds)
+                for index, threshold in enumerate(self.options.thresholds)
                 for layer in range(layers)
                 for kind in NeuronType
             )
 
     def definition(self) -> str:
-        """Says where, too."""
+        """Define the types at a threshold, with the position."""
         return (
-            f"The four types, where a neuron is active if its activation at {self.position} exceeds a threshold. The "
-            "higher the threshold, the fewer neurons are active, and the larger are the activations that are left."
+            f"The four types at several thresholds: a neuron is active if its activation at {self.position} "
+            "exceeds the threshold. The higher the threshold, the fewer neurons are active."
         )
 
     def caption(self) -> str:
-        """Says the numbers of neurons, groups and prompts."""
+        """Caption with the numbers of neurons, groups and prompts."""
         return (
-            f"Share of each type among the {words.neurons(self.geometry)} of a layer, a panel a threshold. Mean over "
+            f"Share of each type among the {words.neurons(self.geometry)} of a layer, one panel a threshold. Mean over "
             f"{words.sample(self)}. {words.band(self)} {words.mismatched(self)} The paper's Figure 22."
         )
 
     def draw(self) -> Figure:
-        """One small panel a threshold and component, one line a type."""
+        """Draw one small panel a threshold and component, one line a type."""
         compared = {name: self.compared(name) for name in self.geometry}
         panels = [
-            Panel(name, f"above {threshold:g}", compared[name].at(place))
-            for place, threshold in enumerate(self.options.thresholds)
+            Panel(name, f"above {threshold:g}", compared[name].at(index))
+            for index, threshold in enumerate(self.options.thresholds)
             for name in self.geometry
         ]
         return type_grid(panels, self.geometry, "share of neurons (%)", words.layer(self))

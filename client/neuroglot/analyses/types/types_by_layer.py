@@ -31,7 +31,7 @@ class TypesByLayer(Analysis):
     needs = frozenset({Need.ACTIVE})
 
     def measure(self, result: GroupResult) -> Measures:
-        """Counts `[layers, 4]` of each component, their squares, activations near the threshold, last tokens."""
+        """Return type counts `[layers, 4]`, their squares, activations near the threshold, and distinct last tokens."""
         sums: dict[Any, NDArray[np.int64]] = {"last_tokens": np.array(len({row.last_token_id for row in result.rows}))}
         for name, component in result.components.items():
             types = component.thresholds[0]
@@ -42,23 +42,23 @@ class TypesByLayer(Analysis):
         return sums
 
     def measure_mismatched(self, group: Mismatched) -> Measures:
-        """Counts `[layers, 4]` of each component, and last tokens."""
+        """Return the type counts by component, `[layers, 4]`, and the number of distinct last tokens."""
         counts = {("counts", name): type_counts(group.active(name)) for name in group.geometry}
         return {"last_tokens": np.array(group.distinct_last_tokens()), **counts}
 
     def near_threshold(self) -> tuple[int, int]:
-        """How many activations lie so close to the threshold that rounding may decide their side, and of how many."""
+        """Return the number of activations within rounding error of the threshold, and the number of activations."""
         near = sum(int(self.sums["near_threshold", name]) for name in self.geometry)
         every = sum(layers * neurons for layers, neurons in self.geometry.values())
         return near, every * self.groups * len(self.languages)
 
     def distinct_last_tokens(self) -> tuple[float, float]:
-        """How many different tokens a group's prompts end in, mean over groups; and over mismatched groups, or NaN."""
+        """Return the mean number of distinct last tokens in a group, and in a mismatched group (NaN without any)."""
         mismatched = float(self.mismatched.mean("last_tokens")) if self.mismatched else np.nan
         return float(self.sums.mean("last_tokens")), mismatched
 
     def compared(self, component: str) -> Compared:
-        """Shares of the types in percent, `[layers, 4]`."""
+        """Return the shares of the types in percent, `[layers, 4]`."""
         return Compared.of(self, ("counts", component), self.geometry[component][1])
 
     def records(self) -> Iterator[dict[str, object]]:
@@ -92,7 +92,7 @@ class TypesByLayer(Analysis):
             )
 
     def definition(self) -> str:
-        """Says where, too."""
+        """Define active neurons and the four types, with the position and the threshold."""
         return (
             f"A neuron is active where its activation at {self.position} exceeds {self.options.thresholds[0]:g}. Over "
             "the languages of one example it is all-shared (active in all), partial-shared (in two or more, not all), "
@@ -100,17 +100,17 @@ class TypesByLayer(Analysis):
         )
 
     def caption(self) -> str:
-        """Says the numbers of neurons, groups, prompts and last tokens."""
+        """Caption with the numbers of neurons, groups, prompts and last tokens."""
         tokens, mismatched_tokens = self.distinct_last_tokens()
         beside = f" (mismatched: {mismatched_tokens:.1f})" if self.mismatched else ""
         return (
-            f"Share of each type among the {words.neurons(self.geometry)} of a layer, which add up to 100 %. Mean over "
-            f"{words.sample(self)}. {words.band(self)} {words.mismatched(self)} The prompts of a group end in "
-            f"{tokens:.1f} different tokens{beside}. The paper's Figure 4, left."
+            f"Share of each type among the {words.neurons(self.geometry)} of a layer; the four shares sum to 100 %. "
+            f"Mean over {words.sample(self)}. {words.band(self)} {words.mismatched(self)} The prompts of a group end "
+            f"in {tokens:.1f} different tokens{beside}. The paper's Figure 4, left."
         )
 
     def draw(self) -> Figure:
-        """One line a type, one panel a component."""
+        """Draw one line a type, one panel a component."""
         figure, panels = component_panels(self.geometry, inches=2.1)
         shares = {}
         for component, axes in panels.items():

@@ -1,6 +1,6 @@
-"""What a request must be before any of it runs; everything that is wrong is named at once.
+"""Validates requests before they run, and reports all violations at once.
 
-Names of uploaded sets have been replaced by the sets.
+Expects requests whose names of uploaded sets were replaced by the sets.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["MOST_VIOLATIONS", "check", "check_capture", "check_generation", "che
 
 
 def check(group: Group, analysis: Analysis, model: ModelDescription) -> None:
-    """Refuse what the model could not run.
+    """Validate a group and its analysis.
 
     Raises:
-        InvalidRequest: names every field that is wrong, up to `MOST_VIOLATIONS`.
+        InvalidRequest: with all invalid fields, up to `MOST_VIOLATIONS`.
     """
     refuse(chain(check_group(group, model), check_analysis(analysis, group, model)))
 
@@ -32,37 +32,37 @@ def check(group: Group, analysis: Analysis, model: ModelDescription) -> None:
 def check_generation(
     row: Row, interventions: Sequence[Intervention], threshold: float, max_tokens: int, model: ModelDescription
 ) -> None:
-    """Refuse a continuation that the model could not run.
+    """Validate a generation.
 
     Raises:
-        InvalidRequest: names every field that is wrong.
+        InvalidRequest: with all invalid fields.
     """
     refuse(_generation(row, interventions, threshold, max_tokens, model))
 
 
 def check_capture(row: Row, capture: Capture, model: ModelDescription) -> None:
-    """Refuse what the model has no activations of. Positions are for when the prompt's tokens are known.
+    """Validate a capture, except for its positions, which need the prompt's tokens.
 
     Raises:
-        InvalidRequest: names every field that is wrong.
+        InvalidRequest: with all invalid fields.
     """
     refuse(chain(check_row(row, "row", model), _capture(capture, model)))
 
 
 def check_neurons(neurons: ByNeuron, model: ModelDescription) -> None:
-    """Refuse a set of neurons that is none of the model.
+    """Validate a neuron set for upload.
 
     Raises:
-        InvalidRequest: names every field that is wrong.
+        InvalidRequest: with all invalid fields.
     """
     refuse(neurons_violations(neurons, "neurons", model))
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Refuse texts that are too long together.
+    """Validate the texts of a Tokenize request.
 
     Raises:
-        InvalidRequest: they are.
+        InvalidRequest: they are too large in total.
     """
     size = sum([len(text.encode(errors="replace")) for text in texts])
     if size > TEXTS_BYTES:
@@ -93,19 +93,19 @@ def _capture(capture: Capture, model: ModelDescription) -> Iterator[Violation]:
     if component is None:
         yield no_component("component", capture.component, model)
         return
-    for place, layer in enumerate(capture.layers):
+    for index, layer in enumerate(capture.layers):
         if not 0 <= layer < component.layers:
-            yield no_layer(f"layers[{place}]", layer, component.layers, model)
-    for place, neuron in enumerate(capture.neurons):
+            yield no_layer(f"layers[{index}]", layer, component.layers, model)
+    for index, neuron in enumerate(capture.neurons):
         if not 0 <= neuron < component.neurons:
             last = component.neurons - 1
-            yield Violation(f"neurons[{place}]", f"is {neuron}, expected a neuron of {model.name!r}: 0 to {last}")
+            yield Violation(f"neurons[{index}]", f"is {neuron}, expected a neuron of {model.name!r}: 0 to {last}")
     yield from _ascending("layers", capture.layers)
     yield from _ascending("neurons", capture.neurons)
 
 
 def _ascending(path: str, numbers: Sequence[int]) -> Iterator[Violation]:
-    for place, (before, number) in enumerate(pairwise(numbers), start=1):
+    for index, (before, number) in enumerate(pairwise(numbers), start=1):
         if number <= before:
             wrong = f"is {number} after {before}, expected them in ascending order, each once"
-            yield Violation(f"{path}[{place}]", wrong)
+            yield Violation(f"{path}[{index}]", wrong)

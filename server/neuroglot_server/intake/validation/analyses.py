@@ -1,4 +1,4 @@
-"""What is wanted of a group, and what that asks of its rows."""
+"""Validates the options of an analysis, and the fields of rows that they require."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from neuroglot_server.intake.validation.violations import at_most_neurons, finit
 
 
 def check_analysis(analysis: Analysis, group: Group, model: ModelDescription) -> Iterator[Violation]:
-    """What is wrong with an analysis of a group."""
+    """Yield the violations of an analysis of a group."""
     if not 1 <= len(analysis.thresholds) <= THRESHOLDS:
         yield Violation("analysis.thresholds", f"has {len(analysis.thresholds)} thresholds, expected 1 to {THRESHOLDS}")
     for index, threshold in enumerate(analysis.thresholds):
         yield from finite(f"analysis.thresholds[{index}]", threshold, model)
     if analysis.contribution is not None:
-        wanted, path = analysis.contribution, "analysis.contribution"
-        yield from top(path, "top_fraction", wanted.top_fraction, wanted.top_k, model)
-        yield from at_most_neurons(f"{path}.neurons", wanted.neurons, model)
+        options, path = analysis.contribution, "analysis.contribution"
+        yield from top(path, "top_fraction", options.top_fraction, options.top_k, model)
+        yield from at_most_neurons(f"{path}.neurons", options.neurons, model)
     if analysis.effective_score is not None:
         yield from _effective_score(analysis.effective_score, group, model)
     if analysis.prediction is not None and analysis.prediction.max_tokens < 1:
@@ -28,30 +28,30 @@ def check_analysis(analysis: Analysis, group: Group, model: ModelDescription) ->
     yield from _variants(analysis, model, len(group.rows))
 
 
-def _effective_score(wanted: EffectiveScore, group: Group, model: ModelDescription) -> Iterator[Violation]:
-    yield from at_most_neurons("analysis.effective_score.neurons", wanted.neurons, model)
+def _effective_score(options: EffectiveScore, group: Group, model: ModelDescription) -> Iterator[Violation]:
+    yield from at_most_neurons("analysis.effective_score.neurons", options.neurons, model)
     if not any(row.answers for row in group.rows):
         yield Violation(
-            "analysis.effective_score", "is asked for, but no row has an answer: give answers, or leave it out"
+            "analysis.effective_score", "is requested, but no row has an answer: give answers, or leave it out"
         )
-    if wanted.target is ScoreTarget.GOLD_MINUS_DISTRACTOR:
+    if options.target is ScoreTarget.GOLD_MINUS_DISTRACTOR:
         for index, row in enumerate(group.rows):
             if row.answers and not row.distractor:
                 yield Violation(
                     f"group.rows[{index}].distractor",
-                    "is empty, but effective scores are wanted relative to it: give a wrong answer, or another target",
+                    "is empty, but scores relative to it are requested: give a wrong answer, or another target",
                 )
 
 
 def _variants(analysis: Analysis, model: ModelDescription, rows: int) -> Iterator[Violation]:
     variants = analysis.variants
-    most = model.limits.variants_per_group
-    if len(variants) > most:
-        yield Violation("analysis.variants", f"has {len(variants)} variants, expected at most {most}: send fewer")
+    limit = model.limits.variants_per_group
+    if len(variants) > limit:
+        yield Violation("analysis.variants", f"has {len(variants)} variants, expected at most {limit}: send fewer")
         return
     if variants and analysis.prediction is None:
         yield Violation(
-            "analysis.prediction", "is missing, and variants are compared by their predictions: ask for predictions"
+            "analysis.prediction", "is missing, and variants are compared by their predictions: request predictions"
         )
     too_many = list(check_count([part for variant in variants for part in variant.interventions], "analysis.variants"))
     if too_many:

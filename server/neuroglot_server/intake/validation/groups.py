@@ -1,4 +1,4 @@
-"""What a group and its rows must be."""
+"""Validates a group and its rows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _SEPARATORS = ("", " ")
 
 
 def check_group(group: Group, model: ModelDescription) -> Iterator[Violation]:
-    """What is wrong with a group."""
-    most = model.limits.rows_per_group
-    if not 1 <= len(group.rows) <= most:
-        yield Violation("group.rows", f"has {len(group.rows)} rows, expected 1 to {most}: give one row a language")
+    """Yield the violations of a group."""
+    limit = model.limits.rows_per_group
+    if not 1 <= len(group.rows) <= limit:
+        yield Violation("group.rows", f"has {len(group.rows)} rows, expected 1 to {limit}: give one row per language")
         return
     first_of: dict[str, int] = {}
     for index, row in enumerate(group.rows):
@@ -31,27 +31,27 @@ def check_group(group: Group, model: ModelDescription) -> Iterator[Violation]:
 
 
 def check_row(row: Row, path: str, model: ModelDescription) -> Iterator[Violation]:
-    """What is wrong with a row but for its label."""
+    """Yield the violations of a row, except for those of its label."""
     if not row.prompt:
         field = "text" if isinstance(row.prompt, str) else "token_ids.ids"
         yield Violation(f"{path}.{field}", "is empty, expected a prompt of at least one token")
     elif isinstance(row.prompt, str):
         yield from _not_too_long(row.prompt, f"{path}.text", model)
-    elif len(row.prompt) > (most := model.limits.tokens_per_row):
+    elif len(row.prompt) > (limit := model.limits.tokens_per_row):
         yield Violation(
             f"{path}.token_ids.ids",
-            f"has {len(row.prompt)} tokens, and its answer some more, expected at most {most} together: shorten it",
+            f"has {len(row.prompt)} tokens, and its answer some more, expected at most {limit} together: shorten it",
         )
     else:
-        for place, token in enumerate(row.prompt):
+        for index, token in enumerate(row.prompt):
             if not 0 <= token < model.vocabulary_size:
                 yield Violation(
-                    f"{path}.token_ids.ids[{place}]",
+                    f"{path}.token_ids.ids[{index}]",
                     f"is {token}, expected a token of {model.name!r}: 0 to {model.vocabulary_size - 1}",
                 )
-    for place, answer in enumerate(row.answers):
+    for index, answer in enumerate(row.answers):
         if not normalised(answer):
-            yield _nothing_to_compare(f"{path}.answers[{place}]", answer)
+            yield _nothing_to_compare(f"{path}.answers[{index}]", answer)
     if row.choices:
         yield from _choices(row.choices, path)
     if row.distractor and not normalised(row.distractor):
@@ -61,12 +61,12 @@ def check_row(row: Row, path: str, model: ModelDescription) -> Iterator[Violatio
 
 
 def _not_too_long(prompt: str, path: str, model: ModelDescription) -> Iterator[Violation]:
-    """A prompt that is longer than its tokens could be; it is not tokenized to find out how many it has."""
-    most = model.limits.text_bytes
-    if 4 * len(prompt) > most and (size := len(prompt.encode(errors="replace"))) > most:
+    """Yield a violation if a prompt is larger than any allowed number of tokens; checked without tokenizing it."""
+    limit = model.limits.text_bytes
+    if 4 * len(prompt) > limit and (size := len(prompt.encode(errors="replace"))) > limit:
         yield Violation(
             path,
-            f"has {size} bytes, expected at most {most}, which is {limits.BYTES_A_TOKEN} for each of the "
+            f"has {size} bytes, expected at most {limit}, which is {limits.BYTES_A_TOKEN} for each of the "
             f"{model.limits.tokens_per_row} tokens that a row of {model.name!r} may have: shorten it",
         )
 
@@ -76,11 +76,11 @@ def _choices(choices: Sequence[str], path: str) -> Iterator[Violation]:
         yield Violation(f"{path}.choices", f"has {len(choices)} choices, expected at most {limits.CHOICES}")
         return
     first_of: dict[str, int] = {}
-    for place, choice in enumerate(choices):
+    for index, choice in enumerate(choices):
         if not normalised(choice):
-            yield _nothing_to_compare(f"{path}.choices[{place}]", choice)
-        elif (first := first_of.setdefault(choice, place)) != place:
-            yield Violation(f"{path}.choices[{place}]", f"is {choice!r}, which is choices[{first}] too: give it once")
+            yield _nothing_to_compare(f"{path}.choices[{index}]", choice)
+        elif (first := first_of.setdefault(choice, index)) != index:
+            yield Violation(f"{path}.choices[{index}]", f"is {choice!r}, which is choices[{first}] too: give it once")
 
 
 def _nothing_to_compare(path: str, text: str) -> Violation:

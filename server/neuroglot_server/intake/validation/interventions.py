@@ -1,4 +1,4 @@
-"""What interventions and the selections in them must be."""
+"""Validates interventions and their selections."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from neuroglot_server.intake.validation.violations import finite, no_component, 
 
 
 def check_count(interventions: Sequence[Intervention], path: str) -> Iterator[Violation]:
-    """More selections than are looked into, or deeper inside of each other."""
+    """Yield violations of the maximum number and the nesting depth of selections."""
     sizes = [_size(intervention.selection) for intervention in interventions]
     selections, depth = sum(size for size, _ in sizes), max((depth for _, depth in sizes), default=0)
     if selections > limits.SELECTIONS:
         yield Violation(path, f"has {selections} selections, expected at most {limits.SELECTIONS}: send fewer")
     if depth > limits.SELECTION_DEPTH:
-        wrong = f"has selections inside of each other {depth} deep, expected at most {limits.SELECTION_DEPTH}"
+        wrong = f"has selections nested {depth} deep, expected at most {limits.SELECTION_DEPTH}"
         yield Violation(path, wrong)
 
 
 def check_intervention(
     intervention: Intervention, path: str, model: ModelDescription, rows: int
 ) -> Iterator[Violation]:
-    """What is wrong with an intervention on a group of so many rows."""
+    """Yield the violations of an intervention on a group with a number of rows."""
     yield from _action(intervention, path, model)
     yield from _selection(intervention.selection, f"{path}.selection", model, rows)
     components = [component for component in model.components if intervention.component in ("", component.name)]
@@ -52,9 +52,9 @@ def check_intervention(
         yield no_component(f"{path}.component", intervention.component, model)
         return
     layers = max(component.layers for component in components)
-    wrong = ((place, layer) for place, layer in enumerate(intervention.layers) if not 0 <= layer < layers)
-    for place, layer in wrong:
-        yield no_layer(f"{path}.layers[{place}]", layer, layers, model)
+    wrong = ((index, layer) for index, layer in enumerate(intervention.layers) if not 0 <= layer < layers)
+    for index, layer in wrong:
+        yield no_layer(f"{path}.layers[{index}]", layer, layers, model)
 
 
 def _action(intervention: Intervention, path: str, model: ModelDescription) -> Iterator[Violation]:
@@ -66,7 +66,7 @@ def _action(intervention: Intervention, path: str, model: ModelDescription) -> I
                 yield from finite(f"{path}.convert.value", value, model)
                 if mean_of_active:
                     yield Violation(
-                        f"{path}.convert.value", f"is {value:g}, but the mean of active is asked for: leave one out"
+                        f"{path}.convert.value", f"is {value:g}, but the mean of active is requested: leave one out"
                     )
         case Override(value, values):
             yield from _numbers(intervention.selection, f"{path}.override", "value", value, values, model)
@@ -77,32 +77,34 @@ def _action(intervention: Intervention, path: str, model: ModelDescription) -> I
 
 
 def _numbers(
-    selection: Selection, path: str, field: str, one: float, each: Sequence[float] | None, model: ModelDescription
+    selection: Selection, path: str, field: str, number: float, values: Sequence[float] | None, model: ModelDescription
 ) -> Iterator[Violation]:
-    """One number for all neurons, or one for each of a set."""
-    yield from finite(f"{path}.{field}", one, model)
-    if each is None:
+    """Yield the violations of one number for all neurons, or one number per neuron."""
+    yield from finite(f"{path}.{field}", number, model)
+    if values is None:
         return
-    if one != 0:
-        yield Violation(f"{path}.{field}", f"is {one:g}, but there is a number for each neuron: leave one of them out")
+    if number != 0:
+        yield Violation(
+            f"{path}.{field}", f"is {number:g}, but there is a number for each neuron: leave one of them out"
+        )
     if not isinstance(selection, ByNeuron):
         yield Violation(
             f"{path}.values",
-            f"has {len(each)} numbers, one a neuron, but the selection does not name its neurons: choose them by "
+            f"has {len(values)} numbers, one per neuron, but the selection does not name its neurons: choose them by "
             "`neurons` or `uploaded`, or give one number for all",
         )
         return
     neurons = int.from_bytes(selection.bits).bit_count()
-    if len(each) != neurons:
-        yield Violation(f"{path}.values", f"has {len(each)} numbers, expected one for each of the {neurons} neurons")
+    if len(values) != neurons:
+        yield Violation(f"{path}.values", f"has {len(values)} numbers, expected one for each of the {neurons} neurons")
         return
-    wrong = ~(np.abs(np.array(each)) <= np.finfo(np.dtype(model.dtype)).max)  # NaN is no number
-    for place in np.flatnonzero(wrong).tolist():
-        yield from finite(f"{path}.values[{place}]", each[place], model)
+    wrong = ~(np.abs(np.array(values)) <= np.finfo(np.dtype(model.dtype)).max)  # also finds NaN
+    for index in np.flatnonzero(wrong).tolist():
+        yield from finite(f"{path}.values[{index}]", values[index], model)
 
 
 def _parts(selection: Selection) -> tuple[str, Sequence[Selection]]:
-    """The name of a selection's field in the contract, and the selections inside it."""
+    """Return the name of a selection's field in the API, and its nested selections."""
     match selection:
         case Union(parts):
             return "union", parts
@@ -123,9 +125,9 @@ def _parts(selection: Selection) -> tuple[str, Sequence[Selection]]:
 
 
 def _size(selection: Selection) -> tuple[int, int]:
-    """How many selections it is, those inside it included, and how deep they are inside of each other."""
-    inside = [_size(part) for part in _parts(selection)[1]]
-    return 1 + sum(size for size, _ in inside), 1 + max((depth for _, depth in inside), default=0)
+    """Return the number of selections, including nested ones, and the nesting depth."""
+    nested = [_size(part) for part in _parts(selection)[1]]
+    return 1 + sum(size for size, _ in nested), 1 + max((depth for _, depth in nested), default=0)
 
 
 def _selection(selection: Selection, path: str, model: ModelDescription, rows: int) -> Iterator[Violation]:
@@ -144,7 +146,7 @@ def _selection(selection: Selection, path: str, model: ModelDescription, rows: i
         case ByContribution(fraction, top_k):
             yield from top(path, "fraction", fraction, top_k, model)
         case ByUpload():
-            return  # it was looked at when it came
+            return  # validated at upload
         case Control():
             yield from _selection(parts[0], f"{path}.of", model, rows)
         case Union() | Intersection() | Difference():
@@ -155,7 +157,7 @@ def _selection(selection: Selection, path: str, model: ModelDescription, rows: i
 
 
 def check_neurons(given: ByNeuron, path: str, model: ModelDescription) -> Iterator[Violation]:
-    """What is wrong with a set of neurons."""
+    """Yield the violations of a set of neurons."""
     component = next((part for part in model.components if given.component in ("", part.name)), None)
     if component is None:
         yield no_component(f"{path}.component", given.component, model)
