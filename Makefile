@@ -40,23 +40,24 @@ test-optimized: $(INSTALLED)  ## every test with assertions off, as under `pytho
 test-extras: $(INSTALLED)  ## every extra in an environment of exactly its requirements (2 GB under build/extras)
 	$(BIN)/python -m tests.extras $(EXTRAS)
 
-check: $(INSTALLED)  ## style, types, who imports whom, the contract, and that the stubs are those of the contract
+check: $(INSTALLED)  ## style, types, who imports whom, words, the contract, and that the stubs are those of the contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	$(BIN)/python -m tests.words
 	@rm -rf build/stubs && mkdir -p build/stubs
 	@$(MAKE) --no-print-directory stubs-into OUT=build/stubs
 	diff -r -x __init__.py -x __pycache__ build/stubs/neuroglot/v1 $(STUBS)
 
-format: $(INSTALLED)  ## bring code and contract into shape
+format: $(INSTALLED)  ## format code and contract
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/buf format --write
 
-proto: $(INSTALLED)  ## write the stubs anew from the contract
+proto: $(INSTALLED)  ## regenerate the stubs from the contract
 	@$(MAKE) --no-print-directory stubs-into OUT=client
 
 .PHONY: stubs-into
@@ -80,10 +81,10 @@ bench-export: $(INSTALLED)  ## an export of BLOOM-560m's geometry beside optimum
 verification: $(INSTALLED)  ## export and verify every model of docs/verification.md, an hour and 12 GB of memory
 	$(BIN)/python -m tests.benchmarks.verification --out docs/verification.md
 
-docs: $(INSTALLED)  ## write docs/analyses.md anew from the analyses
+docs: $(INSTALLED)  ## regenerate docs/analyses.md from the analyses
 	$(BIN)/python -m neuroglot.analyses.reference > docs/analyses.md
 
-train: $(INSTALLED)  ## train an embedded model anew, tens of minutes on two cores (FAMILY=mt0 for another)
+train: $(INSTALLED)  ## retrain an embedded model, tens of minutes on two cores (FAMILY=mt0 for another)
 	$(BIN)/python -m neuroglot_exporter.embedded.train $(FAMILY)
 
 constraints:  ## pin what development installs, from a fresh environment
