@@ -168,7 +168,7 @@ class Admission:
         self._requests: Counter[str] = Counter()
         self._holders: dict[_Hold, int] = {}
         self._flows: dict[tuple[str, Priority], _Flow] = {}
-        self._full_until: dict[tuple[str, Priority], float] = {}
+        self._full_until: dict[tuple[str, Priority], float] = {}  # times until which requests are refused unplanned
         self._given = 0
         self._interactive_in_a_row = 0
         self._minute: asyncio.TimerHandle | None = None
